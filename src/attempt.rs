@@ -1,0 +1,291 @@
+//! One attempt at a request, and the loop of attempts.
+
+use std::{future::poll_fn, sync::Arc};
+
+use axum_core::{
+    BoxError,
+    body::Body,
+    response::{IntoResponse as _, Response},
+};
+use bytes::Bytes;
+use http::Request;
+use tokio::time::{Instant, sleep, timeout_at};
+use tower_service::Service;
+use tracing::{Instrument as _, Span, field::Empty};
+
+use crate::{
+    body::Buffered,
+    error::{Error, ErrorKind},
+    interlock::Settings,
+    layer::AuthorizeLayer,
+    policy::Check,
+    report::{Outcome, Report},
+    retry::Meaning,
+    settlement::{Settled, settle},
+    slot::{Slot, Verdict},
+};
+
+/// Runs a request: reads its body, and makes attempts until one of them has an answer.
+pub(crate) async fn run<S, B>(
+    layer: AuthorizeLayer,
+    inner: S,
+    request: Request<Body>,
+) -> Result<Response, S::Error>
+where
+    S: Service<Request<Body>, Response = http::Response<B>>,
+    B: http_body::Body<Data = Bytes> + Send + 'static,
+    B::Error: Into<BoxError>,
+{
+    let span = tracing::info_span!("authorize", policies = Empty, attempt = Empty);
+    async {
+        let running = layer.interlock.shared.running.token();
+        let answer = if layer.interlock.shared.running.is_closed() {
+            Answer::refused(Error::because(ErrorKind::Unavailable, "draining"))
+        } else {
+            match Source::read(&layer, request).await {
+                Ok(source) => attempts(&layer, inner, source).await?,
+                Err(error) => Answer::refused(error),
+            }
+        };
+        drop(running);
+        Ok(answer.finish(&layer.interlock.settings))
+    }
+    .instrument(span)
+    .await
+}
+
+/// Lets the request through one policy, and on to the service behind it.
+pub(crate) async fn visit<S, B>(
+    policy: &dyn Check,
+    slot: &Slot,
+    inner: &mut S,
+    request: Request<Body>,
+) -> Result<Response, S::Error>
+where
+    S: Service<Request<Body>, Response = http::Response<B>>,
+    B: http_body::Body<Data = Bytes> + Send + 'static,
+    B::Error: Into<BoxError>,
+{
+    slot.policy(policy.name());
+    let (mut parts, body) = request.into_parts();
+    if let Err(response) = policy.check(&mut parts).await {
+        let failed = response.status().is_server_error();
+        slot.verdict(if failed {
+            Verdict::Failed
+        } else {
+            Verdict::Denied
+        });
+        return Ok(response);
+    }
+    // A policy that allows over an error has not seen what it would have had to see.
+    if let Some(error) = slot.fault() {
+        slot.verdict(Verdict::Failed);
+        return Ok(error.into_response());
+    }
+    let response = inner.call(Request::from_parts(parts, body)).await?;
+    Ok(response.map(Body::new))
+}
+
+async fn attempts<S, B>(
+    layer: &AuthorizeLayer,
+    mut inner: S,
+    mut source: Source,
+) -> Result<Answer, S::Error>
+where
+    S: Service<Request<Body>, Response = http::Response<B>>,
+    B: http_body::Body<Data = Bytes> + Send + 'static,
+    B::Error: Into<BoxError>,
+{
+    let shared = &layer.interlock.shared;
+    let settings = &*layer.interlock.settings;
+    let deadline = Instant::now() + settings.deadline;
+    let mut budget = Budget::new(source.max_attempts(settings));
+    let mut spare = None;
+    loop {
+        let attempt = budget.next();
+        Span::current().record("attempt", attempt);
+        let slot = Slot::new(Arc::clone(shared), attempt, layer.read_only, spare.take());
+        let visited = async {
+            if attempt > 1 {
+                poll_fn(|cx| inner.poll_ready(cx)).await?;
+            }
+            let mut request = source.next(budget.is_last());
+            request.extensions_mut().insert(Arc::clone(&slot));
+            visit(&*layer.policy, &slot, &mut inner, request).await
+        };
+        let visited = timeout_at(deadline, visited).await;
+        let state = slot.close();
+        let policies = state.policies.as_slice().into();
+        let settled = match visited {
+            Ok(response) => {
+                let settlement = settle(state, response?, shared, settings, deadline);
+                settlement.await
+            }
+            Err(_) => Settled::refused(Error::new(ErrorKind::DeadlineExceeded), state.outcome()),
+        };
+        let (meaning, error, link) = match settled {
+            Settled::Answer { response, outcome } => {
+                let report = Report {
+                    policies,
+                    attempts: attempt,
+                    outcome,
+                };
+                return Ok(Answer { response, report });
+            }
+            Settled::Again {
+                meaning,
+                error,
+                spare,
+            } => (meaning, error, spare),
+        };
+        let pause = settings.backoff.pause(attempt);
+        if !budget.allows(meaning) || Instant::now() + pause >= deadline {
+            let report = Report {
+                policies,
+                attempts: attempt,
+                outcome: Outcome::RolledBack,
+            };
+            return Ok(Answer {
+                response: exhausted(meaning, &error).into_response(),
+                report,
+            });
+        }
+        tracing::debug!(
+            attempt,
+            sqlstate = error.sqlstate(),
+            ?pause,
+            "running the request again"
+        );
+        if pause.is_zero() {
+            spare = link;
+        } else {
+            // Others can use the connection meanwhile.
+            drop(link);
+            sleep(pause).await;
+        }
+    }
+}
+
+/// How many attempts there may be, and for which reasons.
+struct Budget {
+    made: u32,
+    max: u32,
+    lost: bool,
+    hidden: bool,
+}
+
+impl Budget {
+    fn new(max: u32) -> Self {
+        Self {
+            made: 0,
+            max,
+            lost: false,
+            hidden: false,
+        }
+    }
+
+    /// The number of the attempt that is made now.
+    fn next(&mut self) -> u32 {
+        self.made += 1;
+        self.made
+    }
+
+    fn is_last(&self) -> bool {
+        self.made >= self.max
+    }
+
+    /// Whether there may be another attempt: a conflict can be met again and again, a lost
+    /// connection and an error that nobody saw once.
+    fn allows(&mut self, meaning: Meaning) -> bool {
+        !self.is_last()
+            && match meaning {
+                Meaning::Conflict => true,
+                Meaning::Lost => !std::mem::replace(&mut self.lost, true),
+                Meaning::Hidden => !std::mem::replace(&mut self.hidden, true),
+                Meaning::Failed => false,
+            }
+    }
+}
+
+/// The answer when there is no further attempt.
+fn exhausted(meaning: Meaning, error: &Error) -> Error {
+    let kind = match meaning {
+        Meaning::Conflict => ErrorKind::Contended,
+        Meaning::Lost => ErrorKind::Unavailable,
+        Meaning::Hidden | Meaning::Failed => ErrorKind::Aborted,
+    };
+    error.with_kind(kind)
+}
+
+/// Where the requests of the attempts come from.
+enum Source {
+    Buffered(Request<Buffered>),
+    Streaming(Request<Body>),
+}
+
+impl Source {
+    async fn read(layer: &AuthorizeLayer, request: Request<Body>) -> Result<Self, Error> {
+        if layer.unbuffered {
+            return Ok(Self::Streaming(request));
+        }
+        let settings = &layer.interlock.settings;
+        let (parts, body) = request.into_parts();
+        let body = Buffered::read(body, settings.body_limit, settings.body_timeout).await?;
+        Ok(Self::Buffered(Request::from_parts(parts, body)))
+    }
+
+    fn max_attempts(&self, settings: &Settings) -> u32 {
+        match self {
+            Self::Buffered(_) => settings.max_attempts,
+            Self::Streaming(_) => 1,
+        }
+    }
+
+    /// The request for an attempt. It is copied only when there can be another one.
+    fn next(&mut self, last: bool) -> Request<Body> {
+        match self {
+            Self::Buffered(request) if last => std::mem::take(request).map(Buffered::into_body),
+            Self::Buffered(request) => request.clone().map(Buffered::into_body),
+            Self::Streaming(request) => std::mem::take(request),
+        }
+    }
+}
+
+/// What leaves the layer.
+struct Answer {
+    response: Response,
+    report: Report,
+}
+
+impl Answer {
+    fn refused(error: Error) -> Self {
+        let report = Report {
+            policies: Arc::default(),
+            attempts: 0,
+            outcome: Outcome::NoTransaction,
+        };
+        Self {
+            response: error.into_response(),
+            report,
+        }
+    }
+
+    /// Logs the error in the answer, renders it as the settings say, and adds the report.
+    fn finish(self, settings: &Settings) -> Response {
+        let Self {
+            mut response,
+            report,
+        } = self;
+        let error = response.extensions().get::<Error>().cloned();
+        // Middleware that gave the answer another status has taken it over.
+        if let Some(error) = error.filter(|error| error.status() == response.status()) {
+            error.log();
+            if let Some(render) = &settings.error_response {
+                response = render(&error);
+                response.extensions_mut().insert(error);
+            }
+        }
+        response.extensions_mut().insert(report);
+        response
+    }
+}

@@ -1,0 +1,328 @@
+//! The settlement of an attempt: commit it, roll it back, or run it again.
+
+use std::sync::Arc;
+
+use axum_core::response::{IntoResponse as _, Response};
+use tokio::time::{Instant, timeout_at};
+use tokio_util::task::task_tracker::TaskTrackerToken;
+use tracing::Instrument as _;
+
+use crate::{
+    detach::Detached,
+    error::{Error, ErrorKind},
+    interlock::{Settings, Shared},
+    report::Outcome,
+    retry::{Meaning, Refusal},
+    slot::{Hook, State, Verdict},
+    transaction::{CommitError, Link, Transaction},
+};
+
+/// What comes of an attempt.
+pub(crate) enum Settled {
+    Answer {
+        response: Response,
+        outcome: Outcome,
+    },
+    Again {
+        meaning: Meaning,
+        error: Error,
+        spare: Option<Link>,
+    },
+}
+
+/// Settles an attempt whose policies and handler have answered with `response`.
+///
+/// Cancelled before COMMIT, it rolls back. Cancelled later, COMMIT and hooks are finished.
+pub(crate) async fn settle(
+    mut state: State,
+    response: Response,
+    shared: &Arc<Shared>,
+    settings: &Settings,
+    deadline: Instant,
+) -> Settled {
+    let answer = Kind::of(&response, &state, settings);
+    let verified = timeout_at(deadline, verify(&mut state, answer, settings.dry_run)).await;
+    if verified.is_err() {
+        return Settled::refused(Error::new(ErrorKind::DeadlineExceeded), state.outcome());
+    }
+    match decide(&state, answer, &response, settings.dry_run) {
+        Decision::Again(meaning, error) => {
+            let spare = match state.transaction.take() {
+                Some(transaction) => Detached::new(transaction.roll_back()).await,
+                None => None,
+            };
+            Settled::Again {
+                meaning,
+                error,
+                spare,
+            }
+        }
+        Decision::Refuse(error) => Settled::refused(error, state.outcome()),
+        Decision::RollBack => {
+            let outcome = state.outcome();
+            if outcome == Outcome::RolledBack {
+                let error = state.fault();
+                let sqlstate = error.as_ref().and_then(Error::sqlstate);
+                tracing::debug!(status = response.status().as_u16(), sqlstate, "rolled back");
+            }
+            Settled::Answer { response, outcome }
+        }
+        Decision::Commit => commit(state, response, shared, deadline + settings.grace).await,
+    }
+}
+
+impl Settled {
+    pub(crate) fn refused(error: Error, outcome: Outcome) -> Self {
+        Self::Answer {
+            response: error.into_response(),
+            outcome,
+        }
+    }
+}
+
+/// What an answer says about the transaction.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    /// It claims that the request's effects are there.
+    Success,
+    /// A 4xx whose writes are to be kept.
+    KeptError,
+    Error,
+}
+
+impl Kind {
+    fn of(response: &Response, state: &State, settings: &Settings) -> Self {
+        let status = response.status();
+        let succeeds = || {
+            settings
+                .commit_if
+                .as_ref()
+                .is_none_or(|condition| condition(response))
+        };
+        if (status.is_success() || status.is_redirection()) && succeeds() {
+            Self::Success
+        } else if status.is_client_error() && state.commit_on_error {
+            Self::KeptError
+        } else {
+            Self::Error
+        }
+    }
+}
+
+enum Decision {
+    Again(Meaning, Error),
+    Refuse(Error),
+    RollBack,
+    Commit,
+}
+
+/// When it commits: the first rule that applies, numbered as in the docs of `AuthorizeLayer`.
+/// (The first one, a panic, never comes here: it drops the attempt.)
+fn decide(state: &State, answer: Kind, response: &Response, dry_run: bool) -> Decision {
+    // 2
+    if state.escaped() {
+        let cause = "a Tx is still around: in a spawned task, in a streaming body, or forgotten";
+        return Decision::Refuse(Error::because(ErrorKind::Escaped, cause));
+    }
+    // 3
+    if let Some((meaning, error)) = retryable(state, response) {
+        return Decision::Again(meaning, error);
+    }
+    let fault = state.fault();
+    match (state.verdict, &fault) {
+        // 4
+        (Some(Verdict::Denied), None) => {
+            // A policy may redirect to a login page, as long as it has not begun anything.
+            let redirects = response.status().is_redirection() && !state.opened;
+            return if answer == Kind::Success && !redirects {
+                Decision::Refuse(aborted("an answer of success over the denial of a policy"))
+            } else {
+                Decision::RollBack
+            };
+        }
+        // 5
+        (Some(Verdict::Failed), _) if response.status().is_server_error() => {
+            return Decision::RollBack;
+        }
+        (Some(Verdict::Failed | Verdict::Denied), _) => {
+            return Decision::Refuse(fault.unwrap_or_else(|| aborted("a policy failed")));
+        }
+        (Some(Verdict::Refused) | None, _) => {}
+    }
+    // 7
+    if answer == Kind::Error {
+        return Decision::RollBack;
+    }
+    // 6
+    if let Some(fault) = fault {
+        let hidden = state
+            .faults
+            .first()
+            .is_some_and(|first| first.meaning == Meaning::Hidden);
+        return if hidden {
+            Decision::Again(Meaning::Hidden, fault)
+        } else {
+            Decision::Refuse(fault.with_kind(ErrorKind::Aborted))
+        };
+    }
+    if answer == Kind::Success && state.verdict == Some(Verdict::Refused) {
+        return Decision::Refuse(aborted(
+            "an answer of success over the 4xx or 5xx of a handler",
+        ));
+    }
+    // 8
+    if state.rollback_only || dry_run {
+        return Decision::RollBack;
+    }
+    // 9
+    Decision::Commit
+}
+
+/// A conflict or a lost connection, wherever it shows: also where only the answer tells of it,
+/// because it happened on the raw connection.
+fn retryable(state: &State, response: &Response) -> Option<(Meaning, Error)> {
+    let noted = state
+        .faults
+        .iter()
+        .map(|fault| (fault.meaning, &fault.error));
+    let answered = response.extensions().get::<Error>();
+    let answered = answered.and_then(|error| Some((error.meaning()?, error)));
+    noted
+        .chain(answered)
+        .find(|(meaning, _)| meaning.is_final())
+        .map(|(meaning, error)| (meaning, error.clone()))
+}
+
+/// Makes sure of a transaction that is to be committed, as far as statements could escape notice.
+async fn verify(state: &mut State, answer: Kind, dry_run: bool) {
+    if answer == Kind::Error || state.verdict > Some(Verdict::Refused) || state.fault().is_some() {
+        return;
+    }
+    let Some(mut transaction) = state.transaction.take() else {
+        return;
+    };
+    if let Err(error) = check(&mut transaction, state.unseen, dry_run).await {
+        state.note(&error);
+    }
+    state.transaction = Some(transaction);
+}
+
+async fn check(
+    transaction: &mut Transaction,
+    unseen: bool,
+    dry_run: bool,
+) -> Result<(), sqlx::Error> {
+    if let Some(depth) = transaction.dropped_savepoint() {
+        transaction.roll_back_to(depth).await?;
+    }
+    if unseen {
+        transaction.verify().await?;
+    }
+    if dry_run {
+        transaction.check_constraints().await?;
+    }
+    transaction.in_step()
+}
+
+/// Commits, and waits for the answer until `limit`.
+async fn commit(mut state: State, response: Response, shared: &Shared, limit: Instant) -> Settled {
+    let hooks = std::mem::take(&mut state.hooks);
+    let running = shared.running.token();
+    let Some(transaction) = state.transaction.take() else {
+        run_hooks(hooks, running);
+        return Settled::Answer {
+            response,
+            outcome: Outcome::NoTransaction,
+        };
+    };
+    let committing = acknowledge(transaction, hooks, running, limit).in_current_span();
+    let Ok(acknowledged) = timeout_at(limit, Detached::new(committing)).await else {
+        let cause = "COMMIT was not answered in time; it goes on, and its outcome will be logged";
+        return Settled::refused(
+            Error::because(ErrorKind::OutcomeUnknown, cause),
+            Outcome::Unknown,
+        );
+    };
+    let Err(CommitError {
+        refusal,
+        error,
+        spare,
+    }) = acknowledged
+    else {
+        return Settled::Answer {
+            response,
+            outcome: Outcome::Committed,
+        };
+    };
+    let (kind, outcome) = match refusal {
+        Refusal::Conflict => {
+            let error = Error::database(ErrorKind::Contended, error);
+            return Settled::Again {
+                meaning: Meaning::Conflict,
+                error,
+                spare,
+            };
+        }
+        Refusal::Rejected => (ErrorKind::Rejected, Outcome::RolledBack),
+        Refusal::Definite => (ErrorKind::Database, Outcome::RolledBack),
+        Refusal::Unknown => (ErrorKind::OutcomeUnknown, Outcome::Unknown),
+    };
+    Settled::refused(Error::database(kind, error), outcome)
+}
+
+/// The part that must not stop half-way: COMMIT, its log and its hooks.
+async fn acknowledge(
+    transaction: Transaction,
+    hooks: Vec<(u32, Hook)>,
+    running: TaskTrackerToken,
+    limit: Instant,
+) -> Result<(), CommitError> {
+    let committed = transaction.commit().await;
+    let outcome = match &committed {
+        Ok(()) => "committed",
+        Err(CommitError {
+            refusal: Refusal::Unknown,
+            ..
+        }) => "unknown",
+        Err(_) => "rolled back",
+    };
+    let error = committed
+        .as_ref()
+        .err()
+        .map(|refused| tracing::field::display(&refused.error));
+    if Instant::now() >= limit {
+        tracing::warn!(
+            outcome,
+            error,
+            "a COMMIT that was answered as unknown is over"
+        );
+    } else if outcome == "unknown" {
+        tracing::error!(outcome, error, "COMMIT");
+    } else {
+        tracing::debug!(outcome, error, "COMMIT");
+    }
+    if committed.is_ok() {
+        run_hooks(hooks, running);
+    }
+    committed
+}
+
+/// Runs the hooks in the background, one after the other. A panic in one does not stop the next.
+fn run_hooks(hooks: Vec<(u32, Hook)>, running: TaskTrackerToken) {
+    if hooks.is_empty() {
+        return;
+    }
+    let hooks = async move {
+        for (_, hook) in hooks {
+            if tokio::spawn(hook).await.is_err() {
+                tracing::error!("an after_commit hook panicked");
+            }
+        }
+        drop(running);
+    };
+    tokio::spawn(hooks.in_current_span());
+}
+
+fn aborted(cause: &'static str) -> Error {
+    Error::because(ErrorKind::Aborted, cause)
+}

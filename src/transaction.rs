@@ -1,0 +1,412 @@
+//! Begin, savepoints, drain, verify, commit, roll back, restart. No other module does these.
+
+#![expect(
+    clippy::disallowed_methods,
+    reason = "this is the one module that acquires connections and begins transactions on them"
+)]
+
+use std::{sync::Arc, time::Duration};
+
+use sqlx::{
+    AssertSqlSafe, Connection as _, Executor as _, PgConnection, Postgres, pool::PoolConnection,
+    postgres::PgTransactionManager,
+};
+use sqlx_core::{sql_str::SqlSafeStr as _, transaction::TransactionManager as _};
+use tokio::{runtime::Handle, time::timeout};
+use tokio_util::task::task_tracker::TaskTrackerToken;
+
+use crate::{
+    detach::Detached,
+    error::{Error, ErrorKind},
+    interlock::Shared,
+    retry::{self, Meaning, Refusal},
+    server::{self, Kind},
+};
+
+/// How long a ROLLBACK may take before the connection is closed instead. Closing it rolls back too.
+const ROLLBACK_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// An open transaction. Dropped, it is rolled back in the background.
+pub(crate) struct Transaction {
+    link: Option<Link>,
+    server: Kind,
+    read_only: bool,
+    depth: u32,
+    /// The outermost savepoint that was dropped without a word: to be rolled back to.
+    dropped: Option<u32>,
+    /// The depth at which the seal was set.
+    seal: Option<u32>,
+}
+
+impl Transaction {
+    /// Begins a SERIALIZABLE transaction, on `spare` if there is one, else on a connection of the pool.
+    ///
+    /// A connection that turns out to be dead costs no attempt: after a restart of the server the
+    /// pool is full of them. Cancelled, BEGIN is finished and rolled back in the background.
+    pub(crate) async fn begin(
+        shared: &Arc<Shared>,
+        mut spare: Option<Link>,
+        read_only: bool,
+    ) -> Result<Self, Error> {
+        let mut tries = shared
+            .pool
+            .options()
+            .get_max_connections()
+            .saturating_add(1);
+        loop {
+            let link = match spare.take() {
+                Some(link) => link,
+                None => Link::acquire(shared).await?,
+            };
+            match Detached::new(link.begin(Arc::clone(shared), read_only)).await {
+                Ok(transaction) => return Ok(transaction),
+                Err(error) if tries > 0 && retry::meaning(&error) == Some(Meaning::Lost) => {
+                    tracing::debug!(%error, "dead connection at BEGIN, taking another one");
+                    tries -= 1;
+                }
+                Err(error) => return Err(Error::database(retry::kind_at_begin(&error), error)),
+            }
+        }
+    }
+
+    /// The connection, for statements.
+    pub(crate) fn connection(&mut self) -> Result<&mut PgConnection, sqlx::Error> {
+        match &mut self.link {
+            Some(link) => link.connection(),
+            None => Err(gone()),
+        }
+    }
+
+    /// How many savepoints are open.
+    pub(crate) fn depth(&self) -> u32 {
+        self.depth
+    }
+
+    /// Makes the transaction READ ONLY if `read_only` and it is not yet.
+    pub(crate) async fn narrow(&mut self, read_only: bool) -> Result<(), sqlx::Error> {
+        if read_only && !self.read_only {
+            self.connection()?
+                .execute("SET TRANSACTION READ ONLY")
+                .await?;
+            self.read_only = true;
+        }
+        Ok(())
+    }
+
+    /// Opens a savepoint and returns its depth, counted from 1.
+    pub(crate) async fn savepoint(&mut self) -> Result<u32, sqlx::Error> {
+        let depth = self.depth + 1;
+        self.send(format!("SAVEPOINT interlock_{depth}")).await?;
+        self.depth = depth;
+        Ok(depth)
+    }
+
+    /// Keeps what was done since the savepoint.
+    pub(crate) async fn release(&mut self, depth: u32) -> Result<(), sqlx::Error> {
+        self.send(format!("RELEASE SAVEPOINT interlock_{depth}"))
+            .await?;
+        self.leave(depth);
+        Ok(())
+    }
+
+    /// Undoes what was done since the savepoint.
+    pub(crate) async fn roll_back_to(&mut self, depth: u32) -> Result<(), sqlx::Error> {
+        self.send(format!(
+            "ROLLBACK TO SAVEPOINT interlock_{depth}; RELEASE SAVEPOINT interlock_{depth}"
+        ))
+        .await?;
+        self.leave(depth);
+        self.dropped = self.dropped.filter(|dropped| *dropped < depth);
+        Ok(())
+    }
+
+    /// Remembers that the savepoint was dropped: nothing can be sent from `Drop`.
+    pub(crate) fn drop_savepoint(&mut self, depth: u32) {
+        self.dropped = Some(self.dropped.map_or(depth, |dropped| dropped.min(depth)));
+    }
+
+    /// The savepoint that has to be rolled back to before anything else is sent.
+    pub(crate) fn dropped_savepoint(&self) -> Option<u32> {
+        self.dropped
+    }
+
+    /// Marks the transaction, before something is sent that could end it unseen.
+    ///
+    /// The mark lives and dies with the transaction, so [`verify`](Self::verify) finds out even
+    /// when another transaction was begun in its place.
+    pub(crate) async fn seal(&mut self) -> Result<(), sqlx::Error> {
+        if self.seal.is_none() {
+            self.connection()?
+                .execute("SAVEPOINT interlock_seal")
+                .await?;
+            self.seal = Some(self.depth);
+        }
+        Ok(())
+    }
+
+    /// Reads what the server still has to say, and fails unless this transaction is still open
+    /// and healthy.
+    ///
+    /// Not with `SELECT 1`, which also succeeds after the transaction has ended: a savepoint is
+    /// refused outside a transaction and in an aborted one, by both servers.
+    pub(crate) async fn verify(&mut self) -> Result<(), sqlx::Error> {
+        let statement = match self.seal.take() {
+            Some(_) => "RELEASE SAVEPOINT interlock_seal",
+            None => "SAVEPOINT interlock_seal",
+        };
+        let connection = self.connection()?;
+        if let Some(error) = drain(connection).await.into_iter().next() {
+            return Err(error);
+        }
+        connection.execute(statement).await?;
+        Ok(())
+    }
+
+    /// Fails as COMMIT would for a deferred constraint. CockroachDB has none.
+    pub(crate) async fn check_constraints(&mut self) -> Result<(), sqlx::Error> {
+        if self.server == Kind::PostgreSql {
+            self.connection()?
+                .execute("SET CONSTRAINTS ALL IMMEDIATE")
+                .await?;
+        }
+        Ok(())
+    }
+
+    /// Fails unless sqlx, too, takes one transaction to be open, with no savepoint of its own in it.
+    pub(crate) fn in_step(&mut self) -> Result<(), sqlx::Error> {
+        match PgTransactionManager::get_transaction_depth(self.connection()?) {
+            1 => Ok(()),
+            _ => {
+                let cause = "a transaction of sqlx was left open, or ended this one";
+                Err(Error::because(ErrorKind::Aborted, cause).into_sqlx())
+            }
+        }
+    }
+
+    /// Commits. Not to be cancelled: run it in a [`Detached`].
+    pub(crate) async fn commit(mut self) -> Result<(), CommitError> {
+        let Some(mut link) = self.link.take() else {
+            return Err(CommitError::lost(gone()));
+        };
+        let connection = link.connection().map_err(CommitError::lost)?;
+        match PgTransactionManager::commit(connection).await {
+            Ok(()) => Ok(()),
+            Err(error) => match retry::refusal(&error, self.server) {
+                None => {
+                    tracing::error!(%error, "committed, but for its schema change");
+                    link.close();
+                    Ok(())
+                }
+                Some(refusal @ Refusal::Unknown) => {
+                    link.close();
+                    Err(CommitError {
+                        refusal,
+                        error,
+                        spare: None,
+                    })
+                }
+                Some(refusal) => {
+                    link.ended = true;
+                    Err(CommitError {
+                        refusal,
+                        error,
+                        spare: Some(link),
+                    })
+                }
+            },
+        }
+    }
+
+    /// Rolls back, and returns the connection if it can be used again. Not to be cancelled.
+    pub(crate) async fn roll_back(mut self) -> Option<Link> {
+        self.link.take()?.roll_back().await
+    }
+
+    async fn send(&mut self, statement: String) -> Result<(), sqlx::Error> {
+        self.connection()?
+            .execute(AssertSqlSafe(statement).into_sql_str())
+            .await?;
+        Ok(())
+    }
+
+    /// The savepoint is gone, and with it a seal that was set inside. That it could be left
+    /// proves what the seal would have proved.
+    fn leave(&mut self, depth: u32) {
+        self.depth = depth - 1;
+        self.seal = self.seal.filter(|seal| *seal < depth);
+    }
+}
+
+impl Drop for Transaction {
+    fn drop(&mut self) {
+        if let Some(link) = self.link.take() {
+            let runtime = link.runtime.clone();
+            // sqlx needs a runtime where a connection is dropped, as here when ours is gone.
+            let _runtime = runtime.enter();
+            runtime.spawn(async move { drop(link.roll_back().await) });
+        }
+    }
+}
+
+/// Why a COMMIT was not acknowledged.
+pub(crate) struct CommitError {
+    pub(crate) refusal: Refusal,
+    pub(crate) error: sqlx::Error,
+    /// The connection, where a refusal left it usable.
+    pub(crate) spare: Option<Link>,
+}
+
+impl CommitError {
+    fn lost(error: sqlx::Error) -> Self {
+        Self {
+            refusal: Refusal::Unknown,
+            error,
+            spare: None,
+        }
+    }
+}
+
+/// A connection of the pool, on its way from one transaction to the next.
+pub(crate) struct Link {
+    connection: Option<PoolConnection<Postgres>>,
+    /// The server has ended the transaction, and sqlx does not know: a failed COMMIT leaves its
+    /// depth at 1. A BEGIN that sqlx does not count brings both into step again; a ROLLBACK
+    /// would be an error on CockroachDB before v25.1.
+    ended: bool,
+    runtime: Handle,
+    _running: TaskTrackerToken,
+}
+
+impl Link {
+    /// Cancelled, it leaves nothing behind.
+    async fn acquire(shared: &Shared) -> Result<Self, Error> {
+        let connection = shared
+            .pool
+            .acquire()
+            .await
+            .map_err(|error| Error::database(ErrorKind::Unavailable, error))?;
+        Ok(Self {
+            connection: Some(connection),
+            ended: false,
+            runtime: Handle::current(),
+            _running: shared.running.token(),
+        })
+    }
+
+    async fn begin(
+        mut self,
+        shared: Arc<Shared>,
+        read_only: bool,
+    ) -> Result<Transaction, sqlx::Error> {
+        match self.try_begin(&shared, read_only).await {
+            Ok(server) => Ok(Transaction {
+                link: Some(self),
+                server,
+                read_only,
+                depth: 0,
+                dropped: None,
+                seal: None,
+            }),
+            // sqlx pools a connection whose BEGIN failed as if nothing were open on it.
+            Err(error) => {
+                self.close();
+                Err(error)
+            }
+        }
+    }
+
+    async fn try_begin(&mut self, shared: &Shared, read_only: bool) -> Result<Kind, sqlx::Error> {
+        // Nothing travels with BEGIN: on CockroachDB a SET in its batch would cost the
+        // server's own retry of the first statement.
+        let begin = if read_only {
+            "BEGIN ISOLATION LEVEL SERIALIZABLE, READ ONLY"
+        } else {
+            "BEGIN ISOLATION LEVEL SERIALIZABLE"
+        };
+        let ended = std::mem::take(&mut self.ended);
+        let connection = self.connection()?;
+        let server = *shared
+            .server
+            .get_or_try_init(|| server::inspect(&mut *connection))
+            .await?;
+        if ended {
+            connection.execute(begin).await?;
+        } else {
+            PgTransactionManager::begin(connection, Some(begin.into_sql_str())).await?;
+        }
+        Ok(server)
+    }
+
+    async fn roll_back(mut self) -> Option<Self> {
+        let rolled_back = async {
+            let connection = self.connection()?;
+            drop(drain(connection).await);
+            if PgTransactionManager::get_transaction_depth(connection) != 1 {
+                return Err(gone());
+            }
+            PgTransactionManager::rollback(connection).await
+        };
+        match timeout(ROLLBACK_TIMEOUT, rolled_back).await {
+            Ok(Ok(())) => Some(self),
+            Ok(Err(error)) => {
+                tracing::debug!(%error, "closing the connection instead of rolling back");
+                self.close();
+                None
+            }
+            Err(_) => {
+                tracing::warn!("ROLLBACK took too long, closing the connection");
+                self.close();
+                None
+            }
+        }
+    }
+
+    fn connection(&mut self) -> Result<&mut PgConnection, sqlx::Error> {
+        self.connection.as_deref_mut().ok_or_else(gone)
+    }
+
+    fn close(&mut self) {
+        if let Some(mut connection) = self.connection.take() {
+            connection.close_on_drop();
+        }
+    }
+}
+
+impl Drop for Link {
+    fn drop(&mut self) {
+        let _runtime = self.runtime.enter();
+        let Some(mut connection) = self.connection.take() else {
+            return;
+        };
+        if self.ended {
+            self.runtime.spawn(async move {
+                let stepped = async {
+                    connection.execute("BEGIN").await?;
+                    PgTransactionManager::rollback(&mut connection).await
+                };
+                if !matches!(timeout(ROLLBACK_TIMEOUT, stepped).await, Ok(Ok(()))) {
+                    connection.close_on_drop();
+                }
+            });
+        }
+    }
+}
+
+async fn drain(connection: &mut PgConnection) -> Vec<sqlx::Error> {
+    let mut errors = Vec::new();
+    loop {
+        match connection.flush().await {
+            Ok(()) => return errors,
+            // One error for each statement that the server refused; the connection goes on.
+            Err(error @ sqlx::Error::Database(_)) => errors.push(error),
+            Err(error) => {
+                errors.push(error);
+                return errors;
+            }
+        }
+    }
+}
+
+fn gone() -> sqlx::Error {
+    Error::because(ErrorKind::Aborted, "the transaction is gone").into_sqlx()
+}

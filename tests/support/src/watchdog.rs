@@ -1,0 +1,172 @@
+//! A server process that does not outlive us, and neither does its folder.
+
+use crate::{account::Account, random};
+use std::{
+    env, fs,
+    io::{self, BufRead, BufReader, ErrorKind, Write},
+    os::unix::process::CommandExt,
+    path::{Path, PathBuf},
+    process::{Child, ChildStdin, ChildStdout, Command, Stdio},
+    sync::mpsc::{self, Receiver, RecvTimeoutError},
+    thread,
+    time::{Duration, Instant},
+};
+
+/// Our end of the `sh` process of `watchdog.sh`, which owns the server and its folder.
+///
+/// The pipe to it is what keeps the server alive. We hold its only writing end, which no other child inherits, so it
+/// closes with this value or with our process, whichever goes first.
+#[derive(Debug)]
+pub(crate) struct Watchdog {
+    shell: Child,
+    pipe: Option<ChildStdin>,
+    events: Receiver<Event>,
+    folder: PathBuf,
+    server: u32,
+}
+
+impl Watchdog {
+    /// Starts a server in a new folder of its own, to be stopped with `signal`.
+    ///
+    /// `command` adds the program, its arguments and its environment. The folder is its working directory.
+    pub(crate) fn start(
+        signal: &str,
+        account: Option<Account>,
+        command: impl FnOnce(&mut Command),
+    ) -> io::Result<Self> {
+        let folder = parent(account).join(format!("interlock-{}", random()));
+        let mut shell = Command::new("sh");
+        shell
+            .args(["-c", include_str!("watchdog.sh"), "watchdog"])
+            .arg(&folder)
+            .arg(signal)
+            .current_dir("/")
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .process_group(0);
+        if let Some(account) = account {
+            account.apply(&mut shell);
+        }
+        command(&mut shell);
+
+        let mut shell = shell.spawn()?;
+        let mut watchdog = Self {
+            pipe: shell.stdin.take(),
+            events: events(shell.stdout.take()),
+            shell,
+            folder,
+            server: 0,
+        };
+        watchdog.server = watchdog.started()?;
+        Ok(watchdog)
+    }
+
+    /// The folder of the server's files.
+    pub(crate) fn folder(&self) -> &Path {
+        &self.folder
+    }
+
+    /// The process id of the server.
+    pub(crate) fn server(&self) -> u32 {
+        self.server
+    }
+
+    /// Asks `ready` until it has an answer, the server has given up or the time is over.
+    ///
+    /// The error holds the end of the server's log. It is of kind `TimedOut` only in the last case.
+    pub(crate) fn wait_until<T>(&self, ready: impl Fn(&Self) -> Option<T>) -> io::Result<T> {
+        let deadline = Instant::now() + START_TIMEOUT;
+        loop {
+            if let Some(answer) = ready(self) {
+                return Ok(answer);
+            }
+            match self.events.recv_timeout(POLL) {
+                Err(RecvTimeoutError::Timeout) if Instant::now() < deadline => {}
+                Err(RecvTimeoutError::Timeout) => return Err(self.error(ErrorKind::TimedOut)),
+                _ => return Err(self.error(ErrorKind::Other)),
+            }
+        }
+    }
+
+    /// Stops the server with `signal` and starts it again.
+    pub(crate) fn restart(&mut self, signal: &str) -> io::Result<()> {
+        self.tell(signal)?;
+        let Ok(Event::Exited) = self.events.recv_timeout(STOP_TIMEOUT) else {
+            return Err(self.error(ErrorKind::TimedOut));
+        };
+        self.tell("")?;
+        self.server = self.started()?;
+        Ok(())
+    }
+
+    fn tell(&mut self, line: &str) -> io::Result<()> {
+        let pipe = self.pipe.as_mut().ok_or(ErrorKind::BrokenPipe)?;
+        writeln!(pipe, "{line}")
+    }
+
+    fn started(&self) -> io::Result<u32> {
+        match self.events.recv_timeout(START_TIMEOUT) {
+            Ok(Event::Started(server)) => Ok(server),
+            _ => Err(self.error(ErrorKind::Other)),
+        }
+    }
+
+    /// With the end of the server's log.
+    fn error(&self, kind: ErrorKind) -> io::Error {
+        let log = fs::read(self.folder.join("log")).unwrap_or_default();
+        let log = String::from_utf8_lossy(&log);
+        let lines: Vec<_> = log.lines().collect();
+        let end = lines
+            .get(lines.len().saturating_sub(20)..)
+            .unwrap_or_default();
+        io::Error::new(
+            kind,
+            format!("the database server does not come up\n{}", end.join("\n")),
+        )
+    }
+}
+
+impl Drop for Watchdog {
+    fn drop(&mut self) {
+        drop(self.pipe.take());
+        let deadline = Instant::now() + STOP_TIMEOUT;
+        while matches!(self.shell.try_wait(), Ok(None)) && Instant::now() < deadline {
+            thread::sleep(POLL);
+        }
+    }
+}
+
+/// What the watchdog says on its standard output.
+#[derive(Debug)]
+enum Event {
+    Started(u32),
+    Exited,
+}
+
+fn events(output: Option<ChildStdout>) -> Receiver<Event> {
+    let (sender, receiver) = mpsc::channel();
+    thread::spawn(move || {
+        let lines = output.into_iter().flat_map(|it| BufReader::new(it).lines());
+        for line in lines.map_while(Result::ok) {
+            let event = line.parse().map_or(Event::Exited, Event::Started);
+            if sender.send(event).is_err() {
+                break;
+            }
+        }
+    });
+    receiver
+}
+
+/// Where the folder goes: where the server's account can go too, and where a socket's path is short enough.
+fn parent(account: Option<Account>) -> PathBuf {
+    let folder = env::temp_dir();
+    if account.is_none() && folder.as_os_str().len() < 70 {
+        folder
+    } else {
+        PathBuf::from("/tmp")
+    }
+}
+
+const POLL: Duration = Duration::from_millis(10);
+const START_TIMEOUT: Duration = Duration::from_secs(60);
+const STOP_TIMEOUT: Duration = Duration::from_secs(20);
