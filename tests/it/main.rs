@@ -1,5 +1,14 @@
 //! The promises, on a real database, through the router.
 
+#![allow(
+    clippy::disallowed_methods,
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    clippy::panic,
+    clippy::unwrap_used,
+    reason = "a test fails by panicking, and looks at the database from outside"
+)]
+
 mod body;
 mod cancellation;
 mod connection;

@@ -8,7 +8,9 @@ use std::{
     io::{self, Write},
     process,
     sync::{Mutex, OnceLock, PoisonError},
+    time::{Duration, Instant},
 };
+use tokio::time::sleep;
 
 /// The database system of a [`Server`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -160,7 +162,12 @@ impl Server {
         };
         let options: PgConnectOptions =
             url.parse().map_err(|error: sqlx::Error| explain(&error))?;
-        let version = block_on(version(&options))?.map_err(|error| explain(&error))?;
+        let patience = match process {
+            Process::Foreign => Duration::ZERO,
+            // It listens before it answers.
+            Process::Cockroach(_) | Process::Postgres(_) => Duration::from_secs(30),
+        };
+        let version = block_on(version(&options, patience))?.map_err(|error| explain(&error))?;
         let kind = if version.contains("CockroachDB") {
             Kind::CockroachDb
         } else {
@@ -212,7 +219,17 @@ enum Process {
     Postgres(Mutex<Postgres>),
 }
 
-async fn version(options: &PgConnectOptions) -> Result<String, sqlx::Error> {
+async fn version(options: &PgConnectOptions, patience: Duration) -> Result<String, sqlx::Error> {
+    let deadline = Instant::now() + patience;
+    loop {
+        match ask_version(options).await {
+            Err(_) if Instant::now() < deadline => sleep(Duration::from_millis(50)).await,
+            answer => return answer,
+        }
+    }
+}
+
+async fn ask_version(options: &PgConnectOptions) -> Result<String, sqlx::Error> {
     let mut connection = PgConnection::connect_with(options).await?;
     let version = sqlx::query_scalar("SELECT version()")
         .fetch_one(&mut connection)

@@ -1,29 +1,25 @@
+use std::iter;
+
 /// The statements of a script, without the semicolons between them.
 ///
 /// Semicolons inside literals, quoted names, dollar quotes and comments belong to the statement.
 pub(crate) fn statements(script: &'static str) -> impl Iterator<Item = &'static str> {
-    let mut rest = script;
-    std::iter::from_fn(move || {
-        let (statement, after) = rest.split_at(statement(rest)?);
-        rest = after.strip_prefix(';').unwrap_or(after);
+    let mut rest = Some(script);
+    iter::from_fn(move || {
+        let (statement, after) = rest?.split_at(first_statement(rest?));
+        rest = after.strip_prefix(';');
         Some(statement.trim())
     })
     .filter(|statement| !statement.is_empty())
 }
 
 /// The length of the first statement.
-fn statement(script: &str) -> Option<usize> {
-    if script.is_empty() {
-        return None;
+fn first_statement(script: &str) -> usize {
+    let mut rest = script;
+    while !rest.is_empty() && !rest.starts_with(';') {
+        rest = rest.get(token(rest)..).unwrap_or_default();
     }
-    let mut end = 0;
-    while let Some(rest) = script
-        .get(end..)
-        .filter(|rest| !rest.is_empty() && !rest.starts_with(';'))
-    {
-        end += token(rest);
-    }
-    Some(end)
+    script.len() - rest.len()
 }
 
 /// The length of the quoted thing, the comment or the character that `rest` starts with.
@@ -33,8 +29,10 @@ fn token(rest: &str) -> usize {
         [b'"', ..] => (1, "\""),
         [b'-', b'-', ..] => (2, "\n"),
         [b'/', b'*', ..] => (2, "*/"),
-        [b'$', ..] if let Some(quote) = dollar_quote(rest) => (quote.len(), quote),
-        _ => return rest.chars().next().map_or(0, char::len_utf8),
+        _ => match dollar_quote(rest) {
+            Some(quote) => (quote.len(), quote),
+            None => return rest.chars().next().map_or(0, char::len_utf8),
+        },
     };
     let inside = rest.get(open..).unwrap_or_default();
     inside

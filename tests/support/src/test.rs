@@ -1,10 +1,14 @@
 use crate::{database::Database, server::Server, url};
 use std::{
+    fmt::Display,
     panic::{self, AssertUnwindSafe},
     thread,
     time::Duration,
 };
-use tokio::runtime::{Builder, Runtime};
+use tokio::{
+    runtime::{Builder, Runtime},
+    time::timeout,
+};
 
 /// Runs a test in a database of its own, on a fresh runtime with two worker threads.
 ///
@@ -61,12 +65,11 @@ async fn create(server: &Server) -> Database {
 /// A database that refuses to go does not fail the test, which has passed.
 fn discard(database: Database) {
     let name = database.name().to_owned();
-    let dropped = runtime()
-        .block_on(async { tokio::time::timeout(Duration::from_secs(30), database.drop()).await });
-    match dropped {
+    let refused = |error: &dyn Display| eprintln!("database {name} not dropped: {error}");
+    match runtime().block_on(async { timeout(PATIENCE, database.drop()).await }) {
         Ok(Ok(())) => {}
-        Ok(Err(error)) => eprintln!("database {name} not dropped: {error}"),
-        Err(error) => eprintln!("database {name} not dropped: {error}"),
+        Ok(Err(error)) => refused(&error),
+        Err(error) => refused(&error),
     }
 }
 
@@ -79,3 +82,5 @@ fn keep(server: &Server, database: &Database) {
         );
     }
 }
+
+const PATIENCE: Duration = Duration::from_secs(30);

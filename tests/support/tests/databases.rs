@@ -2,7 +2,7 @@
 
 #![allow(clippy::unwrap_used, reason = "helpers of tests")]
 
-use sqlx::PgPool;
+use sqlx::{Connection, PgConnection, PgPool};
 use std::{mem, panic, sync::mpsc, thread};
 use support::{Database, Kind, Server, test};
 
@@ -43,9 +43,16 @@ fn a_database_is_kept_after_a_panic() {
 fn connections_in_use_do_not_keep_a_database() {
     let (sender, receiver) = mpsc::channel();
     test(async move |database| {
+        let mut leaked = PgConnection::connect_with(&database.options())
+            .await
+            .unwrap();
+        sqlx::raw_sql("BEGIN").execute(&mut leaked).await.unwrap();
+        mem::forget(leaked);
+
         let pool = database.pool(2).await;
-        mem::forget(pool.begin().await.unwrap());
-        tokio::spawn(async move { pool.begin().await.unwrap().commit().await });
+        tokio::spawn(
+            async move { while sqlx::raw_sql("SELECT 1").execute(&pool).await.is_ok() {} },
+        );
         sender.send(database).unwrap();
     });
     let database = receiver.recv().unwrap();

@@ -67,14 +67,14 @@ async fn signals_reach_the_backends() {
         ("pg_cancel_backend", "57014"),
         ("pg_terminate_backend", "57P01"),
     ] {
-        let mut sleeper = pool.acquire().await.unwrap();
+        let mut sleeper = PgConnection::connect_with(&server.options()).await.unwrap();
         let pid: i32 = sqlx::query_scalar("SELECT pg_backend_pid()")
-            .fetch_one(&mut *sleeper)
+            .fetch_one(&mut sleeper)
             .await
             .unwrap();
         let sleep = tokio::spawn(async move {
             sqlx::raw_sql("SELECT pg_sleep(60)")
-                .execute(&mut *sleeper)
+                .execute(&mut sleeper)
                 .await
         });
         while !active(&pool, pid).await {}
