@@ -1,1 +1,179 @@
+//! Clients that disconnect: the request's future is dropped at any of its awaits.
 
+use std::{
+    collections::BTreeSet,
+    future::poll_fn,
+    pin::pin,
+    sync::{Arc, Mutex},
+    task::Poll,
+    time::Duration,
+};
+
+use axum::{Router, body::Body, extract::Path, http::Request, routing::put as put_route};
+use futures::{StreamExt as _, stream};
+use sqlx::{PgPool, pool::PoolConnection};
+use support::Kind;
+use tower::ServiceExt as _;
+use tower_interlock::{Error, Interlock, Tx};
+
+use crate::kit::{Kit, can_edit, note, test_with_pool};
+
+const POLLS: i64 = 12;
+const ROUNDS: i64 = 250;
+const AT_RANDOM_TIMES: i64 = 2000;
+
+/// Polls `future` at most `polls` times and drops it.
+async fn drop_after<F: Future>(polls: i64, future: F) -> Option<F::Output> {
+    let mut future = pin!(future);
+    let mut left = polls;
+    poll_fn(|cx| {
+        if left == 0 {
+            return Poll::Ready(None);
+        }
+        left -= 1;
+        let output = future.as_mut().poll(cx).map(Some);
+        if output.is_pending() && left == 0 {
+            return Poll::Ready(None);
+        }
+        output
+    })
+    .await
+}
+
+type Committed = Arc<Mutex<BTreeSet<i64>>>;
+
+/// Writes two rows, and remembers after COMMIT that it did.
+fn app(interlock: &Interlock, hooks: &Committed) -> Router {
+    let hooks = Arc::clone(hooks);
+    let write_two = move |Path((_, id)): Path<(i64, i64)>, mut tx: Tx| {
+        let hooks = Arc::clone(&hooks);
+        async move {
+            note(&mut tx, 2 * id).await?;
+            note(&mut tx, 2 * id + 1).await?;
+            tx.after_commit(async move {
+                assert!(hooks.lock().unwrap().insert(id), "a hook ran twice");
+            });
+            Ok::<_, Error>(())
+        }
+    };
+    Router::new().route(
+        "/{document}/{id}",
+        put_route(write_two).route_layer(interlock.require(may_edit)),
+    )
+}
+
+async fn may_edit(Path((document, _)): Path<(i64, i64)>, tx: Tx) -> Result<(), Error> {
+    can_edit(Path(document), tx).await.map(drop)
+}
+
+fn request(id: i64) -> Request<Body> {
+    Request::put(format!("/1/{id}"))
+        .body(Body::from("body"))
+        .unwrap()
+}
+
+#[test]
+fn a_dropped_request_is_whole_or_absent_and_poisons_nothing() {
+    test_with_pool(2, async |kit: Kit| {
+        let hooks = Committed::default();
+        let app = app(&kit.interlock, &hooks);
+
+        let answered = stream::iter(0..POLLS * ROUNDS)
+            .map(|id| drop_after(id % POLLS, app.clone().oneshot(request(id))))
+            .buffer_unordered(3)
+            .filter_map(async |answer| answer.map(|answer| answer.unwrap().status()))
+            .collect::<Vec<_>>()
+            .await;
+        let first = POLLS * ROUNDS;
+        let in_time = stream::iter(first..first + AT_RANDOM_TIMES)
+            .map(|id| {
+                let patience = Duration::from_micros(fastrand::u64(0..6000));
+                tokio::time::timeout(patience, app.clone().oneshot(request(id)))
+            })
+            .buffer_unordered(6)
+            .filter_map(async |answer| answer.ok().map(|answer| answer.unwrap().status()))
+            .collect::<Vec<_>>()
+            .await;
+        println!(
+            "answered: {} of {first} dropped by polls, {} of {AT_RANDOM_TIMES} dropped by time",
+            answered.len(),
+            in_time.len()
+        );
+        assert!(
+            !answered.is_empty() && answered.len() < first as usize,
+            "drops missed the point"
+        );
+        assert!(!in_time.is_empty() && in_time.len() < AT_RANDOM_TIMES as usize);
+        assert!(answered.iter().chain(&in_time).all(|status| *status == 200));
+
+        kit.interlock.drain().await;
+        let rows: BTreeSet<i64> = kit.notes().await.into_iter().collect();
+        let committed = hooks.lock().unwrap().clone();
+        let expected = committed
+            .iter()
+            .flat_map(|id| [2 * id, 2 * id + 1])
+            .collect();
+        assert_eq!(
+            rows, expected,
+            "a half write, or a hook without COMMIT, or the reverse"
+        );
+        assert!(committed.len() >= answered.len() + in_time.len());
+        assert_no_open_transaction(&kit).await;
+    });
+}
+
+/// The same with sqlx alone: the connection goes back while its BEGIN is under way.
+#[test]
+fn the_naive_way_poisons_the_pool() {
+    test_with_pool(2, async |kit: Kit| {
+        let pool = kit.database.pool(1).await;
+        let mut poisoned = 0;
+        for id in 0..500 {
+            drop_after(id % 10, async {
+                let mut tx = pool.begin().await.unwrap();
+                sqlx::query("INSERT INTO notes VALUES ($1, '')")
+                    .bind(id)
+                    .execute(&mut *tx)
+                    .await
+                    .unwrap();
+                tx.rollback().await.unwrap();
+            })
+            .await;
+            poisoned += i32::from(is_poisoned(&pool).await);
+        }
+        println!("{poisoned} of 500 dropped futures left a pooled connection inside a transaction");
+        assert!(
+            poisoned > 0,
+            "sqlx has mended it: say so in the docs of Detached"
+        );
+    });
+}
+
+/// Whether the next connection of the pool is inside a transaction. It is not, afterwards.
+async fn is_poisoned(pool: &PgPool) -> bool {
+    let mut connection: PoolConnection<_> = pool.acquire().await.unwrap();
+    let inside = sqlx::query("SAVEPOINT probe")
+        .execute(&mut *connection)
+        .await
+        .is_ok();
+    if inside {
+        sqlx::query("ROLLBACK")
+            .execute(&mut *connection)
+            .await
+            .unwrap();
+    }
+    inside
+}
+
+async fn assert_no_open_transaction(kit: &Kit) {
+    if kit.database.kind() == Kind::PostgreSql {
+        let open: i64 = sqlx::query_scalar(
+            "SELECT count(*) FROM pg_stat_activity
+             WHERE datname = current_database() AND state LIKE 'idle in transaction%'",
+        )
+        .fetch_one(&kit.outside)
+        .await
+        .unwrap();
+        assert_eq!(open, 0, "a backend is idle in transaction");
+    }
+}

@@ -1,1 +1,138 @@
+//! Conflicts end in answers of 200, with the default settings.
 
+use std::sync::Arc;
+
+use axum::{Router, extract::Path, http::StatusCode, routing::put as put_route};
+use futures::future::join_all;
+use sqlx::PgExecutor;
+use tokio::sync::Notify;
+use tower_interlock::{Error, Tx};
+
+use crate::kit::{Kit, anyone, can_edit, put, test, test_with_pool};
+
+const CLIENTS: i64 = 16;
+const ROUNDS: i64 = 50;
+
+/// Each client sends one request after the other; every answer has to be 200.
+/// Returns the answers' bodies.
+async fn hammer(app: &Router, path: impl Fn(i64) -> String) -> Vec<String> {
+    let clients = (0..CLIENTS).map(|client| {
+        let path = path(client);
+        async move {
+            let mut answers = Vec::new();
+            for _ in 0..ROUNDS {
+                let answer = put(app, &path, "").await;
+                assert_eq!(answer.status, StatusCode::OK, "{}", answer.body);
+                answers.push((answer.report().attempts(), answer.body));
+            }
+            answers
+        }
+    });
+    let (attempts, bodies): (Vec<_>, Vec<_>) =
+        join_all(clients).await.into_iter().flatten().unzip();
+    let worst = attempts.into_iter().max().unwrap();
+    println!("at most {worst} attempts");
+    assert!(worst > 1, "nothing was contended");
+    bodies
+}
+
+#[test]
+fn one_hot_row_is_counted_exactly() {
+    test_with_pool(10, async |kit: Kit| {
+        let handler = async |Path(id): Path<i64>, mut tx: Tx| {
+            increment(&mut tx, id).await.map_err(Error::from)
+        };
+        let app = Router::new().route(
+            "/{id}",
+            put_route(handler).route_layer(kit.interlock.require(can_edit)),
+        );
+        hammer(&app, |_| "/1".to_owned()).await;
+        let version: i64 = sqlx::query_scalar("SELECT version FROM documents WHERE id = 1")
+            .fetch_one(&kit.outside)
+            .await
+            .unwrap();
+        assert_eq!(version, CLIENTS * ROUNDS);
+    });
+}
+
+/// Each request reads the sum of all rows and writes a row that no other writes. One after the
+/// other, in any order, they read every sum exactly once; skewed, two read the same one.
+#[test]
+fn write_skew_is_never_stored() {
+    test_with_pool(10, async |kit: Kit| {
+        sqlx::query("INSERT INTO documents SELECT id, '', 0 FROM generate_series(100, 115) AS id")
+            .execute(&kit.outside)
+            .await
+            .unwrap();
+        let handler = async |Path(id): Path<i64>, mut tx: Tx| {
+            let seen = sum(&mut tx).await?;
+            increment(&mut tx, id).await?;
+            Ok::<_, Error>(seen.to_string())
+        };
+        let app = Router::new().route(
+            "/{id}",
+            put_route(handler).route_layer(kit.interlock.require(anyone)),
+        );
+        let bodies = hammer(&app, |client| format!("/{}", client + 100)).await;
+        let mut seen: Vec<i64> = bodies.iter().map(|body| body.parse().unwrap()).collect();
+        seen.sort_unstable();
+        assert_eq!(seen, (0..CLIENTS * ROUNDS).collect::<Vec<_>>());
+    });
+}
+
+#[test]
+fn a_conflict_that_only_commit_finds_is_run_again() {
+    test(async |kit: Kit| {
+        let (written, go_on) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
+        let handler = {
+            let (written, go_on) = (Arc::clone(&written), Arc::clone(&go_on));
+            move |mut tx: Tx| async move {
+                let seen = sum(&mut tx).await.expect("the statements see no conflict");
+                increment(&mut tx, 1)
+                    .await
+                    .expect("the statements see no conflict");
+                if tx.attempt() == 1 {
+                    written.notify_one();
+                    go_on.notified().await;
+                }
+                seen.to_string()
+            }
+        };
+        let app = Router::new().route(
+            "/",
+            put_route(handler).route_layer(kit.interlock.require(anyone)),
+        );
+        let request = tokio::spawn(async move { put(&app, "/", "").await });
+
+        written.notified().await;
+        let mut other = kit
+            .outside
+            .begin_with("BEGIN ISOLATION LEVEL SERIALIZABLE")
+            .await
+            .unwrap();
+        assert_eq!(sum(&mut *other).await.unwrap(), 0);
+        increment(&mut *other, 2).await.unwrap();
+        other.commit().await.unwrap();
+        go_on.notify_one();
+
+        let answer = request.await.unwrap();
+        assert_eq!(
+            (answer.status, answer.report().attempts()),
+            (StatusCode::OK, 2)
+        );
+        assert_eq!(
+            answer.body, "1",
+            "the answer is of an attempt that was rolled back"
+        );
+    });
+}
+
+async fn sum<'c>(executor: impl PgExecutor<'c>) -> Result<i64, sqlx::Error> {
+    let sum = sqlx::query_scalar("SELECT sum(version)::INT8 FROM documents");
+    sum.fetch_one(executor).await
+}
+
+async fn increment<'c>(executor: impl PgExecutor<'c>, id: i64) -> Result<(), sqlx::Error> {
+    let increment = sqlx::query("UPDATE documents SET version = version + 1 WHERE id = $1");
+    increment.bind(id).execute(executor).await.map(drop)
+}

@@ -1,1 +1,240 @@
+//! A permission is revoked between the check and the write, by transactions of either isolation.
 
+use std::{sync::Arc, time::Duration};
+
+use axum::{Router, routing::put as put_route};
+use http::StatusCode;
+use sqlx::{Connection as _, PgConnection};
+use support::Kind;
+use tokio::{sync::Notify, time::timeout};
+use tower_interlock::{AuthorizeLayer, Denied, Error, Tx};
+
+use crate::kit::{Answer, Kit, note, put, test};
+
+const SERIALIZABLE: &str = "BEGIN ISOLATION LEVEL SERIALIZABLE";
+const READ_COMMITTED: &str = "BEGIN ISOLATION LEVEL READ COMMITTED";
+const REVOKE: &str = "DELETE FROM grants WHERE user_id = 1";
+const DENY: &str = "INSERT INTO denials VALUES (1)";
+
+async fn plain(mut tx: Tx) -> Result<(), Error> {
+    check(
+        &mut tx,
+        "SELECT EXISTS (SELECT 1 FROM grants WHERE user_id = 1)",
+    )
+    .await
+}
+
+async fn locking(mut tx: Tx) -> Result<(), Error> {
+    check(
+        &mut tx,
+        "SELECT EXISTS (SELECT 1 FROM grants WHERE user_id = 1 FOR SHARE)",
+    )
+    .await
+}
+
+async fn not_denied(mut tx: Tx) -> Result<(), Error> {
+    check(
+        &mut tx,
+        "SELECT NOT EXISTS (SELECT 1 FROM denials WHERE user_id = 1)",
+    )
+    .await
+}
+
+async fn check(tx: &mut Tx, sql: &'static str) -> Result<(), Error> {
+    let allowed: bool = sqlx::query_scalar(sql).fetch_one(tx).await?;
+    Ok(Denied::unless(allowed, "revoked")?)
+}
+
+/// What the revoking transaction came to: how many notes it saw, or its SQLSTATE.
+type Revocation = Result<i64, String>;
+
+/// Revokes, counts what was written with the permission, and commits.
+async fn revoke(
+    mut connection: PgConnection,
+    begin: &'static str,
+    sql: &'static str,
+) -> Revocation {
+    let revoked = async {
+        sqlx::raw_sql(begin).execute(&mut connection).await?;
+        sqlx::raw_sql(sql).execute(&mut connection).await?;
+        let seen = sqlx::query_scalar("SELECT count(*) FROM notes").fetch_one(&mut connection);
+        let seen: i64 = seen.await?;
+        sqlx::raw_sql("COMMIT").execute(&mut connection).await?;
+        Ok(seen)
+    };
+    let revoked: Result<i64, sqlx::Error> = revoked.await;
+    revoked.map_err(|error| {
+        error
+            .as_database_error()
+            .unwrap()
+            .code()
+            .unwrap()
+            .into_owned()
+    })
+}
+
+/// What came of both. `waited`: the revoking transaction had to wait for the request.
+struct Interleaved {
+    answer: Answer,
+    revocation: Revocation,
+    waited: bool,
+    stored: usize,
+}
+
+/// The request checks; the revoking transaction runs, or begins to wait; the request writes.
+async fn interleave(
+    kit: &Kit,
+    layer: AuthorizeLayer,
+    begin: &'static str,
+    sql: &'static str,
+) -> Interleaved {
+    let checked = Arc::new(Notify::new());
+    let go_on = Arc::new(Notify::new());
+    let write = {
+        let (checked, go_on) = (Arc::clone(&checked), Arc::clone(&go_on));
+        move |mut tx: Tx| async move {
+            if tx.attempt() == 1 {
+                checked.notify_one();
+                go_on.notified().await;
+            }
+            note(&mut tx, 1).await?;
+            Ok::<_, Error>(())
+        }
+    };
+    let app = Router::new().route("/", put_route(write).route_layer(layer));
+    let request = tokio::spawn(async move { put(&app, "/", "").await });
+    checked.notified().await;
+
+    let connection = PgConnection::connect_with(&kit.database.options())
+        .await
+        .unwrap();
+    let mut revoking = tokio::spawn(revoke(connection, begin, sql));
+    let waited = timeout(Duration::from_millis(500), &mut revoking).await;
+    go_on.notify_one();
+    let answer = request.await.unwrap();
+    let (revocation, waited) = match waited {
+        Ok(revoked) => (revoked.unwrap(), false),
+        Err(_) => (revoking.await.unwrap(), true),
+    };
+    Interleaved {
+        answer,
+        revocation,
+        waited,
+        stored: kit.notes().await.len(),
+    }
+}
+
+impl Interleaved {
+    /// The request was ordered after the revocation: run again, and denied.
+    #[track_caller]
+    fn assert_denied(&self) {
+        assert_eq!(self.revocation, Ok(0));
+        assert_eq!(self.answer.status, StatusCode::FORBIDDEN);
+        assert_eq!(self.answer.report().attempts(), 2);
+        assert_eq!(self.stored, 0);
+    }
+
+    /// PostgreSQL tracks conflicts of SERIALIZABLE transactions only: the write stands although
+    /// its permission was gone, and who revoked it never saw it.
+    #[track_caller]
+    fn assert_the_gap(&self) {
+        assert_eq!(self.revocation, Ok(0));
+        assert_eq!(self.answer.status, StatusCode::OK);
+        assert_eq!(self.stored, 1);
+    }
+
+    /// The revoking transaction waited for the request, and did not overlook its write.
+    #[track_caller]
+    fn assert_revoked_after(&self) {
+        assert!(self.waited);
+        assert_eq!(self.answer.status, StatusCode::OK);
+        assert_eq!(self.stored, 1);
+        assert_ne!(self.revocation, Ok(0));
+    }
+}
+
+async fn is_postgres(kit: &Kit) -> bool {
+    sqlx::raw_sql("CREATE TABLE denials (user_id INT8 PRIMARY KEY)")
+        .execute(&kit.outside)
+        .await
+        .unwrap();
+    kit.database.kind() == Kind::PostgreSql
+}
+
+#[test]
+fn plain_check_against_a_serializable_revocation() {
+    test(async |kit| {
+        is_postgres(&kit).await;
+        interleave(&kit, kit.interlock.require(plain), SERIALIZABLE, REVOKE)
+            .await
+            .assert_denied();
+    });
+}
+
+#[test]
+fn plain_check_against_a_read_committed_revocation() {
+    test(async |kit| {
+        let postgres = is_postgres(&kit).await;
+        let both = interleave(&kit, kit.interlock.require(plain), READ_COMMITTED, REVOKE).await;
+        if postgres {
+            both.assert_the_gap()
+        } else {
+            both.assert_denied()
+        }
+    });
+}
+
+#[test]
+fn locking_check_against_a_serializable_revocation() {
+    test(async |kit| {
+        let postgres = is_postgres(&kit).await;
+        let both = interleave(&kit, kit.interlock.require(locking), SERIALIZABLE, REVOKE).await;
+        if postgres {
+            both.assert_revoked_after()
+        } else {
+            both.assert_denied()
+        }
+    });
+}
+
+#[test]
+fn locking_check_against_a_read_committed_revocation() {
+    test(async |kit| {
+        let postgres = is_postgres(&kit).await;
+        let both = interleave(&kit, kit.interlock.require(locking), READ_COMMITTED, REVOKE).await;
+        if postgres {
+            both.assert_revoked_after()
+        } else {
+            both.assert_denied()
+        }
+    });
+}
+
+#[test]
+fn absence_check_against_a_serializable_denial() {
+    test(async |kit| {
+        is_postgres(&kit).await;
+        interleave(&kit, kit.interlock.require(not_denied), SERIALIZABLE, DENY)
+            .await
+            .assert_denied();
+    });
+}
+
+#[test]
+fn absence_check_against_a_read_committed_denial() {
+    test(async |kit| {
+        let postgres = is_postgres(&kit).await;
+        let both = interleave(
+            &kit,
+            kit.interlock.require(not_denied),
+            READ_COMMITTED,
+            DENY,
+        )
+        .await;
+        if postgres {
+            both.assert_the_gap()
+        } else {
+            both.assert_denied()
+        }
+    });
+}
