@@ -21,8 +21,8 @@ use crate::{
     policy::Check,
     report::{Outcome, Report},
     retry::Meaning,
-    settlement::{Settled, settle},
-    slot::{Slot, Verdict},
+    settlement::{Settled, later, settle},
+    slot::{Owner, Slot, Verdict},
 };
 
 /// Runs a request: reads its body, and makes attempts until one of them has an answer.
@@ -98,19 +98,19 @@ where
 {
     let shared = &layer.interlock.shared;
     let settings = &*layer.interlock.settings;
-    let deadline = Instant::now() + settings.deadline;
+    let deadline = later(Instant::now(), settings.deadline);
     let mut budget = Budget::new(source.max_attempts(settings));
     let mut spare = None;
     loop {
         let attempt = budget.next();
         Span::current().record("attempt", attempt);
-        let slot = Slot::new(Arc::clone(shared), attempt, layer.read_only, spare.take());
+        let slot = Owner::new(Arc::clone(shared), attempt, layer.read_only, spare.take());
         let visited = async {
             if attempt > 1 {
                 poll_fn(|cx| inner.poll_ready(cx)).await?;
             }
             let mut request = source.next(budget.is_last());
-            request.extensions_mut().insert(Arc::clone(&slot));
+            request.extensions_mut().insert(Arc::clone(&*slot));
             visit(&*layer.policy, &slot, &mut inner, request).await
         };
         let visited = timeout_at(deadline, visited).await;
@@ -276,11 +276,11 @@ impl Answer {
             mut response,
             report,
         } = self;
-        let error = response.extensions().get::<Error>().cloned();
-        // Middleware that gave the answer another status has taken it over.
-        if let Some(error) = error.filter(|error| error.status() == response.status()) {
+        if let Some(error) = response.extensions().get::<Error>().cloned() {
             error.log();
-            if let Some(render) = &settings.error_response {
+            // Middleware that gave the answer another status has taken it over.
+            let ours = error.status() == response.status();
+            if let Some(render) = settings.error_response.as_ref().filter(|_| ours) {
                 response = render(&error);
                 response.extensions_mut().insert(error);
             }

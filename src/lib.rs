@@ -4,6 +4,7 @@ mod attempt;
 mod body;
 mod detach;
 mod error;
+mod held;
 mod interlock;
 mod layer;
 mod policy;
@@ -26,3 +27,10 @@ pub use crate::{
     savepoint::Savepoint,
     tx::Tx,
 };
+
+/// The guard for permission tables on PostgreSQL: `sql/serializable_guard.sql`, which says how to
+/// attach it.
+///
+/// It makes the function `interlock_guard()`, for a trigger that refuses changes of permissions in
+/// transactions below SERIALIZABLE. CockroachDB needs no guard.
+pub const SERIALIZABLE_GUARD: &str = include_str!("../sql/serializable_guard.sql");

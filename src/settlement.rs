@@ -1,6 +1,6 @@
 //! The settlement of an attempt: commit it, roll it back, or run it again.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use axum_core::response::{IntoResponse as _, Response};
 use tokio::time::{Instant, timeout_at};
@@ -47,8 +47,12 @@ pub(crate) async fn settle(
     }
     match decide(&state, answer, &response, settings.dry_run) {
         Decision::Again(meaning, error) => {
+            // Awaited, because CockroachDB keeps the locks of a failed transaction until then.
             let spare = match state.transaction.take() {
-                Some(transaction) => Detached::new(transaction.roll_back()).await,
+                Some(transaction) => {
+                    let rolled_back = Detached::new(transaction.roll_back());
+                    timeout_at(deadline, rolled_back).await.ok().flatten()
+                }
                 None => None,
             };
             Settled::Again {
@@ -67,7 +71,7 @@ pub(crate) async fn settle(
             }
             Settled::Answer { response, outcome }
         }
-        Decision::Commit => commit(state, response, shared, deadline + settings.grace).await,
+        Decision::Commit => commit(state, response, shared, later(deadline, settings.grace)).await,
     }
 }
 
@@ -78,6 +82,12 @@ impl Settled {
             outcome,
         }
     }
+}
+
+/// A moment, or one that never comes if there is none so late.
+pub(crate) fn later(moment: Instant, by: Duration) -> Instant {
+    const FOREVER: Duration = Duration::from_secs(60 * 60 * 24 * 365 * 30);
+    moment.checked_add(by).unwrap_or_else(|| moment + FOREVER)
 }
 
 /// What an answer says about the transaction.

@@ -1,6 +1,7 @@
 //! The slot: what one attempt of a request knows of its transaction.
 
 use std::{
+    ops::Deref,
     pin::Pin,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
@@ -9,6 +10,7 @@ use tracing::Span;
 
 use crate::{
     error::{Error, ErrorKind},
+    held::Held,
     interlock::Shared,
     report::Outcome,
     retry::{self, Meaning},
@@ -22,7 +24,7 @@ pub(crate) type Hook = Pin<Box<dyn Future<Output = ()> + Send>>;
 ///
 /// Verdicts and errors are kept here and not in the response, so that no middleware can lose them.
 pub(crate) struct Slot {
-    shared: Arc<Shared>,
+    pub(crate) shared: Arc<Shared>,
     attempt: u32,
     /// The request's, which the policies are recorded in.
     span: Span,
@@ -49,14 +51,14 @@ pub(crate) struct State {
     pub(crate) rollback_only: bool,
     pub(crate) commit_on_error: bool,
     pub(crate) hooks: Vec<(u32, Hook)>,
-    read_only: bool,
+    pub(crate) read_only: bool,
     /// How many `Tx` there are.
     handles: usize,
     /// Whether one of them has the lease.
     leased: bool,
     /// Whether a statement runs.
-    busy: bool,
-    closed: bool,
+    pub(crate) busy: bool,
+    pub(crate) closed: bool,
 }
 
 /// What a layer has seen that no later success may cover. The worst one stays.
@@ -76,29 +78,10 @@ pub(crate) struct Fault {
     pub(crate) meaning: Meaning,
     pub(crate) error: Error,
     /// In which savepoint; 0 outside of any.
-    depth: u32,
+    pub(crate) depth: u32,
 }
 
 impl Slot {
-    pub(crate) fn new(
-        shared: Arc<Shared>,
-        attempt: u32,
-        read_only: bool,
-        spare: Option<Link>,
-    ) -> Arc<Self> {
-        let state = Mutex::new(State {
-            read_only,
-            spare,
-            ..State::default()
-        });
-        Arc::new(Self {
-            shared,
-            attempt,
-            span: Span::current(),
-            state,
-        })
-    }
-
     pub(crate) fn attempt(&self) -> u32 {
         self.attempt
     }
@@ -177,9 +160,7 @@ impl Slot {
     /// Takes the transaction for one statement, and begins it if there is none yet.
     pub(crate) async fn hold(self: &Arc<Self>, leased: &mut bool) -> Result<Held, sqlx::Error> {
         let mut held = self.take(leased).map_err(Error::into_sqlx)?;
-        held.progress = Progress::Waiting;
-        let opened = held.open().await;
-        held.done(opened)?;
+        held.open().await?;
         Ok(held)
     }
 
@@ -215,16 +196,56 @@ impl Slot {
         state.opened = true;
         state.busy = true;
         *leased = true;
-        let transaction = state.transaction.take();
-        Ok(Held {
-            slot: Arc::clone(self),
-            transaction,
-            progress: Progress::Done,
-        })
+        Ok(Held::new(Arc::clone(self), state.transaction.take()))
     }
 
-    fn lock(&self) -> MutexGuard<'_, State> {
+    pub(crate) fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// The request's own hold on the slot. Dropped with the request, also by a panic, it closes the
+/// slot, whoever else still has a `Tx` of it.
+pub(crate) struct Owner(Arc<Slot>);
+
+impl Owner {
+    pub(crate) fn new(
+        shared: Arc<Shared>,
+        attempt: u32,
+        read_only: bool,
+        spare: Option<Link>,
+    ) -> Self {
+        let state = Mutex::new(State {
+            read_only,
+            spare,
+            ..State::default()
+        });
+        Self(Arc::new(Slot {
+            shared,
+            attempt,
+            span: Span::current(),
+            state,
+        }))
+    }
+}
+
+impl Deref for Owner {
+    type Target = Arc<Slot>;
+
+    fn deref(&self) -> &Arc<Slot> {
+        &self.0
+    }
+}
+
+impl Drop for Owner {
+    fn drop(&mut self) {
+        if self.close().outcome() == Outcome::NoTransaction {
+            // Settled before, or nothing to roll back.
+        } else if std::thread::panicking() {
+            tracing::error!("panic, rolling back");
+        } else {
+            tracing::debug!("request dropped, rolling back");
+        }
     }
 }
 
@@ -261,129 +282,5 @@ impl State {
         } else {
             Outcome::NoTransaction
         }
-    }
-}
-
-/// The transaction, held by one statement. Dropped, it goes back into the slot.
-pub(crate) struct Held {
-    slot: Arc<Slot>,
-    transaction: Option<Transaction>,
-    progress: Progress,
-}
-
-/// How far the statement has come.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Progress {
-    /// The server has answered, or was not asked.
-    Done,
-    /// The server owes an answer. Dropped now, the statement is abandoned.
-    Waiting,
-    /// The caller has a row in hand. Dropped now, it wants no more of them.
-    AtRow,
-}
-
-impl Held {
-    /// The transaction, about to be sent something. [`done`](Self::done) must follow.
-    pub(crate) fn start(&mut self) -> Result<&mut Transaction, sqlx::Error> {
-        let (transaction, progress) = self.parts()?;
-        *progress = Progress::Waiting;
-        Ok(transaction)
-    }
-
-    /// The transaction, and how far its statement has come.
-    pub(crate) fn parts(&mut self) -> Result<(&mut Transaction, &mut Progress), sqlx::Error> {
-        match &mut self.transaction {
-            Some(transaction) => Ok((transaction, &mut self.progress)),
-            None => Err(Error::new(ErrorKind::Aborted).into_sqlx()),
-        }
-    }
-
-    /// The server has answered: notes the error, if it is one of the transaction.
-    pub(crate) fn done<T>(&mut self, answer: Result<T, sqlx::Error>) -> Result<T, sqlx::Error> {
-        self.progress = Progress::Done;
-        if let Err(error) = &answer {
-            self.note(error);
-        }
-        answer
-    }
-
-    /// Something is about to be sent whose effects cannot be seen.
-    pub(crate) async fn seal(&mut self) -> Result<(), sqlx::Error> {
-        self.slot.lock().unseen = true;
-        let sealed = self.start()?.seal().await;
-        self.done(sealed)
-    }
-
-    /// Rolls back to a savepoint, which heals what went wrong inside it.
-    pub(crate) async fn roll_back_to(&mut self, depth: u32) -> Result<(), sqlx::Error> {
-        let rolled_back = self.start()?.roll_back_to(depth).await;
-        self.done(rolled_back)?;
-        let mut state = self.slot.lock();
-        state
-            .faults
-            .retain(|fault| fault.depth < depth || fault.meaning.is_final());
-        state.hooks.retain(|(at, _)| *at < depth);
-        Ok(())
-    }
-
-    /// Refuses a statement, and with it the whole attempt.
-    pub(crate) fn refuse(&self, error: Error) -> sqlx::Error {
-        let fault = Fault {
-            meaning: Meaning::Failed,
-            error: error.clone(),
-            depth: self.depth(),
-        };
-        self.slot.lock().faults.push(fault);
-        error.into_sqlx()
-    }
-
-    async fn open(&mut self) -> Result<(), sqlx::Error> {
-        let (spare, read_only) = {
-            let mut state = self.slot.lock();
-            (state.spare.take(), state.read_only)
-        };
-        if let Some(transaction) = &mut self.transaction {
-            transaction.narrow(read_only).await?;
-        } else {
-            let begun = Transaction::begin(&self.slot.shared, spare, read_only).await;
-            self.transaction = Some(begun.map_err(Error::into_sqlx)?);
-        }
-        if let Some(depth) = self
-            .transaction
-            .as_ref()
-            .and_then(Transaction::dropped_savepoint)
-        {
-            self.roll_back_to(depth).await?;
-        }
-        Ok(())
-    }
-
-    fn note(&self, error: &sqlx::Error) {
-        if let Some(meaning) = retry::meaning(error) {
-            let error = Error::noted(error);
-            let fault = Fault {
-                meaning,
-                error,
-                depth: self.depth(),
-            };
-            self.slot.lock().faults.push(fault);
-        }
-    }
-
-    fn depth(&self) -> u32 {
-        self.transaction.as_ref().map_or(0, Transaction::depth)
-    }
-}
-
-impl Drop for Held {
-    fn drop(&mut self) {
-        let mut state = self.slot.lock();
-        state.abandoned |= self.progress == Progress::Waiting;
-        state.unseen |= self.progress == Progress::AtRow;
-        state.busy = false;
-        if !state.closed {
-            state.transaction = self.transaction.take();
-        }
-        // Else the request is over, and dropping the transaction rolls it back.
     }
 }

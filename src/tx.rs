@@ -14,8 +14,9 @@ use sqlx_core::try_stream;
 
 use crate::{
     error::{Error, ErrorKind},
+    held::{Held, Progress},
     savepoint::Savepoint,
-    slot::{Held, Progress, Slot},
+    slot::Slot,
     statement::{self, Statement},
 };
 
