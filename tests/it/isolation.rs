@@ -238,3 +238,63 @@ fn absence_check_against_a_read_committed_denial() {
         }
     });
 }
+
+/// The permission tables, guarded. PostgreSQL only: CockroachDB has no need of it.
+async fn guard(kit: &Kit) {
+    let attach = "CREATE TRIGGER interlock_guard
+        BEFORE INSERT OR UPDATE OR DELETE OR TRUNCATE ON grants
+        FOR EACH STATEMENT EXECUTE FUNCTION interlock_guard()";
+    for sql in [include_str!("../../sql/serializable_guard.sql"), attach] {
+        sqlx::raw_sql(sql).execute(&kit.outside).await.unwrap();
+    }
+}
+
+#[test]
+fn guarded_table_refuses_a_read_committed_revocation() {
+    test(async |kit| {
+        if !is_postgres(&kit).await {
+            return println!("the guard is for PostgreSQL");
+        }
+        guard(&kit).await;
+        let both = interleave(&kit, kit.interlock.require(plain), READ_COMMITTED, REVOKE).await;
+        assert_eq!(both.revocation, Err("25000".to_owned()));
+        assert_eq!((both.answer.status, both.stored), (StatusCode::OK, 1));
+    });
+}
+
+#[test]
+fn guarded_table_lets_a_serializable_revocation_pass() {
+    test(async |kit| {
+        if !is_postgres(&kit).await {
+            return println!("the guard is for PostgreSQL");
+        }
+        guard(&kit).await;
+        interleave(&kit, kit.interlock.require(plain), SERIALIZABLE, REVOKE)
+            .await
+            .assert_denied();
+    });
+}
+
+#[test]
+fn guarded_table_refuses_every_weaker_change() {
+    test(async |kit| {
+        if !is_postgres(&kit).await {
+            return println!("the guard is for PostgreSQL");
+        }
+        guard(&kit).await;
+        for sql in [
+            "INSERT INTO grants VALUES (2, 2)",
+            "UPDATE grants SET user_id = 2",
+            "DELETE FROM grants WHERE false",
+            "TRUNCATE grants",
+        ] {
+            for begin in [READ_COMMITTED, "BEGIN ISOLATION LEVEL REPEATABLE READ"] {
+                let connection = PgConnection::connect_with(&kit.database.options())
+                    .await
+                    .unwrap();
+                let changed = revoke(connection, begin, sql).await;
+                assert_eq!(changed, Err("25000".to_owned()), "{begin}; {sql}");
+            }
+        }
+    });
+}
