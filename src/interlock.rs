@@ -1,6 +1,6 @@
 //! The settings handle.
 
-use std::{fmt, num::NonZero, sync::Arc, time::Duration};
+use std::{fmt, sync::Arc, time::Duration};
 
 use axum_core::response::Response;
 use sqlx::{PgPool, postgres::PgPoolOptions};
@@ -167,11 +167,11 @@ impl Interlock {
         self
     }
 
-    /// How often a request is run at most. Default: 100; under contention the
+    /// How often a request is run at most; 0 counts as 1. Default: 100; under contention the
     /// [`deadline`](Self::deadline) is what should end it.
     #[must_use]
-    pub fn max_attempts(mut self, attempts: NonZero<u32>) -> Self {
-        self.change().max_attempts = attempts.get();
+    pub fn max_attempts(mut self, attempts: u32) -> Self {
+        self.change().max_attempts = attempts.max(1);
         self
     }
 

@@ -60,7 +60,7 @@ fn one_hot_row_is_counted_exactly() {
 #[test]
 fn write_skew_is_never_stored() {
     test_with_pool(10, async |kit: Kit| {
-        sqlx::query("INSERT INTO documents SELECT id, '', 0 FROM generate_series(100, 115) AS id")
+        sqlx::query("INSERT INTO documents SELECT id, '', 0 FROM generate_series(100, 115) AS series (id)")
             .execute(&kit.outside)
             .await
             .unwrap();
