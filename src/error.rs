@@ -20,7 +20,7 @@ pub struct Error(Arc<Inner>);
 
 struct Inner {
     kind: ErrorKind,
-    hidden: bool,
+    status: StatusCode,
     sqlstate: Option<String>,
     cause: Option<Box<dyn StdError + Send + Sync>>,
 }
@@ -75,11 +75,7 @@ impl Error {
     /// The status that [`into_response`](IntoResponse::into_response) answers with.
     #[must_use]
     pub fn status(&self) -> StatusCode {
-        if self.0.hidden {
-            StatusCode::NOT_FOUND
-        } else {
-            self.0.kind.status()
-        }
+        self.0.status
     }
 
     /// The SQLSTATE of the database error behind this one, if there is one.
@@ -176,7 +172,7 @@ impl Error {
     ) -> Self {
         Self(Arc::new(Inner {
             kind,
-            hidden: false,
+            status: kind.status(),
             sqlstate,
             cause,
         }))
@@ -193,7 +189,11 @@ impl From<Denied> for Error {
     fn from(denied: Denied) -> Self {
         Self(Arc::new(Inner {
             kind: ErrorKind::Denied,
-            hidden: denied.hidden,
+            status: if denied.hidden {
+                StatusCode::NOT_FOUND
+            } else {
+                StatusCode::FORBIDDEN
+            },
             sqlstate: None,
             cause: Some(Box::new(denied)),
         }))
@@ -203,10 +203,11 @@ impl From<Denied> for Error {
 impl IntoResponse for Error {
     fn into_response(self) -> Response {
         let status = self.status();
-        let kind = if self.0.hidden {
+        // A hidden denial is not to be told from a row that is not there.
+        let kind = if status == StatusCode::NOT_FOUND {
             ErrorKind::NotFound
         } else {
-            self.0.kind
+            self.kind()
         };
         let body = format!(
             r#"{{"type":"{}","title":"{}","status":{}}}"#,

@@ -186,9 +186,9 @@ impl Transaction {
     /// Commits. Not to be cancelled: run it in a [`Detached`].
     pub(crate) async fn commit(mut self) -> Result<(), CommitError> {
         let Some(mut link) = self.link.take() else {
-            return Err(CommitError::lost(gone()));
+            return Err(CommitError::unsent(gone()));
         };
-        let connection = link.connection().map_err(CommitError::lost)?;
+        let connection = link.connection().map_err(CommitError::unsent)?;
         match PgTransactionManager::commit(connection).await {
             Ok(()) => Ok(()),
             Err(error) => match retry::refusal(&error, self.server) {
@@ -257,9 +257,9 @@ pub(crate) struct CommitError {
 }
 
 impl CommitError {
-    fn lost(error: sqlx::Error) -> Self {
+    fn unsent(error: sqlx::Error) -> Self {
         Self {
-            refusal: Refusal::Unknown,
+            refusal: Refusal::Definite,
             error,
             spare: None,
         }
