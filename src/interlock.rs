@@ -70,7 +70,7 @@ impl Interlock {
     /// Any pool will do; [`pool_options`](Self::pool_options) makes the one we recommend. Nothing
     /// is sent yet. The first transaction looks at the server once: it is refused as
     /// [`Misconfigured`](crate::ErrorKind::Misconfigured) if a setting of the session breaks a
-    /// promise of this crate (`autocommit_before_ddl`, `default_transaction_use_follower_reads`),
+    /// promise of this crate (`autocommit_before_ddl`, `default_transaction_use_follower_reads`, `force_savepoint_restart`),
     /// and a warning is logged for one that weakens it.
     #[must_use]
     pub fn new(pool: PgPool) -> Self {

@@ -25,15 +25,13 @@ pub(crate) async fn inspect(connection: &mut PgConnection) -> Result<Kind, sqlx:
     let kind = Kind::of(&version);
     tracing::debug!(version, "first look at the server");
 
-    if setting("autocommit_before_ddl")?.as_deref() == Some("on") {
-        return Err(refuse(
-            "autocommit_before_ddl is on: a DDL statement would commit what was written before it",
-        ));
-    }
-    if setting("use_follower_reads")?.as_deref() == Some("on") {
-        return Err(refuse(
-            "default_transaction_use_follower_reads is on: permission checks would read stale rows",
-        ));
+    for (name, harm) in REFUSED {
+        if setting(name)?.as_deref() == Some("on") {
+            let cause = format!(
+                "{name} is on: {harm}; make the pool with Interlock::pool_options(), or switch it off"
+            );
+            return Err(Error::because(ErrorKind::Misconfigured, cause).into_sqlx());
+        }
     }
     if setting("read_only")?.as_deref() == Some("on") {
         tracing::warn!("default_transaction_read_only is on: every write will fail");
@@ -98,15 +96,27 @@ impl Kind {
     }
 }
 
-fn refuse(cause: &str) -> sqlx::Error {
-    let cause = format!("{cause}; make the pool with Interlock::pool_options(), or switch it off");
-    Error::because(ErrorKind::Misconfigured, cause).into_sqlx()
-}
+/// Settings of CockroachDB that break a promise: <https://www.cockroachlabs.com/docs/stable/session-variables>.
+const REFUSED: [(&str, &str); 3] = [
+    (
+        "autocommit_before_ddl",
+        "a DDL statement would commit what was written before it",
+    ),
+    (
+        "default_transaction_use_follower_reads",
+        "permission checks would read stale rows",
+    ),
+    (
+        "force_savepoint_restart",
+        "releasing a savepoint would commit",
+    ),
+];
 
 /// With its second argument, `current_setting` is NULL for what the server does not know.
 const SETTINGS: &str = "SELECT version() AS version, \
      current_setting('autocommit_before_ddl', true) AS autocommit_before_ddl, \
-     current_setting('default_transaction_use_follower_reads', true) AS use_follower_reads, \
+     current_setting('default_transaction_use_follower_reads', true) AS default_transaction_use_follower_reads, \
+     current_setting('force_savepoint_restart', true) AS force_savepoint_restart, \
      current_setting('default_transaction_read_only', true) AS read_only, \
      current_setting('default_transaction_isolation', true) AS isolation, \
      current_setting('synchronous_commit', true) AS synchronous_commit";
