@@ -1,6 +1,6 @@
 //! One attempt at a request, and the loop of attempts.
 
-use std::{future::poll_fn, sync::Arc};
+use std::{future::poll_fn, sync::Arc, task::Poll};
 
 use axum_core::{
     BoxError,
@@ -57,7 +57,7 @@ where
 /// Lets the request through one policy, and on to the service behind it.
 pub(crate) async fn visit<S, B>(
     policy: &dyn Check,
-    slot: &Slot,
+    slot: &Arc<Slot>,
     inner: &mut S,
     request: Request<Body>,
 ) -> Result<Response, S::Error>
@@ -68,7 +68,9 @@ where
 {
     slot.policy(policy.name());
     let (mut parts, body) = request.into_parts();
-    if let Err(response) = policy.check(&mut parts).await {
+    let checked = policy.check(&mut parts).await;
+    slot.prove().await;
+    if let Err(response) = checked {
         let failed = response.status().is_server_error();
         slot.verdict(if failed {
             Verdict::Failed
@@ -113,15 +115,15 @@ where
             request.extensions_mut().insert(Arc::clone(&*slot));
             visit(&*layer.policy, &slot, &mut inner, request).await
         };
-        let visited = timeout_at(deadline, visited).await;
+        let response = match timeout_at(deadline, visited).await {
+            Ok(response) => Ok(response?),
+            Err(_) => Err(Error::new(ErrorKind::DeadlineExceeded)),
+        };
         let state = slot.close();
         let policies = state.policies.as_slice().into();
-        let settled = match visited {
-            Ok(response) => {
-                let settlement = settle(state, response?, shared, settings, deadline);
-                settlement.await
-            }
-            Err(_) => Settled::refused(Error::new(ErrorKind::DeadlineExceeded), state.outcome()),
+        let settled = match response {
+            Ok(response) => settle(state, response, shared, settings, deadline).await,
+            Err(error) => Settled::refused(error, state.outcome()),
         };
         let (meaning, error, link) = match settled {
             Settled::Answer { response, outcome } => {
@@ -156,13 +158,16 @@ where
             ?pause,
             "running the request again"
         );
-        if pause.is_zero() {
-            spare = link;
-        } else {
-            // Others can use the connection meanwhile.
+        if !pause.is_zero() {
             drop(link);
             sleep(pause).await;
+            continue;
         }
+        // Nobody waits with a connection in hand: others may need it to get out of the way.
+        spare = match poll_fn(|cx| Poll::Ready(inner.poll_ready(cx))).await {
+            Poll::Ready(ready) => ready.map(|()| link)?,
+            Poll::Pending => None,
+        };
     }
 }
 

@@ -49,6 +49,18 @@ pub enum ErrorKind {
     DeadlineExceeded,
     /// 409: a constraint refused the COMMIT. Nothing was kept.
     Rejected,
+    /// 409: an [`available`](crate::Condition::available) condition does not hold. Nothing was
+    /// written.
+    Conflict,
+    /// 412: somebody else has changed what the request refers to. Nothing was written.
+    PreconditionFailed,
+    /// 428: the request has no precondition, and has to have one.
+    PreconditionRequired,
+    /// 400: the request's precondition cannot be read.
+    InvalidPrecondition,
+    /// A status of its own, 422 by default: a condition of the [`other`](crate::Condition::other)
+    /// sort does not hold. Nothing was written.
+    Refused,
     /// 500: the answer was a success, but the transaction could not be trusted: an error was
     /// swallowed, a statement abandoned, the transaction ended from outside. Nothing was kept.
     Aborted,
@@ -101,6 +113,20 @@ impl Error {
         Self::build(kind, None, Some(cause.into()))
     }
 
+    /// The answer to a condition that is not true.
+    pub(crate) fn refused(
+        kind: ErrorKind,
+        status: StatusCode,
+        cause: impl Into<Box<dyn StdError + Send + Sync>>,
+    ) -> Self {
+        Self(Arc::new(Inner {
+            kind,
+            status,
+            sqlstate: None,
+            cause: Some(cause.into()),
+        }))
+    }
+
     /// An error of the database, with what the caller knows it to mean.
     pub(crate) fn database(kind: ErrorKind, error: sqlx::Error) -> Self {
         match unwrap(error) {
@@ -116,7 +142,7 @@ impl Error {
             None => Self::build(
                 retry::kind(error),
                 sqlstate(error),
-                Some(error.to_string().into()),
+                Some(retry::describe(error).into()),
             ),
         }
     }
@@ -128,22 +154,33 @@ impl Error {
 
     /// The same error, answered as another kind.
     pub(crate) fn with_kind(&self, kind: ErrorKind) -> Self {
-        let cause = self.0.cause.as_ref().map(|cause| cause.to_string().into());
+        let cause = self.describe().map(Into::into);
         Self::build(kind, self.0.sqlstate.clone(), cause)
+    }
+
+    fn describe(&self) -> Option<String> {
+        let cause = self.0.cause.as_deref()?;
+        Some(match cause.downcast_ref() {
+            Some(error) => retry::describe(error),
+            None => cause.to_string(),
+        })
     }
 
     /// Tells the log what the client is not told.
     pub(crate) fn log(&self) {
-        let cause = self.source().map(tracing::field::display);
+        let cause = self.describe();
         let sqlstate = self.sqlstate();
         match self.kind() {
             ErrorKind::NotFound
             | ErrorKind::BodyTooLarge
             | ErrorKind::BodyTimeout
-            | ErrorKind::BodyUnreadable => {
+            | ErrorKind::BodyUnreadable
+            | ErrorKind::PreconditionFailed
+            | ErrorKind::PreconditionRequired
+            | ErrorKind::InvalidPrecondition => {
                 tracing::debug!(kind = ?self.kind(), sqlstate, cause, "request refused");
             }
-            ErrorKind::Denied | ErrorKind::Rejected => {
+            ErrorKind::Denied | ErrorKind::Rejected | ErrorKind::Conflict | ErrorKind::Refused => {
                 tracing::info!(kind = ?self.kind(), sqlstate, cause, "request refused");
             }
             ErrorKind::Contended | ErrorKind::Unavailable | ErrorKind::DeadlineExceeded => {
@@ -253,7 +290,7 @@ impl StdError for Error {
 }
 
 impl ErrorKind {
-    /// The status that this kind is answered with.
+    /// The status that this kind is answered with, where [`Error::status`] has no other.
     #[must_use]
     pub fn status(self) -> StatusCode {
         match self {
@@ -261,11 +298,14 @@ impl ErrorKind {
             Self::NotFound => StatusCode::NOT_FOUND,
             Self::BodyTooLarge => StatusCode::PAYLOAD_TOO_LARGE,
             Self::BodyTimeout => StatusCode::REQUEST_TIMEOUT,
-            Self::BodyUnreadable => StatusCode::BAD_REQUEST,
+            Self::BodyUnreadable | Self::InvalidPrecondition => StatusCode::BAD_REQUEST,
             Self::Contended | Self::Unavailable | Self::DeadlineExceeded => {
                 StatusCode::SERVICE_UNAVAILABLE
             }
-            Self::Rejected => StatusCode::CONFLICT,
+            Self::Rejected | Self::Conflict => StatusCode::CONFLICT,
+            Self::PreconditionFailed => StatusCode::PRECONDITION_FAILED,
+            Self::PreconditionRequired => StatusCode::PRECONDITION_REQUIRED,
+            Self::Refused => StatusCode::UNPROCESSABLE_ENTITY,
             Self::Aborted
             | Self::Escaped
             | Self::Misconfigured
@@ -285,7 +325,13 @@ impl ErrorKind {
             Self::Contended => "Too many conflicting requests, nothing was changed",
             Self::Unavailable => "The service is not available, nothing was changed",
             Self::DeadlineExceeded => "The request took too long, nothing was changed",
-            Self::Rejected => "The change conflicts with other data, nothing was changed",
+            Self::Rejected | Self::Conflict => {
+                "The change conflicts with other data, nothing was changed"
+            }
+            Self::PreconditionFailed => "Somebody else has changed it, nothing was changed",
+            Self::PreconditionRequired => "The request needs a precondition, nothing was changed",
+            Self::InvalidPrecondition => "The precondition could not be read, nothing was changed",
+            Self::Refused => "A condition does not hold, nothing was changed",
             Self::Aborted
             | Self::Escaped
             | Self::Misconfigured
@@ -350,7 +396,7 @@ impl Denied {
     }
 
     /// Answers 404, exactly as [`Error::not_found`] does, so that a stranger does not even learn
-    /// that the resource exists.
+    /// that the resource exists: `Denied::unless(allowed, "not shared").map_err(Denied::hidden)?`.
     #[must_use]
     pub fn hidden(mut self) -> Self {
         self.hidden = true;

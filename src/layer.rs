@@ -30,7 +30,8 @@ use crate::{
 ///
 /// Apply it with [`Router::route_layer`](https://docs.rs/axum/latest/axum/struct.Router.html#method.route_layer).
 /// Under `Router::layer` it also runs for paths that no route matches: strangers then learn which
-/// paths exist, and every typo costs a check.
+/// paths exist, and every typo costs a check. `get(a).route_layer(x).put(b).route_layer(y)` wraps
+/// `a` in both: give each method its own `Router::route`.
 ///
 /// It wraps any `Service<Request<Body>>` whose response has a body, and keeps its error type. If the
 /// request may be replayed, the service is called again, each time after it was ready.
@@ -184,11 +185,28 @@ where
         slot.verdict(Verdict::Failed);
         return Ok(error.into_response());
     }
+    let mut refusal = Refusal {
+        slot: &slot,
+        stands: true,
+    };
     let response = attempt::visit(&*layer.policy, &slot, &mut inner, request).await?;
-    if response.status().is_client_error() || response.status().is_server_error() {
-        slot.verdict(Verdict::Refused);
-    }
+    refusal.stands = response.status().is_client_error() || response.status().is_server_error();
     Ok(response)
+}
+
+/// A joined layer's refusal: it stands unless the answer is a success, also when there is no
+/// answer because of an error, a panic or a timeout inside.
+struct Refusal<'s> {
+    slot: &'s Slot,
+    stands: bool,
+}
+
+impl Drop for Refusal<'_> {
+    fn drop(&mut self) {
+        if self.stands {
+            self.slot.verdict(Verdict::Refused);
+        }
+    }
 }
 
 /// The response future of [`Authorize`].

@@ -99,13 +99,19 @@
 //! None. It brings no TLS: choose sqlx's in your own `Cargo.toml`.
 
 mod attempt;
+mod autocommit;
 mod body;
+mod condition;
+mod conditional;
 mod detach;
 mod error;
-mod held;
+mod fused;
 mod interlock;
 mod layer;
+mod lease;
+mod lexer;
 mod policy;
+mod precondition;
 mod report;
 mod retry;
 mod savepoint;
@@ -113,17 +119,23 @@ mod server;
 mod settlement;
 mod slot;
 mod statement;
+mod template;
 mod transaction;
 mod tx;
+mod write_on;
 
 pub use crate::{
+    condition::Condition,
+    conditional::{BoundWrite, ConditionalWrite},
     error::{Denied, Error, ErrorKind},
     interlock::Interlock,
     layer::{Authorize, AuthorizeLayer, ResponseFuture},
     policy::{Authorized, Policy},
+    precondition::{ETag, IfMatch, IfNoneMatch},
     report::{Outcome, Report},
     savepoint::Savepoint,
     tx::Tx,
+    write_on::WriteOn,
 };
 
 /// The guard for permission tables on PostgreSQL: `sql/serializable_guard.sql`, which says how to

@@ -21,6 +21,9 @@ use crate::error::{Error, ErrorKind};
 /// * An `Err` of 5xx says that the check could not run. It is never an allow, and never becomes a 403.
 /// * A check that passed over a failed statement did not pass: the request ends with a 5xx.
 ///
+/// A policy of several routes takes its path parameters by name, as a struct in `Path`: axum answers
+/// 500 for a `Path<i64>` on a route with two parameters.
+///
 /// AND is two layers, OR is one SQL statement. A policy is not given the body; a check that needs
 /// it is a [`Denied`](crate::Denied) from the handler.
 #[diagnostic::on_unimplemented(
@@ -28,6 +31,7 @@ use crate::error::{Error, ErrorKind};
     label = "not a policy",
     note = "a policy is `async fn(extractors...) -> Result<G, E>` with 0 to 8 arguments that implement `FromRequestParts<{S}>`",
     note = "the grant must be `G: Clone + Send + Sync + 'static`, the refusal `E: IntoResponse`, and the future `Send`",
+    note = "`sqlx::Error` is no response: return `tower_interlock::Error`; the body belongs to the handler",
     note = "a policy that needs state is passed to `require_with_state`"
 )]
 pub trait Policy<M, S>: Clone + Send + Sync + 'static {

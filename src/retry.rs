@@ -79,6 +79,22 @@ pub(crate) fn refusal(error: &sqlx::Error, server: Kind) -> Option<Refusal> {
     })
 }
 
+/// What a write that is its own COMMIT has done when it answers `error`.
+///
+/// As COMMIT, except for what comes before it: to send the arguments, to read the text, and to
+/// evaluate it. Neither server commits before all of the statement is evaluated.
+pub(crate) fn refusal_of_write(error: &sqlx::Error, server: Kind) -> Refusal {
+    match error {
+        sqlx::Error::Encode(_) | sqlx::Error::TypeNotFound { .. } => return Refusal::Definite,
+        _ => {}
+    }
+    let code = error.as_database_error().and_then(|error| error.code());
+    match code.as_deref().and_then(|code| code.get(..2)) {
+        Some("0A" | "21" | "22" | "25" | "42") => Refusal::Definite,
+        _ => refusal(error, server).unwrap_or(Refusal::Unknown),
+    }
+}
+
 /// The kind of a database error that a policy or handler passes on.
 pub(crate) fn kind(error: &sqlx::Error) -> ErrorKind {
     match error {
@@ -106,6 +122,36 @@ pub(crate) fn kind_at_begin(error: &sqlx::Error) -> ErrorKind {
     {
         Some("0A000" | "25006" | "XXC02") => ErrorKind::Unavailable,
         _ => kind(error),
+    }
+}
+
+/// The kind of an error of a write that is its own BEGIN, and that has written nothing.
+pub(crate) fn kind_of_write(error: &sqlx::Error) -> ErrorKind {
+    match error
+        .as_database_error()
+        .and_then(|error| error.code())
+        .as_deref()
+    {
+        Some("25006") => ErrorKind::Unavailable,
+        _ => kind(error),
+    }
+}
+
+/// The error for the log. The message is left out where it may repeat values: of a data exception,
+/// a broken constraint, and what a function of the user's raises.
+pub(crate) fn describe(error: &sqlx::Error) -> String {
+    let Some(database) = error.as_database_error() else {
+        return error.to_string();
+    };
+    match database.code().as_deref().and_then(|code| code.get(..2)) {
+        Some("22") => "data exception".to_owned(),
+        Some("P0") => "raised by a function".to_owned(),
+        Some("23") => format!(
+            "violation of the constraint {:?} of {:?}",
+            database.constraint().unwrap_or_default(),
+            database.table().unwrap_or_default(),
+        ),
+        _ => error.to_string(),
     }
 }
 

@@ -41,9 +41,10 @@ pub struct Savepoint<'t> {
 
 impl<'t> Savepoint<'t> {
     pub(crate) async fn open(tx: &'t mut Tx) -> Result<Self, sqlx::Error> {
-        let mut held = tx.hold().await?;
-        let opened = held.start()?.savepoint().await;
-        let depth = held.done(opened)?;
+        let mut lease = tx.lease().take().await?;
+        let opened = lease.start()?.savepoint().await;
+        let depth = lease.done(opened)?;
+        drop(lease);
         Ok(Self {
             tx,
             depth,
@@ -60,15 +61,17 @@ impl<'t> Savepoint<'t> {
         Savepoint::open(self.tx).await
     }
 
+    pub(crate) fn tx(&mut self) -> &mut Tx {
+        self.tx
+    }
+
     /// Keeps what was done on it, as far as the transaction is kept.
     ///
     /// # Errors
     ///
     /// As any statement. It fails, and is rolled back, if a statement on it failed.
     pub async fn release(mut self) -> Result<(), sqlx::Error> {
-        let mut held = self.tx.hold().await?;
-        let released = held.start()?.release(self.depth).await;
-        held.done(released)?;
+        self.tx.lease().take().await?.release(self.depth).await?;
         self.open = false;
         Ok(())
     }
@@ -79,22 +82,24 @@ impl<'t> Savepoint<'t> {
     ///
     /// As any statement. It fails after a serialization failure.
     pub async fn rollback(mut self) -> Result<(), sqlx::Error> {
-        let mut held = self.tx.hold().await?;
-        held.roll_back_to(self.depth).await?;
+        self.tx.lease().roll_back(self.depth).await?;
         self.open = false;
         Ok(())
     }
 
     /// As [`Tx::after_commit`]; forgotten when the savepoint is rolled back.
     pub fn after_commit(&mut self, hook: impl Future<Output = ()> + Send + 'static) {
-        self.tx.slot().after_commit(self.depth, Box::pin(hook));
+        self.tx
+            .lease()
+            .slot()
+            .after_commit(self.depth, Box::pin(hook));
     }
 }
 
 impl Drop for Savepoint<'_> {
     fn drop(&mut self) {
         if self.open {
-            self.tx.slot().savepoint_dropped(self.depth);
+            self.tx.lease().drop_savepoint(self.depth);
         }
     }
 }

@@ -12,7 +12,7 @@ use crate::{
     error::{Error, ErrorKind},
     interlock::{Settings, Shared},
     report::Outcome,
-    retry::{Meaning, Refusal},
+    retry::{self, Meaning, Refusal},
     slot::{Hook, State, Verdict},
     transaction::{CommitError, Link, Transaction},
 };
@@ -41,11 +41,11 @@ pub(crate) async fn settle(
     deadline: Instant,
 ) -> Settled {
     let answer = Kind::of(&response, &state, settings);
-    let verified = timeout_at(deadline, verify(&mut state, answer, settings.dry_run)).await;
+    let verified = timeout_at(deadline, verify(&mut state, answer)).await;
     if verified.is_err() {
         return Settled::refused(Error::new(ErrorKind::DeadlineExceeded), state.outcome());
     }
-    match decide(&state, answer, &response, settings.dry_run) {
+    match decide(&state, answer, &response) {
         Decision::Again(meaning, error) => {
             // Awaited, because CockroachDB keeps the locks of a failed transaction until then.
             let spare = match state.transaction.take() {
@@ -64,13 +64,10 @@ pub(crate) async fn settle(
         Decision::Refuse(error) => Settled::refused(error, state.outcome()),
         Decision::RollBack => {
             let outcome = state.outcome();
-            if outcome == Outcome::RolledBack {
-                let error = state.fault();
-                let sqlstate = error.as_ref().and_then(Error::sqlstate);
-                tracing::debug!(status = response.status().as_u16(), sqlstate, "rolled back");
-            }
+            log_rollback(&state, &response, outcome);
             Settled::Answer { response, outcome }
         }
+        Decision::Commit if settings.dry_run => rehearse(state, response, deadline).await,
         Decision::Commit => commit(state, response, shared, later(deadline, settings.grace)).await,
     }
 }
@@ -81,6 +78,20 @@ impl Settled {
             response: error.into_response(),
             outcome,
         }
+    }
+}
+
+/// An answer that stands although nothing is committed. An [`Error`] in it is logged on its way out.
+fn log_rollback(state: &State, response: &Response, outcome: Outcome) {
+    let status = response.status().as_u16();
+    let fault = state.fault();
+    let sqlstate = fault.as_ref().and_then(Error::sqlstate);
+    let told = response.extensions().get::<Error>().is_some();
+    match state.verdict {
+        Some(Verdict::Denied) if !told => tracing::info!(status, "a policy denied"),
+        Some(Verdict::Failed) if !told => tracing::error!(status, sqlstate, "a policy failed"),
+        _ if outcome == Outcome::RolledBack => tracing::debug!(status, sqlstate, "rolled back"),
+        _ => {}
     }
 }
 
@@ -128,7 +139,7 @@ enum Decision {
 
 /// When it commits: the first rule that applies, numbered as in the docs of `AuthorizeLayer`.
 /// (The first one, a panic, never comes here: it drops the attempt.)
-fn decide(state: &State, answer: Kind, response: &Response, dry_run: bool) -> Decision {
+fn decide(state: &State, answer: Kind, response: &Response) -> Decision {
     // 2
     if state.escaped() {
         let cause = "a Tx is still around: in a spawned task, in a streaming body, or forgotten";
@@ -180,8 +191,8 @@ fn decide(state: &State, answer: Kind, response: &Response, dry_run: bool) -> De
             "an answer of success over the 4xx or 5xx of a handler",
         ));
     }
-    // 8
-    if state.rollback_only || dry_run {
+    // 8, but for a dry run, which does everything except the COMMIT
+    if state.rollback_only {
         return Decision::RollBack;
     }
     // 9
@@ -204,34 +215,25 @@ fn retryable(state: &State, response: &Response) -> Option<(Meaning, Error)> {
 }
 
 /// Makes sure of a transaction that is to be committed, as far as statements could escape notice.
-async fn verify(state: &mut State, answer: Kind, dry_run: bool) {
-    if answer == Kind::Error || state.verdict > Some(Verdict::Refused) || state.fault().is_some() {
+async fn verify(state: &mut State, answer: Kind) {
+    if answer == Kind::Error || state.verdict > Some(Verdict::Refused) {
         return;
     }
     let Some(mut transaction) = state.transaction.take() else {
         return;
     };
-    if let Err(error) = check(&mut transaction, state.unseen, dry_run).await {
+    if let Some(depth) = transaction.dropped_savepoint() {
+        match transaction.roll_back_to(depth).await {
+            Ok(()) => state.rolled_back(depth),
+            Err(error) => state.note(&error),
+        }
+    }
+    if state.fault().is_none()
+        && let Err(error) = transaction.verify().await
+    {
         state.note(&error);
     }
     state.transaction = Some(transaction);
-}
-
-async fn check(
-    transaction: &mut Transaction,
-    unseen: bool,
-    dry_run: bool,
-) -> Result<(), sqlx::Error> {
-    if let Some(depth) = transaction.dropped_savepoint() {
-        transaction.roll_back_to(depth).await?;
-    }
-    if unseen {
-        transaction.verify().await?;
-    }
-    if dry_run {
-        transaction.check_constraints().await?;
-    }
-    transaction.in_step()
 }
 
 /// Commits, and waits for the answer until `limit`.
@@ -253,68 +255,86 @@ async fn commit(mut state: State, response: Response, shared: &Shared, limit: In
             Outcome::Unknown,
         );
     };
-    let Err(CommitError {
-        refusal,
-        error,
-        spare,
-    }) = acknowledged
-    else {
-        return Settled::Answer {
+    match acknowledged {
+        Ok(()) => Settled::Answer {
             response,
             outcome: Outcome::Committed,
-        };
+        },
+        Err(error) => refused(error),
+    }
+}
+
+/// Does everything that a commit does, except for the commit.
+async fn rehearse(mut state: State, response: Response, deadline: Instant) -> Settled {
+    let outcome = state.outcome();
+    let rehearsed = match state.transaction.take() {
+        Some(transaction) => timeout_at(deadline, transaction.rehearse()).await,
+        None => Ok(Ok(())),
     };
-    let (kind, outcome) = match refusal {
+    match rehearsed {
+        Ok(Ok(())) => Settled::Answer { response, outcome },
+        Ok(Err(error)) => refused(error),
+        Err(_) => Settled::refused(Error::new(ErrorKind::DeadlineExceeded), outcome),
+    }
+}
+
+fn refused(refused: CommitError) -> Settled {
+    let (kind, outcome) = match refused.refusal {
         Refusal::Conflict => {
-            let error = Error::database(ErrorKind::Contended, error);
             return Settled::Again {
                 meaning: Meaning::Conflict,
-                error,
-                spare,
+                error: Error::database(ErrorKind::Contended, refused.error),
+                spare: refused.spare,
             };
         }
         Refusal::Rejected => (ErrorKind::Rejected, Outcome::RolledBack),
         Refusal::Definite => (ErrorKind::Database, Outcome::RolledBack),
         Refusal::Unknown => (ErrorKind::OutcomeUnknown, Outcome::Unknown),
     };
-    Settled::refused(Error::database(kind, error), outcome)
+    Settled::refused(Error::database(kind, refused.error), outcome)
 }
 
 /// The part that must not stop half-way: COMMIT, its log and its hooks.
-async fn acknowledge(
+pub(crate) async fn acknowledge(
     transaction: Transaction,
     hooks: Vec<(u32, Hook)>,
     running: TaskTrackerToken,
     limit: Instant,
 ) -> Result<(), CommitError> {
     let committed = transaction.commit().await;
-    let outcome = match &committed {
-        Ok(()) => "committed",
+    log(&committed, limit);
+    if committed.is_ok() {
+        run_hooks(hooks, running);
+    }
+    committed
+}
+
+/// Tells the log what became of a COMMIT that was awaited until `limit`.
+pub(crate) fn log<T>(committed: &Result<T, CommitError>, limit: Instant) {
+    let outcome = match committed {
+        Ok(_) => "committed",
         Err(CommitError {
             refusal: Refusal::Unknown,
             ..
         }) => "unknown",
         Err(_) => "rolled back",
     };
-    let error = committed
-        .as_ref()
-        .err()
-        .map(|refused| tracing::field::display(&refused.error));
+    let error = committed.as_ref().err().map(|refused| &refused.error);
+    let sqlstate = error.and_then(|error| error.as_database_error()?.code());
+    let sqlstate = sqlstate.as_deref();
+    let error = error.map(retry::describe);
     if Instant::now() >= limit {
         tracing::warn!(
             outcome,
+            sqlstate,
             error,
             "a COMMIT that was answered as unknown is over"
         );
     } else if outcome == "unknown" {
-        tracing::error!(outcome, error, "COMMIT");
+        tracing::error!(outcome, sqlstate, error, "COMMIT");
     } else {
-        tracing::debug!(outcome, error, "COMMIT");
+        tracing::debug!(outcome, sqlstate, error, "COMMIT");
     }
-    if committed.is_ok() {
-        run_hooks(hooks, running);
-    }
-    committed
 }
 
 /// Runs the hooks in the background, one after the other. A panic in one does not stop the next.
@@ -324,7 +344,7 @@ fn run_hooks(hooks: Vec<(u32, Hook)>, running: TaskTrackerToken) {
     }
     let hooks = async move {
         for (_, hook) in hooks {
-            if tokio::spawn(hook).await.is_err() {
+            if tokio::spawn(hook.in_current_span()).await.is_err() {
                 tracing::error!("an after_commit hook panicked");
             }
         }

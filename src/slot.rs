@@ -10,8 +10,8 @@ use tracing::Span;
 
 use crate::{
     error::{Error, ErrorKind},
-    held::Held,
     interlock::Shared,
+    lease::Lease,
     report::Outcome,
     retry::{self, Meaning},
     transaction::{Link, Transaction},
@@ -24,7 +24,7 @@ pub(crate) type Hook = Pin<Box<dyn Future<Output = ()> + Send>>;
 ///
 /// Verdicts and errors are kept here and not in the response, so that no middleware can lose them.
 pub(crate) struct Slot {
-    pub(crate) shared: Arc<Shared>,
+    shared: Arc<Shared>,
     attempt: u32,
     /// The request's, which the policies are recorded in.
     span: Span,
@@ -44,8 +44,6 @@ pub(crate) struct State {
     pub(crate) faults: Vec<Fault>,
     /// A statement was dropped while the server was at it, or a panic went through a `Tx`.
     pub(crate) abandoned: bool,
-    /// Something happened on the connection that this crate could not see.
-    pub(crate) unseen: bool,
     pub(crate) verdict: Option<Verdict>,
     pub(crate) policies: Vec<&'static str>,
     pub(crate) rollback_only: bool,
@@ -53,12 +51,10 @@ pub(crate) struct State {
     pub(crate) hooks: Vec<(u32, Hook)>,
     pub(crate) read_only: bool,
     /// How many `Tx` there are.
-    handles: usize,
-    /// Whether one of them has the lease.
-    leased: bool,
-    /// Whether a statement runs.
-    pub(crate) busy: bool,
-    pub(crate) closed: bool,
+    leases: usize,
+    /// Whether one of them may run statements.
+    granted: bool,
+    closed: bool,
 }
 
 /// What a layer has seen that no later success may cover. The worst one stays.
@@ -84,6 +80,10 @@ pub(crate) struct Fault {
 impl Slot {
     pub(crate) fn attempt(&self) -> u32 {
         self.attempt
+    }
+
+    pub(crate) fn shared(&self) -> &Arc<Shared> {
+        &self.shared
     }
 
     /// Whether this is the slot of the `Interlock` with this `shared`.
@@ -145,34 +145,20 @@ impl Slot {
         }
     }
 
-    pub(crate) fn handle_made(&self) {
-        self.lock().handles += 1;
+    pub(crate) fn lease_made(&self) {
+        self.lock().leases += 1;
     }
 
-    pub(crate) fn handle_dropped(&self, leased: bool) {
+    pub(crate) fn lease_dropped(&self, granted: bool) {
         let mut state = self.lock();
-        state.handles = state.handles.saturating_sub(1);
-        state.leased &= !leased;
+        state.leases = state.leases.saturating_sub(1);
+        state.granted &= !granted;
         // A panic that somebody catches must not end in a commit of half the work.
         state.abandoned |= std::thread::panicking();
     }
 
-    /// Takes the transaction for one statement, and begins it if there is none yet.
-    pub(crate) async fn hold(self: &Arc<Self>, leased: &mut bool) -> Result<Held, sqlx::Error> {
-        let mut held = self.take(leased).map_err(Error::into_sqlx)?;
-        held.open().await?;
-        Ok(held)
-    }
-
-    /// Ends the attempt: from here on every `Tx` of it is refused, and what it was doing is rolled back.
-    pub(crate) fn close(&self) -> State {
-        let mut state = self.lock();
-        let closed = std::mem::take(&mut *state);
-        state.closed = true;
-        closed
-    }
-
-    fn take(self: &Arc<Self>, leased: &mut bool) -> Result<Held, Error> {
+    /// Hands out the transaction, if it was begun, to the one lease that is granted at a time.
+    pub(crate) fn lend(&self, granted: &mut bool) -> Result<Option<Transaction>, Error> {
         let mut state = self.lock();
         if state.closed {
             let cause = "a statement on the Tx of a request that is over";
@@ -182,7 +168,7 @@ impl Slot {
             let cause = "a statement after one that was abandoned, or after a panic";
             return Err(Error::because(ErrorKind::Aborted, cause));
         }
-        if state.leased && !*leased {
+        if state.granted && !*granted {
             let cause = "a statement on one Tx while another one of the request is in use";
             let error = Error::because(ErrorKind::AlreadyLeased, cause);
             state.faults.push(Fault {
@@ -192,11 +178,40 @@ impl Slot {
             });
             return Err(error);
         }
-        state.leased = true;
+        state.granted = true;
         state.opened = true;
-        state.busy = true;
-        *leased = true;
-        Ok(Held::new(Arc::clone(self), state.transaction.take()))
+        *granted = true;
+        Ok(state.transaction.take())
+    }
+
+    /// Takes the transaction back. If the request is over, it is rolled back.
+    pub(crate) fn give_back(&self, transaction: Option<Transaction>, abandoned: bool) {
+        let mut state = self.lock();
+        state.abandoned |= abandoned;
+        if transaction.is_some() && !state.closed {
+            state.transaction = transaction;
+        }
+    }
+
+    /// Makes sure of the transaction after something happened on it that could not be seen.
+    pub(crate) async fn prove(self: &Arc<Self>) {
+        let sealed = self
+            .lock()
+            .transaction
+            .as_ref()
+            .is_some_and(Transaction::is_sealed);
+        if sealed {
+            // What is wrong with it is noted.
+            drop(Lease::new(Arc::clone(self)).take().await);
+        }
+    }
+
+    /// Ends the attempt: from here on every `Tx` of it is refused, and what it was doing is rolled back.
+    pub(crate) fn close(&self) -> State {
+        let mut state = self.lock();
+        let closed = std::mem::take(&mut *state);
+        state.closed = true;
+        closed
     }
 
     pub(crate) fn lock(&self) -> MutexGuard<'_, State> {
@@ -250,9 +265,27 @@ impl Drop for Owner {
 }
 
 impl State {
-    /// Whether a `Tx`, or a statement of one, is still around.
+    /// Whether a `Tx` is still around.
     pub(crate) fn escaped(&self) -> bool {
-        self.handles > 0 || self.busy
+        self.leases > 0
+    }
+
+    /// What was done since the savepoint now belongs to what is around it.
+    pub(crate) fn released(&mut self, depth: u32) {
+        let outside = depth - 1;
+        for (at, _) in &mut self.hooks {
+            *at = outside.min(*at);
+        }
+        for fault in &mut self.faults {
+            fault.depth = outside.min(fault.depth);
+        }
+    }
+
+    /// What was done since the savepoint is undone, and what went wrong since is healed.
+    pub(crate) fn rolled_back(&mut self, depth: u32) {
+        self.hooks.retain(|(at, _)| *at < depth);
+        self.faults
+            .retain(|fault| fault.depth < depth || fault.meaning.is_final());
     }
 
     /// What makes the transaction unfit to be committed.

@@ -18,6 +18,7 @@ use tokio_util::task::task_tracker::TaskTrackerToken;
 use crate::{
     detach::Detached,
     error::{Error, ErrorKind},
+    fused::{Fused, Written},
     interlock::Shared,
     retry::{self, Meaning, Refusal},
     server::{self, Kind},
@@ -144,21 +145,37 @@ impl Transaction {
         Ok(())
     }
 
-    /// Reads what the server still has to say, and fails unless this transaction is still open
-    /// and healthy.
+    /// Whether something was sent, since the seal was set, that could have ended the transaction.
+    pub(crate) fn is_sealed(&self) -> bool {
+        self.seal.is_some()
+    }
+
+    /// Reads what the server still has to say, and breaks the seal. Fails unless this transaction
+    /// is open and healthy, on the server and for sqlx.
     ///
     /// Not with `SELECT 1`, which also succeeds after the transaction has ended: a savepoint is
-    /// refused outside a transaction and in an aborted one, by both servers.
+    /// unknown outside of its transaction, and refused in an aborted one, by both servers.
     pub(crate) async fn verify(&mut self) -> Result<(), sqlx::Error> {
-        let statement = match self.seal.take() {
-            Some(_) => "RELEASE SAVEPOINT interlock_seal",
-            None => "SAVEPOINT interlock_seal",
-        };
+        let verified = self.try_verify().await;
+        verified.map_err(|error| match retry::meaning(&error) {
+            Some(Meaning::Failed) => Error::database(ErrorKind::Aborted, error).into_sqlx(),
+            _ => error,
+        })
+    }
+
+    async fn try_verify(&mut self) -> Result<(), sqlx::Error> {
         let connection = self.connection()?;
-        if let Some(error) = drain(connection).await.into_iter().next() {
-            return Err(error);
+        if PgTransactionManager::get_transaction_depth(connection) != 1 {
+            let cause = "a transaction of sqlx was left open, or ended this one";
+            return Err(Error::because(ErrorKind::Aborted, cause).into_sqlx());
         }
-        connection.execute(statement).await?;
+        drain(connection).await?;
+        if self.seal.take().is_some() {
+            let connection = self.connection()?;
+            connection
+                .execute("RELEASE SAVEPOINT interlock_seal")
+                .await?;
+        }
         Ok(())
     }
 
@@ -172,15 +189,21 @@ impl Transaction {
         Ok(())
     }
 
-    /// Fails unless sqlx, too, takes one transaction to be open, with no savepoint of its own in it.
-    pub(crate) fn in_step(&mut self) -> Result<(), sqlx::Error> {
-        match PgTransactionManager::get_transaction_depth(self.connection()?) {
-            1 => Ok(()),
-            _ => {
-                let cause = "a transaction of sqlx was left open, or ended this one";
-                Err(Error::because(ErrorKind::Aborted, cause).into_sqlx())
-            }
-        }
+    /// Does what a commit does, except for the commit.
+    pub(crate) async fn rehearse(mut self) -> Result<(), CommitError> {
+        let Err(error) = self.check_constraints().await else {
+            return Ok(());
+        };
+        // Nothing was committed that could be unknown.
+        let refusal = match retry::refusal(&error, self.server) {
+            Some(refusal @ (Refusal::Conflict | Refusal::Rejected)) => refusal,
+            _ => Refusal::Definite,
+        };
+        Err(CommitError {
+            refusal,
+            error,
+            spare: None,
+        })
     }
 
     /// Commits. Not to be cancelled: run it in a [`Detached`].
@@ -279,7 +302,7 @@ pub(crate) struct Link {
 
 impl Link {
     /// Cancelled, it leaves nothing behind.
-    async fn acquire(shared: &Shared) -> Result<Self, Error> {
+    pub(crate) async fn acquire(shared: &Shared) -> Result<Self, Error> {
         let connection = shared
             .pool
             .acquire()
@@ -323,18 +346,48 @@ impl Link {
         } else {
             "BEGIN ISOLATION LEVEL SERIALIZABLE"
         };
+        let server = self.look(shared).await?;
         let ended = std::mem::take(&mut self.ended);
         let connection = self.connection()?;
-        let server = *shared
-            .server
-            .get_or_try_init(|| server::inspect(&mut *connection))
-            .await?;
         if ended {
             connection.execute(begin).await?;
         } else {
             PgTransactionManager::begin(connection, Some(begin.into_sql_str())).await?;
         }
         Ok(server)
+    }
+
+    /// Which server it is, and the first look at it.
+    async fn look(&mut self, shared: &Shared) -> Result<Kind, sqlx::Error> {
+        let connection = self.connection()?;
+        let server = shared
+            .server
+            .get_or_try_init(|| server::inspect(connection));
+        server.await.copied()
+    }
+
+    /// Sends a write that is its own COMMIT. Not to be cancelled: run it in a [`Detached`].
+    pub(crate) async fn write(
+        mut self,
+        shared: Arc<Shared>,
+        write: Fused,
+    ) -> Result<(Option<Written>, Self), CommitError> {
+        let server = self.look(&shared).await.map_err(CommitError::unsent)?;
+        let connection = self.connection().map_err(CommitError::unsent)?;
+        match write.write(connection).await {
+            Ok(written) => Ok((written, self)),
+            Err(error) => {
+                let refusal = retry::refusal_of_write(&error, server);
+                if refusal == Refusal::Unknown {
+                    self.close();
+                }
+                Err(CommitError {
+                    refusal,
+                    error,
+                    spare: None,
+                })
+            }
+        }
     }
 
     async fn roll_back(mut self) -> Option<Self> {
@@ -361,7 +414,8 @@ impl Link {
         }
     }
 
-    fn connection(&mut self) -> Result<&mut PgConnection, sqlx::Error> {
+    /// The connection, outside of a transaction.
+    pub(crate) fn connection(&mut self) -> Result<&mut PgConnection, sqlx::Error> {
         self.connection.as_deref_mut().ok_or_else(gone)
     }
 
@@ -392,17 +446,15 @@ impl Drop for Link {
     }
 }
 
-async fn drain(connection: &mut PgConnection) -> Vec<sqlx::Error> {
-    let mut errors = Vec::new();
+/// Reads to the end of all answers, and returns the first error among them.
+async fn drain(connection: &mut PgConnection) -> Result<(), sqlx::Error> {
+    let mut first = Ok(());
     loop {
         match connection.flush().await {
-            Ok(()) => return errors,
-            // One error for each statement that the server refused; the connection goes on.
-            Err(error @ sqlx::Error::Database(_)) => errors.push(error),
-            Err(error) => {
-                errors.push(error);
-                return errors;
-            }
+            Ok(()) => return first,
+            // One for each statement that the server refused; the connection goes on.
+            Err(error @ sqlx::Error::Database(_)) => first = first.and(Err(error)),
+            Err(error) => return first.and(Err(error)),
         }
     }
 }

@@ -14,7 +14,7 @@ use sqlx_core::try_stream;
 
 use crate::{
     error::{Error, ErrorKind},
-    held::{Held, Progress},
+    lease::{InUse, Lease, Progress},
     savepoint::Savepoint,
     slot::Slot,
     statement::{self, Statement},
@@ -22,7 +22,8 @@ use crate::{
 
 /// The request's transaction, in a policy or a handler.
 ///
-/// `&mut Tx` is a [`sqlx::Executor`]. The transaction begins at the first statement of the
+/// `&mut Tx` is a [`sqlx::Executor`]; a function that is handed one writes `&mut *tx` for each
+/// statement but the last. The transaction begins at the first statement of the
 /// request, so it does not matter where among the arguments `Tx` stands, and a request that is
 /// refused before costs no BEGIN. It is SERIALIZABLE, it is the same for every policy and for the
 /// handler, and the [layer](crate::AuthorizeLayer) alone ends it.
@@ -46,22 +47,10 @@ use crate::{
 /// A `Tx` must not outlive the answer: in a spawned task or a streaming body it makes the answer a
 /// 500 [`Escaped`](crate::ErrorKind::Escaped), and nothing is kept.
 pub struct Tx {
-    slot: Arc<Slot>,
-    leased: bool,
-    /// The transaction, while its connection is lent out by [`connection`](Self::connection).
-    lent: Option<Held>,
+    lease: Lease,
 }
 
 impl Tx {
-    pub(crate) fn new(slot: Arc<Slot>) -> Self {
-        slot.handle_made();
-        Self {
-            slot,
-            leased: false,
-            lent: None,
-        }
-    }
-
     /// Opens a savepoint: what is done on it can be undone, and its errors healed, without
     /// giving up the transaction.
     ///
@@ -81,22 +70,19 @@ impl Tx {
     ///
     /// As any statement.
     pub async fn connection(&mut self) -> Result<&mut PgConnection, sqlx::Error> {
-        let mut held = self.hold().await?;
-        held.seal().await?;
-        let (transaction, _) = self.lent.insert(held).parts()?;
-        transaction.connection()
+        self.lease.lend().await
     }
 
     /// Rolls back in the end although the answer is a success.
     pub fn rollback_only(&mut self) {
-        self.slot.rollback_only();
+        self.lease.slot().rollback_only();
     }
 
     /// Commits although the answer is a 4xx: for the counter of failed logins, for an audit row.
     ///
     /// It does not help against a denial of a policy, an error of a statement or a 5xx.
     pub fn commit_on_error(self) {
-        self.slot.commit_on_error();
+        self.lease.slot().commit_on_error();
     }
 
     /// Runs `hook` once the COMMIT is acknowledged, in the background and after the hooks
@@ -106,40 +92,28 @@ impl Tx {
     /// the outcome is unknown, and not when the process ends before. The client's disconnect does
     /// not stop it, and [`drain`](crate::Interlock::drain) waits for it. The answer does not.
     pub fn after_commit(&mut self, hook: impl Future<Output = ()> + Send + 'static) {
-        self.slot.after_commit(0, Box::pin(hook));
+        self.lease.slot().after_commit(0, Box::pin(hook));
     }
 
     /// Which attempt at the request this is, counted from 1.
     #[must_use]
     pub fn attempt(&self) -> u32 {
-        self.slot.attempt()
+        self.lease.slot().attempt()
     }
 
-    pub(crate) fn slot(&self) -> &Slot {
-        &self.slot
+    pub(crate) fn lease(&mut self) -> &mut Lease {
+        &mut self.lease
     }
 
-    pub(crate) async fn hold(&mut self) -> Result<Held, sqlx::Error> {
-        self.lent = None;
-        self.slot.hold(&mut self.leased).await
-    }
-
-    async fn hold_for(&mut self, statement: &Statement) -> Result<Held, sqlx::Error> {
-        let mut held = self.hold().await?;
+    async fn take_for(&mut self, statement: &Statement) -> Result<InUse<'_>, sqlx::Error> {
+        let mut lease = self.lease.take().await?;
         if statement.controls_transaction() {
-            return Err(held.refuse(transaction_control()));
+            return Err(lease.refuse(transaction_control()));
         }
         if statement.may_be_several() {
-            held.seal().await?;
+            lease.seal().await?;
         }
-        Ok(held)
-    }
-}
-
-impl Drop for Tx {
-    fn drop(&mut self) {
-        self.lent = None;
-        self.slot.handle_dropped(self.leased);
+        Ok(lease)
     }
 }
 
@@ -148,7 +122,9 @@ impl<S: Sync> FromRequestParts<S> for Tx {
 
     async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Error> {
         match parts.extensions.get::<Arc<Slot>>() {
-            Some(slot) => Ok(Self::new(Arc::clone(slot))),
+            Some(slot) => Ok(Self {
+                lease: Lease::new(Arc::clone(slot)),
+            }),
             None => Err(Error::because(
                 ErrorKind::Misconfigured,
                 "a Tx on a route without an AuthorizeLayer",
@@ -170,15 +146,16 @@ impl<'c> Executor<'c> for &'c mut Tx {
     {
         let statement = Statement::new(query);
         Box::pin(try_stream! {
-            let mut held = self.hold_for(&statement).await?;
+            let mut lease = self.take_for(&statement).await?;
             let answer = {
-                let (transaction, progress) = held.parts()?;
+                let (transaction, progress) = lease.parts()?;
                 let mut rows = transaction.connection()?.fetch_many(statement);
                 loop {
                     *progress = Progress::Waiting;
                     match rows.try_next().await {
                         Ok(Some(row)) => {
-                            *progress = Progress::AtRow;
+                            // The caller may drop the stream here.
+                            *progress = Progress::Resting;
                             r#yield!(row);
                         }
                         Ok(None) => break Ok(()),
@@ -186,7 +163,7 @@ impl<'c> Executor<'c> for &'c mut Tx {
                     }
                 }
             };
-            held.done(answer)
+            lease.done(answer)
         })
     }
 
@@ -200,9 +177,9 @@ impl<'c> Executor<'c> for &'c mut Tx {
     {
         let statement = Statement::new(query);
         Box::pin(async move {
-            let mut held = self.hold_for(&statement).await?;
-            let row = held.start()?.connection()?.fetch_optional(statement).await;
-            held.done(row)
+            let mut lease = self.take_for(&statement).await?;
+            let row = lease.start()?.connection()?.fetch_optional(statement).await;
+            lease.done(row)
         })
     }
 
@@ -215,16 +192,16 @@ impl<'c> Executor<'c> for &'c mut Tx {
         'c: 'e,
     {
         Box::pin(async move {
-            let mut held = self.hold().await?;
+            let mut lease = self.lease.take().await?;
             if statement::controls_transaction(sql.as_str()) {
-                return Err(held.refuse(transaction_control()));
+                return Err(lease.refuse(transaction_control()));
             }
-            let prepared = held
+            let prepared = lease
                 .start()?
                 .connection()?
                 .prepare_with(sql, parameters)
                 .await;
-            held.done(prepared)
+            lease.done(prepared)
         })
     }
 
@@ -236,9 +213,9 @@ impl<'c> Executor<'c> for &'c mut Tx {
         'c: 'e,
     {
         Box::pin(async move {
-            let mut held = self.hold().await?;
-            let described = held.start()?.connection()?.describe(sql).await;
-            held.done(described)
+            let mut lease = self.lease.take().await?;
+            let described = lease.start()?.connection()?.describe(sql).await;
+            lease.done(described)
         })
     }
 }
@@ -247,7 +224,7 @@ impl fmt::Debug for Tx {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Tx")
             .field("attempt", &self.attempt())
-            .field("leased", &self.leased)
+            .field("leased", &self.lease.is_granted())
             .finish_non_exhaustive()
     }
 }

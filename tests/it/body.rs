@@ -1,1 +1,468 @@
+//! The request body: there for each attempt, within its limits, and read before a connection is taken.
 
+use std::{
+    convert::Infallible,
+    net::SocketAddr,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
+
+use axum::{
+    Router,
+    body::{Body, Bytes},
+    extract::{Request, State},
+    http::{HeaderMap, HeaderValue, header},
+    middleware::{Next, from_fn},
+    routing::put as put_route,
+};
+use futures::{StreamExt as _, future::join_all, stream};
+use http_body_util::{BodyExt as _, StreamBody};
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    net::{TcpListener, TcpStream},
+    sync::{mpsc, watch},
+    task::yield_now,
+    time::{sleep, timeout},
+};
+use tokio_util::task::AbortOnDropHandle;
+use tower_interlock::{Authorized, Error, ErrorKind, Interlock, Outcome, Tx};
+
+use crate::kit::{
+    Answer, CanEdit, Kit, can_edit, conflict, conflict_once, put, send, test, test_with_pool,
+};
+
+type Frame = http_body::Frame<Bytes>;
+
+async fn store(tx: &mut Tx, id: i64, body: &str) -> Result<(), sqlx::Error> {
+    sqlx::query("UPDATE documents SET body = $2 WHERE id = $1")
+        .bind(id)
+        .bind(body)
+        .execute(tx)
+        .await?;
+    Ok(())
+}
+
+async fn update(
+    Authorized(can): Authorized<CanEdit>,
+    mut tx: Tx,
+    body: String,
+) -> Result<String, Error> {
+    store(&mut tx, can.document, &body).await?;
+    Ok(body)
+}
+
+fn app(interlock: &Interlock) -> Router {
+    Router::new().route(
+        "/{id}",
+        put_route(update).route_layer(interlock.require(can_edit)),
+    )
+}
+
+/// A body whose length nobody tells before.
+fn chunked(chunks: &[&'static str]) -> Body {
+    Body::from_stream(stream::iter(chunks.to_vec()).map(Ok::<_, Infallible>))
+}
+
+/// A body that gets its chunks from here.
+fn open_body() -> (mpsc::UnboundedSender<&'static str>, Body) {
+    let (sender, receiver) = mpsc::unbounded_channel();
+    let chunks = stream::unfold(receiver, async |mut receiver| {
+        let chunk = receiver.recv().await?;
+        Some((Ok::<_, Infallible>(chunk), receiver))
+    });
+    (sender, Body::from_stream(chunks))
+}
+
+async fn send_body(app: &Router, body: Body) -> Answer {
+    send(app, Request::put("/1").body(body).unwrap()).await
+}
+
+mod on_a_retry {
+    use super::*;
+
+    #[test]
+    fn it_is_there_again() {
+        async fn handler(
+            State(kit): State<Kit>,
+            mut tx: Tx,
+            body: String,
+        ) -> Result<String, Error> {
+            conflict_once(&mut tx, &kit.outside).await?;
+            store(&mut tx, 1, &body).await?;
+            Ok(format!("{} {body}", tx.attempt()))
+        }
+        test(async |kit| {
+            let app = Router::new()
+                .route("/{id}", put_route(handler))
+                .route_layer(kit.interlock.require(can_edit))
+                .with_state(kit.clone());
+            for body in [Body::from("new"), chunked(&["n", "e", "w"])] {
+                let answer = send_body(&app, body).await;
+                assert_eq!((answer.status.as_u16(), &*answer.body), (200, "2 new"));
+                assert_eq!(answer.report().attempts(), 2);
+                assert_eq!(kit.body(1).await, "new");
+            }
+        });
+    }
+
+    #[test]
+    fn its_trailers_are_there_again() {
+        async fn handler(
+            State(kit): State<Kit>,
+            mut tx: Tx,
+            request: Request,
+        ) -> Result<String, Error> {
+            conflict_once(&mut tx, &kit.outside).await?;
+            let body = request.into_body().collect().await.unwrap();
+            let sum = body.trailers().unwrap()["sum"].to_str().unwrap().to_owned();
+            let text = String::from_utf8(body.to_bytes().to_vec()).unwrap();
+            store(&mut tx, 1, &text).await?;
+            Ok(format!("{} {text} {sum}", tx.attempt()))
+        }
+        test(async |kit| {
+            let app = Router::new()
+                .route("/{id}", put_route(handler))
+                .route_layer(kit.interlock.require(can_edit))
+                .with_state(kit.clone());
+            let trailers = HeaderMap::from_iter([(
+                header::HeaderName::from_static("sum"),
+                HeaderValue::from_static("7"),
+            )]);
+            let frames = [Frame::data("new".into()), Frame::trailers(trailers)];
+            let frames = stream::iter(frames).map(Ok::<_, Infallible>);
+            let answer = send_body(&app, Body::new(StreamBody::new(frames))).await;
+            assert_eq!((answer.status.as_u16(), &*answer.body), (200, "2 new 7"));
+            assert_eq!(kit.body(1).await, "new");
+        });
+    }
+}
+
+mod limit {
+    use super::*;
+
+    #[test]
+    fn may_be_reached() {
+        test(async |kit| {
+            let app = app(&kit.interlock.clone().body_limit(8));
+            for body in [Body::from("8 bytes."), chunked(&["8 byt", "es."])] {
+                let answer = send_body(&app, body).await;
+                assert_eq!((answer.status.as_u16(), &*answer.body), (200, "8 bytes."));
+                assert_eq!(answer.outcome(), Outcome::Committed);
+            }
+            assert_eq!(kit.body(1).await, "8 bytes.");
+        });
+    }
+
+    #[test]
+    fn may_not_be_passed() {
+        test(async |kit| {
+            let app = app(&kit.interlock.clone().body_limit(8));
+            for body in [Body::from("9 bytes.."), chunked(&["9 bytes.", "."])] {
+                let answer = send_body(&app, body).await;
+                answer.assert_problem(ErrorKind::BodyTooLarge);
+                assert_eq!(answer.outcome(), Outcome::NoTransaction);
+                assert_eq!(answer.report().attempts(), 0);
+            }
+            assert_eq!(kit.pool.size(), 0);
+            assert_eq!(kit.body(1).await, "old");
+        });
+    }
+
+    #[test]
+    fn is_enforced_by_the_announced_length_alone() {
+        test(async |kit| {
+            let server = Server::start(app(&kit.interlock.clone().body_limit(8))).await;
+            let mut client = server.connect().await;
+            client.put("content-length: 9\r\n", "").await;
+            assert!(client.answer().await.starts_with("HTTP/1.1 413 "));
+            assert_eq!(kit.body(1).await, "old");
+        });
+    }
+
+    #[test]
+    fn is_2_mib() {
+        test(async |kit| {
+            let app = app(&kit.interlock);
+            let large = |size| Body::from(vec![b'x'; size]);
+            let answer = send_body(&app, large(2 * 1024 * 1024)).await;
+            assert_eq!(answer.status, 200);
+            assert_eq!(kit.body(1).await.len(), 2 * 1024 * 1024);
+            let answer = send_body(&app, large(2 * 1024 * 1024 + 1)).await;
+            answer.assert_problem(ErrorKind::BodyTooLarge);
+        });
+    }
+}
+
+mod that_ends_badly {
+    use super::*;
+
+    #[test]
+    fn is_a_bad_request() {
+        test(async |kit| {
+            let chunks = [Ok("new"), Err(std::io::Error::other("cut"))];
+            let answer = send_body(
+                &app(&kit.interlock),
+                Body::from_stream(stream::iter(chunks)),
+            )
+            .await;
+            answer.assert_problem(ErrorKind::BodyUnreadable);
+            assert_eq!(answer.status, 400);
+            assert_eq!(answer.outcome(), Outcome::NoTransaction);
+            assert_eq!(kit.pool.size(), 0);
+            assert_eq!(kit.body(1).await, "old");
+        });
+    }
+
+    #[test]
+    fn is_a_bad_request_over_http() {
+        test(async |kit| {
+            let server = Server::start(app(&kit.interlock)).await;
+            let mut client = server.connect().await;
+            let chunks = "3\r\nnew\r\nno number\r\n";
+            client.put("transfer-encoding: chunked\r\n", chunks).await;
+            assert!(client.answer().await.starts_with("HTTP/1.1 400 "));
+            assert_eq!(kit.pool.size(), 0);
+            assert_eq!(kit.body(1).await, "old");
+        });
+    }
+
+    #[test]
+    fn is_a_timeout() {
+        test(async |kit| {
+            let app = app(&kit
+                .interlock
+                .clone()
+                .body_timeout(Duration::from_millis(50)));
+            let (chunks, body) = open_body();
+            chunks.send("new").unwrap();
+            let answer = send_body(&app, body).await;
+            answer.assert_problem(ErrorKind::BodyTimeout);
+            assert_eq!(answer.status, 408);
+            assert_eq!(answer.outcome(), Outcome::NoTransaction);
+            assert!(chunks.send("more").is_err(), "it is still being read");
+            assert_eq!(kit.pool.size(), 0);
+            assert_eq!(kit.body(1).await, "old");
+        });
+    }
+}
+
+mod unbuffered {
+    use super::*;
+
+    #[derive(Clone)]
+    struct Upload {
+        kit: Kit,
+        seen: mpsc::UnboundedSender<Bytes>,
+    }
+
+    /// Tells the chunks one by one, and stores them.
+    async fn upload(State(upload): State<Upload>, mut tx: Tx, body: Body) -> Result<String, Error> {
+        let mut chunks = body.into_data_stream();
+        let mut text = String::new();
+        while let Some(chunk) = chunks.next().await {
+            let chunk = chunk.unwrap();
+            text.push_str(std::str::from_utf8(&chunk).unwrap());
+            upload.seen.send(chunk).unwrap();
+        }
+        if text == "conflict" {
+            conflict(&mut tx, &upload.kit.outside).await?;
+        }
+        store(&mut tx, 1, &text).await?;
+        Ok(text)
+    }
+
+    fn app(kit: &Kit, interlock: &Interlock) -> (Router, mpsc::UnboundedReceiver<Bytes>) {
+        let (seen, seen_by_test) = mpsc::unbounded_channel();
+        let kit = kit.clone();
+        let layer = interlock.require(can_edit).unbuffered();
+        let app = Router::new()
+            .route("/{id}", put_route(upload).route_layer(layer))
+            .with_state(Upload { kit, seen });
+        (app, seen_by_test)
+    }
+
+    #[test]
+    fn it_streams() {
+        test(async |kit| {
+            // No limit, as nothing is kept in memory.
+            let (app, mut seen) = app(&kit, &kit.interlock.clone().body_limit(3));
+            let (chunks, body) = open_body();
+            let answer = tokio::spawn(async move { send_body(&app, body).await });
+            for chunk in ["one, ", "two, ", "three"] {
+                chunks.send(chunk).unwrap();
+                let seen = timeout(Duration::from_secs(10), seen.recv()).await;
+                assert_eq!(seen.expect("it waits for the end").unwrap(), chunk);
+            }
+            assert_eq!(kit.body(1).await, "old");
+            drop(chunks);
+            let answer = answer.await.unwrap();
+            assert_eq!(
+                (answer.status.as_u16(), &*answer.body),
+                (200, "one, two, three")
+            );
+            assert_eq!(answer.outcome(), Outcome::Committed);
+            assert_eq!(kit.body(1).await, "one, two, three");
+        });
+    }
+
+    #[test]
+    fn there_is_one_attempt() {
+        test(async |kit| {
+            let (app, _seen) = app(&kit, &kit.interlock);
+            let answer = put(&app, "/1", "conflict").await;
+            answer.assert_problem(ErrorKind::Contended);
+            assert_eq!(answer.header(header::RETRY_AFTER), Some("1"));
+            assert_eq!(answer.report().attempts(), 1);
+            assert_eq!(answer.outcome(), Outcome::RolledBack);
+            assert_eq!(kit.body(1).await, "old");
+        });
+    }
+
+    #[test]
+    fn the_deadline_counts_from_the_start() {
+        test(async |kit| {
+            let interlock = kit.interlock.clone().deadline(Duration::from_millis(300));
+            let (app, _seen) = app(&kit, &interlock);
+            let (chunks, body) = open_body();
+            chunks.send("new").unwrap();
+            let answer = send_body(&app, body).await;
+            answer.assert_problem(ErrorKind::DeadlineExceeded);
+            assert_eq!(answer.outcome(), Outcome::RolledBack);
+            assert_eq!(kit.body(1).await, "old");
+        });
+    }
+}
+
+#[test]
+fn slow_clients_hold_no_connection() {
+    const CLIENTS: usize = 200;
+    test_with_pool(2, async |kit| {
+        let interlock = kit.interlock.clone().body_timeout(Duration::from_secs(3));
+        let (waiting, mut waited) = watch::channel(0);
+        let answered = Arc::new(AtomicUsize::new(0));
+        let count = from_fn({
+            let answered = Arc::clone(&answered);
+            move |request: Request, next: Next| {
+                let (waiting, answered) = (waiting.clone(), Arc::clone(&answered));
+                async move {
+                    waiting.send_modify(|waiting| *waiting += 1);
+                    let response = next.run(request).await;
+                    answered.fetch_add(1, Ordering::SeqCst);
+                    response
+                }
+            }
+        });
+        let server = Server::start(app(&interlock).layer(count)).await;
+
+        let slow = (0..CLIENTS).map(|number| {
+            let address = server.address;
+            tokio::spawn(async move {
+                let mut client = Client::connect(address).await;
+                if number % 2 == 0 {
+                    client.put("content-length: 1000\r\n", "x").await;
+                    client.trickle("x").await
+                } else {
+                    let chunk = "1\r\nx\r\n";
+                    client.put("transfer-encoding: chunked\r\n", chunk).await;
+                    client.trickle(chunk).await
+                }
+            })
+        });
+        let slow: Vec<_> = slow.collect();
+        waited
+            .wait_for(|waiting| *waiting == CLIENTS)
+            .await
+            .unwrap();
+
+        let busy = || kit.pool.size() as usize - kit.pool.num_idle();
+        assert_eq!(busy(), 0);
+        for _ in 0..20 {
+            let mut quick = server.connect().await;
+            quick.put("content-length: 3\r\n", "new").await;
+            assert!(quick.answer().await.starts_with("HTTP/1.1 200 "));
+        }
+        // A connection is back in the pool a moment after its answer.
+        while busy() > 0 {
+            yield_now().await;
+        }
+        assert_eq!(
+            answered.load(Ordering::SeqCst),
+            20,
+            "a slow one was answered"
+        );
+        assert_eq!(kit.body(1).await, "new");
+
+        for answer in join_all(slow).await {
+            let answer = answer.unwrap();
+            assert!(answer.starts_with("HTTP/1.1 408 "), "{answer}");
+        }
+        assert_eq!(kit.body(1).await, "new");
+    });
+}
+
+/// A real server for a router, until it is dropped.
+struct Server {
+    address: SocketAddr,
+    _task: AbortOnDropHandle<()>,
+}
+
+impl Server {
+    async fn start(app: Router) -> Self {
+        let listener = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let task = async move { axum::serve(listener, app).await.unwrap() };
+        Self {
+            address,
+            _task: AbortOnDropHandle::new(tokio::spawn(task)),
+        }
+    }
+
+    async fn connect(&self) -> Client {
+        Client::connect(self.address).await
+    }
+}
+
+/// A client that can be as slow and as wrong as a test wants.
+struct Client(TcpStream);
+
+impl Client {
+    async fn connect(address: SocketAddr) -> Self {
+        Self(TcpStream::connect(address).await.unwrap())
+    }
+
+    /// Begins a request.
+    async fn put(&mut self, headers: &str, body: &str) {
+        let head =
+            format!("PUT /1 HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n{headers}\r\n");
+        let request = head + body;
+        self.0.write_all(request.as_bytes()).await.unwrap();
+    }
+
+    /// Sends `more` again and again, until there is an answer.
+    async fn trickle(mut self, more: &str) -> String {
+        let (mut reader, mut writer) = self.0.split();
+        let trickle = async {
+            loop {
+                sleep(Duration::from_millis(100)).await;
+                // The server stops reading when it has answered.
+                let _ = writer.write_all(more.as_bytes()).await;
+            }
+        };
+        let mut answer = [0; 13];
+        tokio::select! {
+            read = reader.read_exact(&mut answer) => read.unwrap(),
+            () = trickle => unreachable!(),
+        };
+        String::from_utf8(answer.to_vec()).unwrap()
+    }
+
+    /// The beginning of the answer.
+    async fn answer(&mut self) -> String {
+        let mut answer = [0; 13];
+        self.0.read_exact(&mut answer).await.unwrap();
+        String::from_utf8(answer.to_vec()).unwrap()
+    }
+}

@@ -23,7 +23,7 @@ const ROUNDS: i64 = 250;
 const AT_RANDOM_TIMES: i64 = 2000;
 
 /// Polls `future` at most `polls` times and drops it.
-async fn drop_after<F: Future>(polls: i64, future: F) -> Option<F::Output> {
+pub(crate) async fn drop_after<F: Future>(polls: i64, future: F) -> Option<F::Output> {
     let mut future = pin!(future);
     let mut left = polls;
     poll_fn(|cx| {

@@ -1,1 +1,340 @@
+//! What cannot be seen: the raw connection, and texts of several statements.
+//!
+//! Whatever is done there, a 200 is only answered over a transaction that is still the same and
+//! healthy. What a handler has committed on its own stays.
 
+use std::{future::poll_fn, task::Poll};
+
+use sqlx::{Connection as _, Executor as _, PgConnection};
+use tower_interlock::{Error, ErrorKind, Outcome, Tx};
+
+use crate::kit::{Answer, Kit, anyone, guarded, note, put, test};
+
+async fn run<Fut>(kit: &Kit, handler: fn(Tx) -> Fut) -> Answer
+where
+    Fut: Future<Output = Result<(), Error>> + Send + 'static,
+{
+    put(&guarded(kit.interlock.require(anyone), handler), "/1", "").await
+}
+
+#[track_caller]
+fn assert_aborted(answer: &Answer) {
+    answer.assert_problem(ErrorKind::Aborted);
+    assert_eq!(answer.outcome(), Outcome::RolledBack);
+}
+
+#[track_caller]
+fn assert_committed(answer: &Answer) {
+    assert_eq!(answer.status, 200, "{}", answer.body);
+    assert_eq!(answer.outcome(), Outcome::Committed);
+    assert_eq!(answer.report().attempts(), 1);
+}
+
+async fn note_raw(connection: &mut PgConnection, id: i64) -> Result<(), sqlx::Error> {
+    sqlx::query("INSERT INTO notes VALUES ($1, '')")
+        .bind(id)
+        .execute(connection)
+        .await?;
+    Ok(())
+}
+
+#[test]
+fn what_is_written_on_it_is_committed() {
+    test(async |kit| {
+        async fn handler(mut tx: Tx) -> Result<(), Error> {
+            note(&mut tx, 1).await?;
+            note_raw(tx.connection().await?, 2).await?;
+            note(&mut tx, 3).await?;
+            note_raw(tx.connection().await?, 4).await?;
+            Ok(())
+        }
+        assert_committed(&run(&kit, handler).await);
+        assert_eq!(kit.notes().await, [1, 2, 3, 4]);
+    });
+}
+
+#[test]
+fn an_error_on_it_that_is_swallowed_is_no_success() {
+    test(async |kit| {
+        async fn handler(mut tx: Tx) -> Result<(), Error> {
+            note(&mut tx, 1).await?;
+            assert!(note_raw(tx.connection().await?, 1).await.is_err());
+            Ok(())
+        }
+        assert_aborted(&run(&kit, handler).await);
+        assert!(kit.notes().await.is_empty());
+    });
+}
+
+#[test]
+fn a_statement_on_it_that_is_left_unfinished_is_waited_for() {
+    test(async |kit| {
+        async fn handler(mut tx: Tx) -> Result<(), Error> {
+            note(&mut tx, 1).await?;
+            let connection = tx.connection().await?;
+            // Known to the connection, it goes out with the first poll.
+            note_raw(connection, 2).await?;
+            let mut statement = Box::pin(note_raw(connection, 1));
+            assert!(poll_once(&mut statement).await);
+            drop(statement);
+            Ok(())
+        }
+        // The server then says that the key was there, and somebody has to hear it.
+        assert_aborted(&run(&kit, handler).await);
+        assert!(kit.notes().await.is_empty());
+    });
+}
+
+#[test]
+fn its_own_rollback_is_no_success() {
+    test(async |kit| {
+        async fn handler(mut tx: Tx) -> Result<(), Error> {
+            note(&mut tx, 1).await?;
+            tx.connection().await?.execute("ROLLBACK").await?;
+            Ok(())
+        }
+        assert_aborted(&run(&kit, handler).await);
+        assert!(kit.notes().await.is_empty());
+    });
+}
+
+#[test]
+fn its_own_commit_is_no_success() {
+    test(async |kit| {
+        async fn handler(mut tx: Tx) -> Result<(), Error> {
+            note(&mut tx, 1).await?;
+            tx.connection().await?.execute("COMMIT").await?;
+            Ok(())
+        }
+        assert_aborted(&run(&kit, handler).await);
+        assert_eq!(kit.notes().await, [1]);
+    });
+}
+
+#[test]
+fn a_transaction_in_its_place_is_no_success() {
+    test(async |kit| {
+        async fn handler(mut tx: Tx) -> Result<(), Error> {
+            note(&mut tx, 1).await?;
+            let connection = tx.connection().await?;
+            connection.execute("COMMIT").await?;
+            connection.execute("BEGIN").await?;
+            note_raw(connection, 2).await?;
+            note(&mut tx, 3).await?;
+            Ok(())
+        }
+        assert_aborted(&run(&kit, handler).await);
+        assert_eq!(kit.notes().await, [1]);
+    });
+}
+
+#[test]
+fn a_transaction_in_its_place_that_reads_only_is_no_success() {
+    test(async |kit| {
+        async fn handler(mut tx: Tx) -> Result<(), Error> {
+            let connection = tx.connection().await?;
+            connection.execute("ROLLBACK").await?;
+            connection.execute("BEGIN").await?;
+            // A seal that was not set by us.
+            connection.execute("SAVEPOINT other").await?;
+            Ok(())
+        }
+        assert_aborted(&run(&kit, handler).await);
+    });
+}
+
+#[test]
+fn a_nested_transaction_of_sqlx_may_be_used_well() {
+    test(async |kit| {
+        async fn handler(mut tx: Tx) -> Result<(), Error> {
+            note(&mut tx, 1).await?;
+            let connection = tx.connection().await?;
+            let mut nested = connection.begin().await?;
+            note_raw(&mut nested, 2).await?;
+            let mut inner = nested.begin().await?;
+            note_raw(&mut inner, 3).await?;
+            inner.commit().await?;
+            nested.commit().await?;
+            let mut nested = connection.begin().await?;
+            note_raw(&mut nested, 4).await?;
+            nested.rollback().await?;
+            let mut dropped = connection.begin().await?;
+            note_raw(&mut dropped, 5).await?;
+            drop(dropped);
+            note(&mut tx, 6).await?;
+            Ok(())
+        }
+        assert_committed(&run(&kit, handler).await);
+        assert_eq!(kit.notes().await, [1, 2, 3, 6]);
+    });
+}
+
+#[test]
+fn a_nested_transaction_that_failed_to_begin_is_no_success() {
+    test(async |kit| {
+        async fn handler(mut tx: Tx) -> Result<(), Error> {
+            note(&mut tx, 1).await?;
+            let connection = tx.connection().await?;
+            assert!(note_raw(connection, 1).await.is_err());
+            assert!(connection.begin().await.is_err());
+            Ok(())
+        }
+        assert_aborted(&run(&kit, handler).await);
+        assert!(kit.notes().await.is_empty());
+    });
+}
+
+#[test]
+fn a_nested_transaction_that_sqlx_refuses_to_begin_is_no_success() {
+    test(async |kit| {
+        async fn handler(mut tx: Tx) -> Result<(), Error> {
+            note(&mut tx, 1).await?;
+            let connection = tx.connection().await?;
+            assert!(connection.begin_with("BEGIN").await.is_err());
+            Ok(())
+        }
+        assert_aborted(&run(&kit, handler).await);
+        assert!(kit.notes().await.is_empty());
+    });
+}
+
+#[test]
+fn a_nested_transaction_that_was_dropped_while_it_began_is_no_success() {
+    test(async |kit| {
+        async fn handler(mut tx: Tx) -> Result<(), Error> {
+            note(&mut tx, 1).await?;
+            let mut begin = Box::pin(tx.connection().await?.begin());
+            assert!(poll_once(&mut begin).await);
+            Ok(())
+        }
+        assert_aborted(&run(&kit, handler).await);
+        assert!(kit.notes().await.is_empty());
+    });
+}
+
+#[test]
+fn after_a_nested_transaction_that_was_dropped_nothing_is_written_on_the_tx() {
+    test(async |kit| {
+        async fn handler(mut tx: Tx) -> Result<(), Error> {
+            note(&mut tx, 1).await?;
+            let mut begin = Box::pin(tx.connection().await?.begin());
+            assert!(poll_once(&mut begin).await);
+            drop(begin);
+            // It has queued a ROLLBACK of everything: this would be a transaction of its own.
+            let _ = note(&mut tx, 2).await;
+            Ok(())
+        }
+        assert_aborted(&run(&kit, handler).await);
+        assert!(kit.notes().await.is_empty());
+    });
+}
+
+#[test]
+fn a_nested_transaction_that_is_forgotten_is_no_success() {
+    test(async |kit| {
+        async fn handler(mut tx: Tx) -> Result<(), Error> {
+            note(&mut tx, 1).await?;
+            let mut nested = tx.connection().await?.begin().await?;
+            note_raw(&mut nested, 2).await?;
+            std::mem::forget(nested);
+            Ok(())
+        }
+        assert_aborted(&run(&kit, handler).await);
+        assert!(kit.notes().await.is_empty());
+    });
+}
+
+#[test]
+fn several_statements_in_one_text_are_committed() {
+    test(async |kit| {
+        async fn handler(mut tx: Tx) -> Result<(), Error> {
+            note(&mut tx, 1).await?;
+            let text = "INSERT INTO notes VALUES (2, ''); INSERT INTO notes VALUES (3, '')";
+            sqlx::raw_sql(text).execute(&mut tx).await?;
+            Ok(())
+        }
+        assert_committed(&run(&kit, handler).await);
+        assert_eq!(kit.notes().await, [1, 2, 3]);
+    });
+}
+
+#[test]
+fn several_statements_on_a_savepoint_are_committed_or_rolled_back_with_it() {
+    test(async |kit| {
+        async fn handler(mut tx: Tx) -> Result<(), Error> {
+            let mut savepoint = tx.savepoint().await?;
+            let text = "INSERT INTO notes VALUES (2, ''); INSERT INTO notes VALUES (3, '')";
+            sqlx::raw_sql(text).execute(&mut savepoint).await?;
+            savepoint.release().await?;
+            let mut savepoint = tx.savepoint().await?;
+            let text = "INSERT INTO notes VALUES (4, ''); INSERT INTO notes VALUES (3, '')";
+            let again = sqlx::raw_sql(text).execute(&mut savepoint).await;
+            assert!(again.is_err());
+            savepoint.rollback().await?;
+            note_raw(tx.connection().await?, 5).await?;
+            Ok(())
+        }
+        assert_committed(&run(&kit, handler).await);
+        assert_eq!(kit.notes().await, [2, 3, 5]);
+    });
+}
+
+#[test]
+fn a_commit_hidden_in_a_text_is_no_success() {
+    test(async |kit| {
+        async fn handler(mut tx: Tx) -> Result<(), Error> {
+            let text = "INSERT INTO notes VALUES (1, ''); COMMIT; INSERT INTO notes VALUES (2, '')";
+            sqlx::raw_sql(text).execute(&mut tx).await?;
+            Ok(())
+        }
+        assert_aborted(&run(&kit, handler).await);
+        assert_eq!(kit.notes().await, [1, 2]);
+    });
+}
+
+#[test]
+fn a_transaction_hidden_in_a_text_is_no_success() {
+    test(async |kit| {
+        async fn handler(mut tx: Tx) -> Result<(), Error> {
+            let text = "SELECT 1; ROLLBACK; BEGIN; INSERT INTO notes VALUES (1, '')";
+            sqlx::raw_sql(text).execute(&mut tx).await?;
+            note(&mut tx, 2).await?;
+            Ok(())
+        }
+        assert_aborted(&run(&kit, handler).await);
+        assert!(kit.notes().await.is_empty());
+    });
+}
+
+#[test]
+fn a_text_that_begins_with_transaction_control_is_refused() {
+    test(async |kit| {
+        for text in [
+            "COMMIT",
+            "/* done */ commit",
+            "ROLLBACK; BEGIN",
+            "SAVEPOINT mine",
+            "SET TRANSACTION READ ONLY",
+        ] {
+            let handler = move |mut tx: Tx| async move {
+                note(&mut tx, 1).await?;
+                let refused = sqlx::raw_sql(text).execute(&mut tx).await.unwrap_err();
+                assert_eq!(Error::from(refused).kind(), ErrorKind::Misconfigured);
+                let refused = (&mut tx).prepare(sqlx::SqlStr::from_static(text)).await;
+                assert!(refused.is_err());
+                // The transaction goes on, the request has lost.
+                note(&mut tx, 2).await?;
+                Ok::<_, Error>(())
+            };
+            let answer = put(&guarded(kit.interlock.require(anyone), handler), "/1", "").await;
+            assert_aborted(&answer);
+            assert_eq!(answer.report().attempts(), 1);
+            assert!(kit.notes().await.is_empty());
+        }
+    });
+}
+
+/// Polls a future once, and says whether it waits.
+async fn poll_once(future: &mut (impl Future + Unpin)) -> bool {
+    poll_fn(|cx| Poll::Ready(std::pin::Pin::new(&mut *future).poll(cx).is_pending())).await
+}

@@ -60,10 +60,12 @@ fn one_hot_row_is_counted_exactly() {
 #[test]
 fn write_skew_is_never_stored() {
     test_with_pool(10, async |kit: Kit| {
-        sqlx::query("INSERT INTO documents SELECT id, '', 0 FROM generate_series(100, 115) AS series (id)")
-            .execute(&kit.outside)
-            .await
-            .unwrap();
+        sqlx::query(
+            "INSERT INTO documents SELECT id, '', 0 FROM generate_series(100, 115) AS series (id)",
+        )
+        .execute(&kit.outside)
+        .await
+        .unwrap();
         let handler = async |Path(id): Path<i64>, mut tx: Tx| {
             let seen = sum(&mut tx).await?;
             increment(&mut tx, id).await?;

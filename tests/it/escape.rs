@@ -1,1 +1,420 @@
+//! A `Tx` that outlives its request, and statements that nobody waits for.
 
+use std::{pin::pin, time::Duration};
+
+use axum::{
+    Extension,
+    body::{Body, Bytes},
+    http::Request,
+};
+use futures::{StreamExt as _, poll, stream};
+use tokio::{
+    sync::{mpsc, oneshot},
+    task::JoinHandle,
+    time::timeout,
+};
+use tower_interlock::{Error, ErrorKind, Outcome, Tx};
+
+use crate::{
+    kit::{Answer, Kit, anyone, guarded, note, put, test},
+    settlement::{Naive, naively, never, write},
+};
+
+#[track_caller]
+fn assert_escaped(answer: &Answer) {
+    answer.assert_problem(ErrorKind::Escaped);
+    assert_eq!(answer.report().attempts(), 1);
+}
+
+async fn run<Fut>(kit: &Kit, handler: fn(Tx) -> Fut) -> Answer
+where
+    Fut: Future<Output = Result<(), Error>> + Send + 'static,
+{
+    put(&guarded(kit.interlock.require(anyone), handler), "/1", "").await
+}
+
+/// The pool has all its connections again, although somebody may still have a `Tx`.
+async fn assert_whole(kit: &Kit) {
+    let drained = timeout(Duration::from_secs(10), kit.interlock.drain()).await;
+    drained.expect("a transaction is still open");
+    kit.assert_nothing_leaked().await;
+    assert!(kit.notes().await.is_empty());
+}
+
+/// A statement on the `Tx` of a request that is over.
+async fn assert_late(tx: &mut Tx) {
+    let late = Error::from(note(tx, 9).await.unwrap_err());
+    assert_eq!(late.kind(), ErrorKind::Escaped);
+    assert!(tx.savepoint().await.is_err());
+    assert!(tx.connection().await.is_err());
+}
+
+#[test]
+fn the_naive_way_takes_an_escaped_transaction_for_a_success() {
+    test(async |kit| {
+        async fn handler(Extension(slot): Extension<Naive>) -> &'static str {
+            let mut transaction = slot.lock().await.take().unwrap();
+            let (answered, waits) = oneshot::channel::<()>();
+            tokio::spawn(async move {
+                sqlx::query("INSERT INTO notes VALUES (1, '')")
+                    .execute(&mut *transaction)
+                    .await
+                    .unwrap();
+                let _ = waits.await;
+            });
+            drop(answered);
+            "ok"
+        }
+        let answer = put(&naively(&kit, handler), "/1", "").await;
+        assert_eq!(answer.status, 200);
+        assert!(kit.notes().await.is_empty());
+    });
+}
+
+/// Sends its `Tx` away, before its first statement or after.
+async fn sent_away(kit: &Kit, used: bool) -> (Answer, Tx) {
+    let (send, mut receive) = mpsc::unbounded_channel();
+    let handler = move |mut tx: Tx| async move {
+        if used {
+            note(&mut tx, 1).await?;
+        }
+        send.send(tx).unwrap();
+        Ok::<_, Error>("ok")
+    };
+    let answer = put(&guarded(kit.interlock.require(anyone), handler), "/1", "").await;
+    (answer, receive.recv().await.unwrap())
+}
+
+#[test]
+fn a_tx_that_was_used() {
+    test(async |kit| {
+        let (answer, mut tx) = sent_away(&kit, true).await;
+        assert_escaped(&answer);
+        assert_eq!(answer.outcome(), Outcome::RolledBack);
+        assert_whole(&kit).await;
+        assert_late(&mut tx).await;
+    });
+}
+
+#[test]
+fn a_tx_that_was_not_used() {
+    test(async |kit| {
+        let (answer, mut tx) = sent_away(&kit, false).await;
+        assert_escaped(&answer);
+        assert_eq!(answer.outcome(), Outcome::NoTransaction);
+        assert_late(&mut tx).await;
+        assert_whole(&kit).await;
+    });
+}
+
+#[test]
+fn a_tx_of_the_policy() {
+    test(async |kit| {
+        let (send, mut receive) = mpsc::unbounded_channel();
+        let policy = move |mut tx: Tx| async move {
+            note(&mut tx, 1).await?;
+            send.send(tx).unwrap();
+            Ok::<_, Error>(())
+        };
+        let app = guarded(kit.interlock.require(policy), async || "ok");
+        assert_escaped(&put(&app, "/1", "").await);
+        assert_late(&mut receive.recv().await.unwrap()).await;
+        assert_whole(&kit).await;
+    });
+}
+
+/// Spawns a statement that is under way when the request is answered.
+async fn busy(kit: &Kit) -> (Answer, JoinHandle<Tx>) {
+    let (send, mut receive) = mpsc::unbounded_channel();
+    let handler = move |mut tx: Tx| async move {
+        note(&mut tx, 1).await?;
+        let (under_way, waits) = oneshot::channel();
+        let task = tokio::spawn(async move {
+            {
+                let sleep = sqlx::query("SELECT pg_sleep(0.2)");
+                let mut statement = pin!(sleep.execute(&mut tx));
+                assert!(poll!(&mut statement).is_pending());
+                under_way.send(()).unwrap();
+                let _ = statement.await;
+            }
+            tx
+        });
+        waits.await.unwrap();
+        send.send(task).unwrap();
+        Ok::<_, Error>("ok")
+    };
+    let answer = put(&guarded(kit.interlock.require(anyone), handler), "/1", "").await;
+    (answer, receive.recv().await.unwrap())
+}
+
+#[test]
+fn a_tx_in_the_middle_of_a_statement() {
+    test(async |kit| {
+        let (answer, task) = busy(&kit).await;
+        assert_escaped(&answer);
+        assert_eq!(answer.outcome(), Outcome::RolledBack);
+        assert_late(&mut task.await.unwrap()).await;
+        assert_whole(&kit).await;
+    });
+}
+
+#[test]
+fn a_tx_whose_task_is_aborted_in_the_middle_of_a_statement() {
+    test(async |kit| {
+        let (answer, task) = busy(&kit).await;
+        assert_escaped(&answer);
+        task.abort();
+        assert_whole(&kit).await;
+    });
+}
+
+#[test]
+fn a_tx_in_a_streaming_body() {
+    test(async |kit| {
+        async fn handler(mut tx: Tx) -> Body {
+            Body::from_stream(stream::once(async move {
+                note(&mut tx, 1).await?;
+                Ok::<_, sqlx::Error>(Bytes::from("ok"))
+            }))
+        }
+        let answer = put(&guarded(kit.interlock.require(anyone), handler), "/1", "").await;
+        assert_escaped(&answer);
+        assert_whole(&kit).await;
+    });
+}
+
+#[test]
+fn a_tx_that_is_forgotten() {
+    test(async |kit| {
+        async fn unused(tx: Tx) -> Result<(), Error> {
+            std::mem::forget(tx);
+            Ok(())
+        }
+        async fn used(mut tx: Tx) -> Result<(), Error> {
+            note(&mut tx, 1).await?;
+            std::mem::forget(tx);
+            Ok(())
+        }
+        assert_escaped(&run(&kit, unused).await);
+        assert_escaped(&run(&kit, used).await);
+        assert_whole(&kit).await;
+    });
+}
+
+#[test]
+fn a_tx_of_a_request_that_panicked() {
+    test(async |kit| {
+        let (send, mut receive) = mpsc::unbounded_channel();
+        let handler = move |mut tx: Tx| async move {
+            note(&mut tx, 1).await.unwrap();
+            send.send(tx).unwrap();
+            never().await;
+        };
+        let app = guarded(kit.interlock.require(anyone), handler);
+        let request = tokio::spawn(async move { put(&app, "/1", "").await.status });
+        assert!(request.await.unwrap_err().is_panic());
+        let mut tx = receive.recv().await.unwrap();
+        assert_whole(&kit).await;
+        assert_late(&mut tx).await;
+    });
+}
+
+#[test]
+fn a_tx_of_a_request_that_was_dropped() {
+    test(async |kit| {
+        let (send, mut receive) = mpsc::unbounded_channel();
+        let handler = move |mut tx: Tx| async move {
+            note(&mut tx, 1).await.unwrap();
+            send.send(tx).unwrap();
+            std::future::pending::<()>().await;
+        };
+        let app = guarded(kit.interlock.require(anyone), handler);
+        let request = tokio::spawn(async move { put(&app, "/1", "").await.status });
+        let mut tx = receive.recv().await.unwrap();
+        request.abort();
+        assert!(request.await.unwrap_err().is_cancelled());
+        assert_whole(&kit).await;
+        assert_late(&mut tx).await;
+    });
+}
+
+#[test]
+fn an_escape_is_not_run_again() {
+    test(async |kit| {
+        // Even though a conflict was met as well.
+        let own = kit.clone();
+        let handler = move |mut tx: Tx| async move {
+            let _ = crate::kit::conflict(&mut tx, &own.outside).await;
+            std::mem::forget(tx);
+        };
+        let answer = put(&guarded(kit.interlock.require(anyone), handler), "/1", "").await;
+        assert_escaped(&answer);
+        assert_whole(&kit).await;
+    });
+}
+
+#[test]
+fn a_task_that_ends_before_the_answer_is_fine() {
+    test(async |kit| {
+        async fn handler(tx: Tx) -> Result<(), Error> {
+            tokio::spawn(write(tx)).await.unwrap().map(drop)
+        }
+        let answer = run(&kit, handler).await;
+        assert_eq!(answer.status, 200);
+        assert_eq!(answer.outcome(), Outcome::Committed);
+        assert_eq!(kit.notes().await, [1]);
+    });
+}
+
+#[test]
+fn a_request_that_outlives_its_own_answer_gets_no_tx() {
+    test(async |kit| {
+        // The slot is in its extensions, and may be taken along before any Tx is made.
+        let (send, mut receive) = mpsc::unbounded_channel();
+        let handler = move |request: Request<Body>| async move {
+            send.send(request).unwrap();
+            "ok"
+        };
+        let answer = put(&guarded(kit.interlock.require(anyone), handler), "/1", "").await;
+        assert_eq!(answer.status, 200);
+        let (mut parts, _) = receive.recv().await.unwrap().into_parts();
+        let tx = <Tx as axum::extract::FromRequestParts<()>>::from_request_parts(&mut parts, &());
+        assert_late(&mut tx.await.unwrap()).await;
+        assert_whole(&kit).await;
+    });
+}
+
+#[test]
+fn a_row_stream_may_be_dropped() {
+    test(async |kit| {
+        async fn handler(mut tx: Tx) -> Result<(), Error> {
+            let mut rows = sqlx::query("SELECT id FROM documents").fetch(&mut tx);
+            rows.next().await.unwrap()?;
+            drop(rows);
+            note(&mut tx, 1).await?;
+            let mut rows = sqlx::query("SELECT id FROM documents").fetch(&mut tx);
+            rows.next().await.unwrap()?;
+            Ok(())
+        }
+        let answer = run(&kit, handler).await;
+        assert_eq!(answer.status, 200);
+        assert_eq!(answer.outcome(), Outcome::Committed);
+        assert_eq!(kit.notes().await, [1]);
+    });
+}
+
+#[test]
+fn an_error_behind_a_row_stream_that_was_dropped_is_noted() {
+    test(async |kit| {
+        async fn handler(mut tx: Tx) -> Result<(), Error> {
+            note(&mut tx, 1).await?;
+            let divided = sqlx::query("SELECT 1 / (2 - id) FROM documents ORDER BY id");
+            let _ = divided.fetch(&mut tx).next().await;
+            Ok(())
+        }
+        let answer = run(&kit, handler).await;
+        answer.assert_problem(ErrorKind::Aborted);
+        assert_whole(&kit).await;
+    });
+}
+
+#[test]
+fn a_row_stream_that_is_forgotten() {
+    test(async |kit| {
+        async fn handler(mut tx: Tx) -> Result<(), Error> {
+            note(&mut tx, 1).await?;
+            let mut rows = sqlx::query("SELECT id FROM documents").fetch(&mut tx);
+            rows.next().await.unwrap()?;
+            std::mem::forget(rows);
+            Ok(())
+        }
+        assert_eq!(run(&kit, handler).await.outcome(), Outcome::Committed);
+        assert_eq!(kit.notes().await, [1]);
+    });
+}
+
+#[test]
+fn a_statement_after_a_row_stream_that_is_forgotten_is_no_transaction_of_its_own() {
+    test(async |kit| {
+        async fn handler(mut tx: Tx) -> Result<(), Error> {
+            note(&mut tx, 1).await?;
+            let mut rows = sqlx::query("SELECT id FROM documents").fetch(&mut tx);
+            rows.next().await.unwrap()?;
+            std::mem::forget(rows);
+            note(&mut tx, 2).await?;
+            tx.rollback_only();
+            Ok(())
+        }
+        assert_eq!(run(&kit, handler).await.outcome(), Outcome::RolledBack);
+        assert!(kit.notes().await.is_empty());
+    });
+}
+
+#[test]
+fn a_statement_that_a_timeout_abandons_is_no_success() {
+    test(async |kit| {
+        async fn handler(mut tx: Tx) -> Result<(), Error> {
+            note(&mut tx, 1).await?;
+            let sleep = sqlx::query("SELECT pg_sleep(0.3)").execute(&mut tx);
+            let timed_out = timeout(Duration::from_millis(20), sleep).await;
+            assert!(timed_out.is_err());
+            // Nobody knows where it stands: nothing more is sent.
+            let refused = Error::from(note(&mut tx, 2).await.unwrap_err());
+            assert_eq!(refused.kind(), ErrorKind::Aborted);
+            Ok(())
+        }
+        let answer = run(&kit, handler).await;
+        answer.assert_problem(ErrorKind::Aborted);
+        assert_eq!(answer.outcome(), Outcome::RolledBack);
+        assert_whole(&kit).await;
+    });
+}
+
+#[test]
+fn a_statement_that_is_polled_once_and_dropped_is_no_success() {
+    test(async |kit| {
+        async fn handler(mut tx: Tx) -> Result<(), Error> {
+            // The very first one: BEGIN is under way.
+            let mut statement = Box::pin(note(&mut tx, 1));
+            assert!(poll!(&mut statement).is_pending());
+            Ok(())
+        }
+        let answer = run(&kit, handler).await;
+        answer.assert_problem(ErrorKind::Aborted);
+        assert_whole(&kit).await;
+    });
+}
+
+#[test]
+fn a_panic_that_is_swallowed_is_no_success() {
+    test(async |kit| {
+        async fn handler(tx: Tx) -> Result<(), Error> {
+            let task = tokio::spawn(async move {
+                write(tx).await.unwrap();
+                never().await;
+            });
+            assert!(task.await.unwrap_err().is_panic());
+            Ok(())
+        }
+        async fn with_the_tx(mut tx: Tx) -> Result<(), Error> {
+            let task = tokio::spawn(async move {
+                note(&mut tx, 1).await.unwrap();
+                never().await;
+                drop(tx);
+            });
+            assert!(task.await.unwrap_err().is_panic());
+            Ok(())
+        }
+        // Without the Tx in hand, it is the task's own affair.
+        assert_eq!(run(&kit, handler).await.status, 200);
+        sqlx::query("DELETE FROM notes")
+            .execute(&kit.outside)
+            .await
+            .unwrap();
+
+        let answer = run(&kit, with_the_tx).await;
+        answer.assert_problem(ErrorKind::Aborted);
+        assert_eq!(answer.outcome(), Outcome::RolledBack);
+        assert_whole(&kit).await;
+    });
+}

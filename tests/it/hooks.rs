@@ -1,1 +1,334 @@
+//! Hooks: at most once, in order, and only after what they tell of is true.
 
+use std::{
+    sync::{Arc, Mutex},
+    time::Duration,
+};
+
+use axum::http::StatusCode;
+use tokio::sync::oneshot;
+use tower_interlock::{Denied, Error, ErrorKind, Interlock, Tx};
+
+use crate::{
+    kinds::{committing, slow_commit},
+    kit::{anyone, can_edit, conflict_once, guarded, note, put, test, test_with_pool},
+    settlement::never,
+};
+
+/// What the hooks have told, in order.
+#[derive(Clone, Default)]
+struct Told(Arc<Mutex<Vec<i64>>>);
+
+impl Told {
+    fn hook(&self, id: i64) -> impl Future<Output = ()> + Send + 'static {
+        let told = self.clone();
+        async move { told.0.lock().unwrap().push(id) }
+    }
+
+    /// Once there is nothing that could still tell more.
+    async fn all(&self, interlock: &Interlock) -> Vec<i64> {
+        interlock.drain().await;
+        self.0.lock().unwrap().clone()
+    }
+}
+
+#[test]
+fn they_run_once_and_in_order() {
+    test(async |kit| {
+        let told = Told::default();
+        let (of_policy, of_handler) = (told.clone(), told.clone());
+        let policy = move |mut tx: Tx| async move {
+            note(&mut tx, 1).await?;
+            tx.after_commit(of_policy.hook(1));
+            Ok::<_, Error>(())
+        };
+        let handler = move |mut tx: Tx| async move {
+            tx.after_commit(of_handler.hook(2));
+            let mut savepoint = tx.savepoint().await?;
+            savepoint.after_commit(of_handler.hook(3));
+            savepoint.release().await?;
+            tx.after_commit(of_handler.hook(4));
+            Ok::<_, Error>("ok")
+        };
+        let answer = put(&guarded(kit.interlock.require(policy), handler), "/1", "").await;
+        assert_eq!(answer.status, 200);
+        assert_eq!(kit.notes().await, [1]);
+        assert_eq!(told.all(&kit.interlock).await, [1, 2, 3, 4]);
+    });
+}
+
+#[test]
+fn a_slow_one_holds_back_the_next_and_not_the_answer() {
+    test(async |kit| {
+        let told = Told::default();
+        let own = told.clone();
+        let (release, held) = oneshot::channel::<()>();
+        let held = Arc::new(Mutex::new(Some(held)));
+        let handler = move |mut tx: Tx| async move {
+            let held = held.lock().unwrap().take().unwrap();
+            let first = own.hook(1);
+            tx.after_commit(async move {
+                held.await.unwrap();
+                first.await;
+            });
+            tx.after_commit(own.hook(2));
+            note(&mut tx, 1).await?;
+            Ok::<_, Error>("ok")
+        };
+        let answer = put(&guarded(kit.interlock.require(anyone), handler), "/1", "").await;
+        assert_eq!(answer.status, 200);
+        assert!(told.0.lock().unwrap().is_empty());
+
+        let mut drain = Box::pin(kit.interlock.drain());
+        assert!(futures::poll!(&mut drain).is_pending());
+        release.send(()).unwrap();
+        assert_eq!(told.all(&kit.interlock).await, [1, 2]);
+    });
+}
+
+#[test]
+fn they_see_what_was_committed() {
+    test(async |kit| {
+        let (send, seen) = oneshot::channel();
+        let send = Arc::new(Mutex::new(Some(send)));
+        let own = kit.clone();
+        let handler = move |mut tx: Tx| async move {
+            let send = send.lock().unwrap().take().unwrap();
+            tx.after_commit(async move { send.send(own.notes().await).unwrap() });
+            note(&mut tx, 1).await?;
+            Ok::<_, Error>("ok")
+        };
+        let answer = put(&guarded(kit.interlock.require(anyone), handler), "/1", "").await;
+        assert_eq!(answer.status, 200);
+        assert_eq!(seen.await.unwrap(), [1]);
+    });
+}
+
+#[test]
+fn they_wait_for_the_acknowledgement_but_not_for_the_client() {
+    test(async |kit| {
+        let Some(held) = slow_commit(&kit).await else {
+            return;
+        };
+        let told = Told::default();
+        let own = told.clone();
+        let handler = move |mut tx: Tx| async move {
+            tx.after_commit(own.hook(1));
+            note(&mut tx, 1).await?;
+            Ok::<_, Error>("ok")
+        };
+        let app = guarded(kit.interlock.require(anyone), handler);
+        let request = tokio::spawn(async move { put(&app, "/1", "").await.status });
+        committing(&kit).await;
+        request.abort();
+        assert!(request.await.unwrap_err().is_cancelled());
+        assert!(told.0.lock().unwrap().is_empty());
+
+        drop(held);
+        assert_eq!(told.all(&kit.interlock).await, [1]);
+        assert_eq!(kit.notes().await, [1]);
+    });
+}
+
+#[test]
+fn those_of_an_attempt_that_is_replayed_are_forgotten() {
+    test(async |kit| {
+        let told = Told::default();
+        let (own, outside) = (told.clone(), kit.outside.clone());
+        let handler = move |mut tx: Tx| async move {
+            let attempt = tx.attempt();
+            tx.after_commit(own.hook(attempt.into()));
+            note(&mut tx, attempt.into()).await?;
+            conflict_once(&mut tx, &outside).await?;
+            Ok::<_, Error>("ok")
+        };
+        let answer = put(&guarded(kit.interlock.require(anyone), handler), "/1", "").await;
+        assert_eq!(answer.status, 200);
+        assert_eq!(kit.notes().await, [2]);
+        assert_eq!(told.all(&kit.interlock).await, [2]);
+    });
+}
+
+#[test]
+fn of_what_is_rolled_back_they_do_not_tell() {
+    test(async |kit| {
+        let told = Told::default();
+        let own = told.clone();
+        let policy = move |mut tx: Tx| async move {
+            tx.after_commit(own.hook(1));
+            note(&mut tx, 1).await?;
+            Err::<(), _>(Error::from(Denied::new("no")))
+        };
+        let answer = put(&guarded(kit.interlock.require(policy), never), "/1", "").await;
+        answer.assert_problem(ErrorKind::Denied);
+
+        for (status, swallows) in [(409, false), (500, false), (200, true)] {
+            let own = told.clone();
+            let handler = move |mut tx: Tx| async move {
+                tx.after_commit(own.hook(2));
+                note(&mut tx, 1).await?;
+                if swallows {
+                    let _ = note(&mut tx, 1).await;
+                }
+                Ok::<_, Error>(StatusCode::from_u16(status).unwrap())
+            };
+            put(&guarded(kit.interlock.require(can_edit), handler), "/1", "").await;
+        }
+
+        let own = told.clone();
+        let dry = kit.interlock.clone().dry_run();
+        let handler = move |mut tx: Tx| async move {
+            tx.after_commit(own.hook(3));
+            note(&mut tx, 1).await?;
+            Ok::<_, Error>("ok")
+        };
+        let answer = put(&guarded(dry.require(can_edit), handler), "/1", "").await;
+        assert_eq!(answer.status, 200);
+
+        let own = told.clone();
+        let handler = move |mut tx: Tx| async move {
+            tx.after_commit(own.hook(4));
+            tx.rollback_only();
+            note(&mut tx, 1).await?;
+            Ok::<_, Error>("ok")
+        };
+        let answer = put(&guarded(kit.interlock.require(can_edit), handler), "/1", "").await;
+        assert_eq!(answer.status, 200);
+
+        assert!(told.all(&kit.interlock).await.is_empty());
+        assert!(kit.notes().await.is_empty());
+    });
+}
+
+#[test]
+fn they_tell_of_a_4xx_that_is_kept() {
+    test(async |kit| {
+        let told = Told::default();
+        let own = told.clone();
+        let handler = move |mut tx: Tx| async move {
+            tx.after_commit(own.hook(1));
+            note(&mut tx, 1).await?;
+            tx.commit_on_error();
+            Ok::<_, Error>(StatusCode::UNAUTHORIZED)
+        };
+        let answer = put(&guarded(kit.interlock.require(anyone), handler), "/1", "").await;
+        assert_eq!(answer.status, 401);
+        assert_eq!(kit.notes().await, [1]);
+        assert_eq!(told.all(&kit.interlock).await, [1]);
+    });
+}
+
+#[test]
+fn those_of_a_savepoint_that_is_rolled_back_are_forgotten() {
+    test(async |kit| {
+        let told = Told::default();
+        let own = told.clone();
+        let handler = move |mut tx: Tx| async move {
+            tx.after_commit(own.hook(1));
+            let mut outer = tx.savepoint().await?;
+            outer.after_commit(own.hook(2));
+            let mut inner = outer.savepoint().await?;
+            inner.after_commit(own.hook(3));
+            inner.release().await?;
+            outer.rollback().await?;
+            note(&mut tx, 1).await?;
+            Ok::<_, Error>("ok")
+        };
+        let answer = put(&guarded(kit.interlock.require(anyone), handler), "/1", "").await;
+        assert_eq!(answer.status, 200);
+        assert_eq!(kit.notes().await, [1]);
+        assert_eq!(told.all(&kit.interlock).await, [1]);
+    });
+}
+
+#[test]
+fn those_of_a_savepoint_that_is_dropped_are_forgotten() {
+    test(async |kit| {
+        for goes_on in [true, false] {
+            let told = Told::default();
+            let own = told.clone();
+            let handler = move |mut tx: Tx| async move {
+                let mut savepoint = tx.savepoint().await?;
+                savepoint.after_commit(own.hook(1));
+                drop(savepoint);
+                if goes_on {
+                    note(&mut tx, 1).await?;
+                }
+                Ok::<_, Error>("ok")
+            };
+            let interlock = Interlock::new(kit.pool.clone());
+            let answer = put(&guarded(interlock.require(anyone), handler), "/1", "").await;
+            assert_eq!(answer.status, 200);
+            let told = told.all(&interlock).await;
+            assert!(told.is_empty(), "followed by a statement: {goes_on}");
+        }
+        assert_eq!(kit.notes().await, [1]);
+    });
+}
+
+#[test]
+fn those_of_a_savepoint_that_is_released_outlive_the_next_one() {
+    test(async |kit| {
+        let told = Told::default();
+        let own = told.clone();
+        let handler = move |mut tx: Tx| async move {
+            let mut savepoint = tx.savepoint().await?;
+            savepoint.after_commit(own.hook(1));
+            savepoint.release().await?;
+            let mut savepoint = tx.savepoint().await?;
+            savepoint.after_commit(own.hook(2));
+            savepoint.rollback().await?;
+            note(&mut tx, 1).await?;
+            Ok::<_, Error>("ok")
+        };
+        let answer = put(&guarded(kit.interlock.require(anyone), handler), "/1", "").await;
+        assert_eq!(answer.status, 200);
+        assert_eq!(kit.notes().await, [1]);
+        assert_eq!(told.all(&kit.interlock).await, [1]);
+    });
+}
+
+#[test]
+fn a_panic_in_one_does_not_stop_the_next() {
+    test(async |kit| {
+        let told = Told::default();
+        let own = told.clone();
+        let handler = move |mut tx: Tx| async move {
+            tx.after_commit(own.hook(1));
+            tx.after_commit(async { panic!("on purpose") });
+            tx.after_commit(own.hook(2));
+            note(&mut tx, 1).await?;
+            Ok::<_, Error>("ok")
+        };
+        let answer = put(&guarded(kit.interlock.require(anyone), handler), "/1", "").await;
+        assert_eq!(answer.status, 200);
+        assert_eq!(told.all(&kit.interlock).await, [1, 2]);
+    });
+}
+
+#[test]
+fn they_may_use_the_service_again() {
+    // They need a connection: the one that was committed on must be free by now.
+    test_with_pool(1, async |kit| {
+        let (send, done) = oneshot::channel();
+        let send = Arc::new(Mutex::new(Some(send)));
+        let again = guarded(kit.interlock.require(anyone), async |mut tx: Tx| {
+            note(&mut tx, 2).await?;
+            Ok::<_, Error>("ok")
+        });
+        let handler = move |mut tx: Tx| async move {
+            let send = send.lock().unwrap().take().unwrap();
+            tx.after_commit(async move {
+                let answer = put(&again, "/1", "").await;
+                send.send(answer.status).unwrap();
+            });
+            note(&mut tx, 1).await?;
+            Ok::<_, Error>("ok")
+        };
+        let app = guarded(kit.interlock.require(anyone), handler);
+        assert_eq!(put(&app, "/1", "").await.status, 200);
+        let done = tokio::time::timeout(Duration::from_secs(10), done).await;
+        assert_eq!(done.unwrap().unwrap(), 200);
+        assert_eq!(kit.notes().await, [1, 2]);
+    });
+}

@@ -177,9 +177,9 @@ fn plain_check_against_a_read_committed_revocation() {
         let postgres = is_postgres(&kit).await;
         let both = interleave(&kit, kit.interlock.require(plain), READ_COMMITTED, REVOKE).await;
         if postgres {
-            both.assert_the_gap()
+            both.assert_the_gap();
         } else {
-            both.assert_denied()
+            both.assert_denied();
         }
     });
 }
@@ -190,9 +190,9 @@ fn locking_check_against_a_serializable_revocation() {
         let postgres = is_postgres(&kit).await;
         let both = interleave(&kit, kit.interlock.require(locking), SERIALIZABLE, REVOKE).await;
         if postgres {
-            both.assert_revoked_after()
+            both.assert_revoked_after();
         } else {
-            both.assert_denied()
+            both.assert_denied();
         }
     });
 }
@@ -203,9 +203,9 @@ fn locking_check_against_a_read_committed_revocation() {
         let postgres = is_postgres(&kit).await;
         let both = interleave(&kit, kit.interlock.require(locking), READ_COMMITTED, REVOKE).await;
         if postgres {
-            both.assert_revoked_after()
+            both.assert_revoked_after();
         } else {
-            both.assert_denied()
+            both.assert_denied();
         }
     });
 }
@@ -232,9 +232,9 @@ fn absence_check_against_a_read_committed_denial() {
         )
         .await;
         if postgres {
-            both.assert_the_gap()
+            both.assert_the_gap();
         } else {
-            both.assert_denied()
+            both.assert_denied();
         }
     });
 }

@@ -1,1 +1,577 @@
+//! Every answer that the layer makes itself. `Aborted` and `Escaped`, which have many causes, have
+//! their tests in settlement.rs, connection.rs and escape.rs.
 
+use std::{
+    io,
+    net::TcpListener,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
+
+use axum::{
+    Router,
+    body::{Body, Bytes},
+    http::{Request, StatusCode, header},
+    response::IntoResponse as _,
+    routing::any,
+};
+use futures::{future::join_all, stream};
+use sqlx::{PgConnection, PgPool, postgres::PgPoolOptions};
+use support::{Kind, Server};
+use tower_interlock::{Authorized, Denied, Error, ErrorKind, Interlock, Outcome, Tx};
+
+use crate::{
+    kit::{
+        Answer, CanEdit, Kit, anyone, can_edit, conflict, conflict_once, guarded, note, pool, put,
+        send, test,
+    },
+    settlement::{DEFERRED, never, write},
+};
+
+/// A pool that gives up soon.
+fn impatient() -> PgPoolOptions {
+    Interlock::pool_options()
+        .max_connections(1)
+        .acquire_timeout(Duration::from_millis(300))
+}
+
+/// Writes through an interlock on `pool`.
+async fn write_on(pool: &PgPool) -> Answer {
+    let interlock = Interlock::new(pool.clone());
+    let answer = put(&guarded(interlock.require(anyone), write), "/1", "").await;
+    interlock.drain().await;
+    answer
+}
+
+#[track_caller]
+fn assert_try_later(answer: &Answer, kind: ErrorKind) {
+    answer.assert_problem(kind);
+    assert_eq!(answer.status, 503);
+    assert_eq!(answer.header(header::RETRY_AFTER), Some("1"));
+}
+
+#[test]
+fn denied() {
+    test(async |kit| {
+        let answer = put(&guarded(kit.interlock.require(can_edit), never), "/2", "").await;
+        answer.assert_problem(ErrorKind::Denied);
+        assert_eq!(answer.status, 403);
+        assert!(!answer.body.contains("no edit grant"));
+    });
+}
+
+#[test]
+fn a_hidden_denial_is_a_missing_row_to_the_last_byte() {
+    test(async |kit| {
+        async fn hidden() -> Result<(), Denied> {
+            Err(Denied::new("a secret").hidden())
+        }
+        async fn missing(mut tx: Tx) -> Result<(), Error> {
+            sqlx::query("SELECT 1 FROM documents WHERE id = 99")
+                .fetch_one(&mut tx)
+                .await?;
+            Ok(())
+        }
+        let hidden = put(&guarded(kit.interlock.require(hidden), never), "/1", "").await;
+        let missing = put(&guarded(kit.interlock.require(anyone), missing), "/1", "").await;
+        missing.assert_problem(ErrorKind::NotFound);
+        assert_eq!(hidden.status, 404);
+        assert_eq!(hidden.status, missing.status);
+        assert_eq!(hidden.response.headers(), missing.response.headers());
+        assert_eq!(hidden.body, missing.body);
+    });
+}
+
+#[test]
+fn a_body_that_cannot_be_had_opens_nothing() {
+    test(async |kit| {
+        let broken = || stream::iter([Ok(Bytes::from("half")), Err(io::Error::other("gone"))]);
+        let interlock = kit.interlock.clone().body_limit(4);
+        let interlock = interlock.body_timeout(Duration::from_millis(50));
+        let app = guarded(interlock.require(can_edit), never);
+        for (body, kind, status) in [
+            (Body::from("12345"), ErrorKind::BodyTooLarge, 413),
+            (
+                Body::from_stream(stream::pending::<io::Result<Bytes>>()),
+                ErrorKind::BodyTimeout,
+                408,
+            ),
+            (Body::from_stream(broken()), ErrorKind::BodyUnreadable, 400),
+        ] {
+            let answer = send(&app, Request::put("/1").body(body).unwrap()).await;
+            answer.assert_problem(kind);
+            assert_eq!(answer.status, status);
+            assert_eq!(answer.outcome(), Outcome::NoTransaction);
+            assert_eq!(answer.report().attempts(), 0);
+        }
+        assert_eq!(kit.pool.size(), 0);
+    });
+}
+
+#[test]
+fn contended() {
+    test(async |kit| {
+        for attempts in [1, 2] {
+            let own = kit.clone();
+            let handler = move |mut tx: Tx| async move {
+                note(&mut tx, 1).await?;
+                conflict(&mut tx, &own.outside).await?;
+                Ok::<_, Error>("ok")
+            };
+            let interlock = kit.interlock.clone().max_attempts(attempts);
+            let answer = put(&guarded(interlock.require(anyone), handler), "/1", "").await;
+            assert_try_later(&answer, ErrorKind::Contended);
+            assert_eq!(answer.outcome(), Outcome::RolledBack);
+            assert_eq!(answer.report().attempts(), attempts);
+            assert!(kit.notes().await.is_empty());
+        }
+    });
+}
+
+#[test]
+fn unavailable_because_the_pool_is_exhausted() {
+    test(async |kit| {
+        let pool = impatient().connect_lazy_with(kit.database.options());
+        let taken = pool.acquire().await.unwrap();
+        assert_try_later(&write_on(&pool).await, ErrorKind::Unavailable);
+        assert!(kit.notes().await.is_empty());
+
+        drop(taken);
+        assert_eq!(write_on(&pool).await.status, 200);
+        assert_eq!(kit.notes().await, [1]);
+    });
+}
+
+#[test]
+fn unavailable_because_nobody_listens() {
+    test(async |kit| {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let port = listener.local_addr().unwrap().port();
+        drop(listener);
+        let options = kit.database.options().host("127.0.0.1").port(port);
+        let pool = impatient().connect_lazy_with(options);
+        assert_try_later(&write_on(&pool).await, ErrorKind::Unavailable);
+    });
+}
+
+#[test]
+fn unavailable_because_the_pool_is_closed() {
+    test(async |kit| {
+        let pool = impatient().connect_lazy_with(kit.database.options());
+        pool.close().await;
+        assert_try_later(&write_on(&pool).await, ErrorKind::Unavailable);
+    });
+}
+
+#[test]
+fn unavailable_because_it_drains() {
+    test(async |kit| {
+        kit.interlock.drain().await;
+        let answer = put(&guarded(kit.interlock.require(anyone), never), "/1", "").await;
+        assert_try_later(&answer, ErrorKind::Unavailable);
+        assert_eq!(answer.outcome(), Outcome::NoTransaction);
+        assert_eq!(answer.report().attempts(), 0);
+    });
+}
+
+#[test]
+fn unavailable_because_the_server_is_a_standby() {
+    test(async |kit| {
+        let standby = tokio::task::spawn_blocking(|| Server::shared().standby());
+        let Some(standby) = standby.await.unwrap() else {
+            eprintln!("not tested: it takes a PostgreSQL started here");
+            return;
+        };
+        let options = standby.options().database(kit.database.name());
+        let pool = impatient()
+            .acquire_timeout(Duration::from_secs(5))
+            .connect_lazy_with(options);
+        let answer = write_on(&pool).await;
+        assert_try_later(&answer, ErrorKind::Unavailable);
+        assert_eq!(answer.report().attempts(), 1);
+        pool.close().await;
+        tokio::task::spawn_blocking(|| drop(standby)).await.unwrap();
+    });
+}
+
+#[test]
+fn dead_connections_are_no_reason_to_be_unavailable() {
+    test(async |kit| {
+        if kit.database.kind() != Kind::PostgreSql {
+            eprintln!("not tested: only PostgreSQL ends a session on demand");
+            return;
+        }
+        let size = kit.pool.options().get_max_connections();
+        let connections = join_all((0..size).map(|_| kit.pool.acquire())).await;
+        let mut pids = Vec::new();
+        for connection in connections {
+            let query = sqlx::query_scalar::<_, i32>("SELECT pg_backend_pid()");
+            pids.push(query.fetch_one(&mut *connection.unwrap()).await.unwrap());
+        }
+        while kit.pool.num_idle() < size as usize {
+            tokio::task::yield_now().await;
+        }
+        for pid in pids {
+            terminate(&kit, pid).await;
+        }
+
+        let answer = put(&guarded(kit.interlock.require(anyone), write), "/1", "").await;
+        assert_eq!(answer.status, 200);
+        assert_eq!(answer.report().attempts(), 1);
+        assert_eq!(kit.notes().await, [1]);
+    });
+}
+
+#[test]
+fn deadline_exceeded_by_the_handler() {
+    test(async |kit| {
+        async fn handler(tx: Tx) -> Result<(), Error> {
+            write(tx).await?;
+            std::future::pending().await
+        }
+        let interlock = kit.interlock.clone().deadline(Duration::from_millis(300));
+        let answer = put(&guarded(interlock.require(anyone), handler), "/1", "").await;
+        answer.assert_problem(ErrorKind::DeadlineExceeded);
+        assert_eq!(answer.status, 503);
+        assert_eq!(answer.outcome(), Outcome::RolledBack);
+        kit.interlock.drain().await;
+        assert!(kit.notes().await.is_empty());
+    });
+}
+
+#[test]
+fn deadline_exceeded_on_the_server() {
+    test(async |kit| {
+        async fn handler(mut tx: Tx) -> Result<&'static str, Error> {
+            note(&mut tx, 1).await?;
+            sqlx::query("SELECT pg_sleep(30)").execute(&mut tx).await?;
+            Ok("ok")
+        }
+        let options = PgPoolOptions::new().after_connect(|connection, _| {
+            Box::pin(async move {
+                let set = sqlx::query("SET statement_timeout = '200ms'");
+                set.execute(connection).await.map(drop)
+            })
+        });
+        let pool = options.connect_lazy_with(kit.database.options());
+        let interlock = Interlock::new(pool);
+        let answer = put(&guarded(interlock.require(anyone), handler), "/1", "").await;
+        answer.assert_problem(ErrorKind::DeadlineExceeded);
+        assert_eq!(answer.outcome(), Outcome::RolledBack);
+        interlock.drain().await;
+        assert!(kit.notes().await.is_empty());
+    });
+}
+
+#[test]
+fn rejected() {
+    test(async |kit| {
+        if kit.database.kind() != Kind::PostgreSql {
+            eprintln!("not tested: only PostgreSQL has deferred constraints");
+            return;
+        }
+        kit.database.run(DEFERRED).await;
+        let answer = put(&guarded(kit.interlock.require(anyone), write), "/1", "").await;
+        answer.assert_problem(ErrorKind::Rejected);
+        assert_eq!(answer.status, 409);
+        assert!(!answer.body.contains("fkey"));
+        assert_eq!(answer.outcome(), Outcome::RolledBack);
+        assert_eq!(answer.report().attempts(), 1);
+        assert!(kit.notes().await.is_empty());
+    });
+}
+
+#[test]
+fn misconfigured_because_the_layer_is_missing() {
+    test(async |_| {
+        let app = Router::new().route("/{id}", any(write));
+        let answer = put(&app, "/1", "").await;
+        answer.assert_problem(ErrorKind::Misconfigured);
+        assert_eq!(answer.status, 500);
+    });
+}
+
+#[test]
+fn misconfigured_because_no_policy_grants_it() {
+    test(async |kit| {
+        async fn handler(_: Authorized<CanEdit>) {
+            never().await;
+        }
+        let app = guarded(kit.interlock.require(anyone), handler);
+        put(&app, "/1", "")
+            .await
+            .assert_problem(ErrorKind::Misconfigured);
+        let app = Router::new().route("/{id}", any(handler));
+        put(&app, "/1", "")
+            .await
+            .assert_problem(ErrorKind::Misconfigured);
+    });
+}
+
+#[test]
+fn misconfigured_because_of_transaction_control() {
+    test(async |kit| {
+        async fn handler(mut tx: Tx) -> Result<&'static str, Error> {
+            note(&mut tx, 1).await?;
+            sqlx::query("COMMIT").execute(&mut tx).await?;
+            Ok("ok")
+        }
+        let answer = put(&guarded(kit.interlock.require(anyone), handler), "/1", "").await;
+        answer.assert_problem(ErrorKind::Misconfigured);
+        assert_eq!(answer.outcome(), Outcome::RolledBack);
+        assert!(kit.notes().await.is_empty());
+    });
+}
+
+#[test]
+fn already_leased() {
+    test(async |kit| {
+        async fn handler(mut one: Tx, mut other: Tx) -> Result<&'static str, Error> {
+            note(&mut one, 1).await?;
+            note(&mut other, 2).await?;
+            Ok("ok")
+        }
+        let answer = put(&guarded(kit.interlock.require(anyone), handler), "/1", "").await;
+        answer.assert_problem(ErrorKind::AlreadyLeased);
+        assert_eq!(answer.status, 500);
+        assert!(kit.notes().await.is_empty());
+
+        async fn swallows(mut one: Tx, mut other: Tx) -> Result<&'static str, Error> {
+            note(&mut one, 1).await?;
+            let _ = note(&mut other, 2).await;
+            Ok("ok")
+        }
+        let answer = put(&guarded(kit.interlock.require(anyone), swallows), "/1", "").await;
+        answer.assert_problem(ErrorKind::Aborted);
+        assert!(kit.notes().await.is_empty());
+    });
+}
+
+#[test]
+fn one_tx_after_the_other() {
+    test(async |kit| {
+        async fn handler(mut one: Tx, mut other: Tx) -> Result<&'static str, Error> {
+            note(&mut one, 1).await?;
+            drop(one);
+            note(&mut other, 2).await?;
+            Ok("ok")
+        }
+        let answer = put(&guarded(kit.interlock.require(anyone), handler), "/1", "").await;
+        assert_eq!(answer.status, 200);
+        assert_eq!(kit.notes().await, [1, 2]);
+    });
+}
+
+#[test]
+fn database() {
+    test(async |kit| {
+        async fn handler(mut tx: Tx) -> Result<&'static str, Error> {
+            note(&mut tx, 1).await?;
+            note(&mut tx, 1).await?;
+            Ok("ok")
+        }
+        let answer = put(&guarded(kit.interlock.require(anyone), handler), "/1", "").await;
+        answer.assert_problem(ErrorKind::Database);
+        assert_eq!(answer.status, 500);
+        let error: &Error = answer.response.extensions().get().unwrap();
+        assert_eq!(error.sqlstate(), Some("23505"));
+        assert!(kit.notes().await.is_empty());
+    });
+}
+
+/// For PostgreSQL: COMMIT after a note waits until the test lets go of the advisory lock 1.
+const SLOW_COMMIT: &str = "
+    CREATE FUNCTION wait() RETURNS trigger LANGUAGE plpgsql AS
+        $$ BEGIN PERFORM pg_advisory_xact_lock(1); RETURN NULL; END $$;
+    CREATE CONSTRAINT TRIGGER slow AFTER INSERT ON notes DEFERRABLE INITIALLY DEFERRED
+        FOR EACH ROW EXECUTE FUNCTION wait()
+";
+
+/// Makes COMMIT wait for the end of the connection that is returned. `None` where that cannot be.
+pub(crate) async fn slow_commit(kit: &Kit) -> Option<PgConnection> {
+    if kit.database.kind() != Kind::PostgreSql {
+        eprintln!("not tested: only PostgreSQL has triggers that run at COMMIT");
+        return None;
+    }
+    kit.database.run(SLOW_COMMIT).await;
+    let mut connection = kit.outside.acquire().await.unwrap().detach();
+    let lock = sqlx::query("SELECT pg_advisory_lock(1)");
+    lock.execute(&mut connection).await.unwrap();
+    Some(connection)
+}
+
+/// Waits until somebody waits in COMMIT, and returns the process of the server.
+pub(crate) async fn committing(kit: &Kit) -> i32 {
+    loop {
+        let pid: Option<i32> = sqlx::query_scalar(
+            "SELECT pid FROM pg_stat_activity \
+             WHERE datname = current_database() AND query = 'COMMIT' AND wait_event_type = 'Lock'",
+        )
+        .fetch_optional(&kit.outside)
+        .await
+        .unwrap();
+        if let Some(pid) = pid {
+            return pid;
+        }
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+}
+
+/// Ends a process of the server, and waits until it is gone.
+async fn terminate(kit: &Kit, pid: i32) {
+    let gone: bool = sqlx::query_scalar("SELECT pg_terminate_backend($1, 10000)")
+        .bind(pid)
+        .fetch_one(&kit.outside)
+        .await
+        .unwrap();
+    assert!(gone);
+}
+
+/// A write that tells when its hook has run.
+fn telling(interlock: &Interlock) -> (Router, Arc<AtomicBool>) {
+    let told = Arc::new(AtomicBool::new(false));
+    let tell = Arc::clone(&told);
+    let handler = move |mut tx: Tx| async move {
+        note(&mut tx, 1).await?;
+        tx.after_commit(async move { tell.store(true, Ordering::SeqCst) });
+        Ok::<_, Error>("ok")
+    };
+    (guarded(interlock.require(anyone), handler), told)
+}
+
+#[test]
+fn outcome_unknown() {
+    test(async |kit| {
+        let Some(_held) = slow_commit(&kit).await else {
+            return;
+        };
+        let (app, told) = telling(&kit.interlock);
+        let request = tokio::spawn(async move { put(&app, "/1", "").await });
+        terminate(&kit, committing(&kit).await).await;
+        let answer = request.await.unwrap();
+        answer.assert_problem(ErrorKind::OutcomeUnknown);
+        assert_unknown(&answer);
+        kit.interlock.drain().await;
+        assert!(!told.load(Ordering::SeqCst));
+        assert!(kit.notes().await.is_empty());
+    });
+}
+
+#[test]
+fn outcome_unknown_past_the_deadline_and_its_grace() {
+    test(async |kit| {
+        let Some(held) = slow_commit(&kit).await else {
+            return;
+        };
+        let interlock = kit.interlock.clone().deadline(Duration::from_millis(300));
+        let interlock = interlock.grace(Duration::from_millis(300));
+        let (app, told) = telling(&interlock);
+        let answer = put(&app, "/1", "").await;
+        answer.assert_problem(ErrorKind::OutcomeUnknown);
+        assert_unknown(&answer);
+
+        // It goes on, and this one is made.
+        drop(held);
+        kit.interlock.drain().await;
+        assert!(told.load(Ordering::SeqCst));
+        assert_eq!(kit.notes().await, [1]);
+    });
+}
+
+#[track_caller]
+fn assert_unknown(answer: &Answer) {
+    assert_eq!(answer.status, 500);
+    assert_eq!(answer.outcome(), Outcome::Unknown);
+    assert_eq!(answer.report().attempts(), 1);
+    let problem: serde_json::Value = serde_json::from_str(&answer.body).unwrap();
+    assert!(problem["type"].as_str().unwrap().contains("OutcomeUnknown"));
+}
+
+#[test]
+fn error_response_renders_all_of_them() {
+    test(async |kit| {
+        let interlock = kit.interlock.clone().body_limit(4).max_attempts(1);
+        let interlock = interlock.error_response(|error| {
+            let text = format!("{:?} {}", error.kind(), error.status().as_u16());
+            (StatusCode::IM_A_TEAPOT, text).into_response()
+        });
+        let own = kit.clone();
+        let missing = async || Err::<(), _>(Error::not_found());
+        let hidden = async || Err::<(), _>(Denied::new("a secret").hidden());
+        let conflicts = move |mut tx: Tx| async move {
+            conflict_once(&mut tx, &own.outside).await?;
+            Ok::<_, Error>("ok")
+        };
+        let swallows = async |mut tx: Tx| {
+            let _ = sqlx::query("SELECT 1 FROM missing").execute(&mut tx).await;
+            "ok"
+        };
+        for (app, body, expected) in [
+            (
+                guarded(interlock.require(can_edit), never),
+                "12345",
+                "BodyTooLarge 413",
+            ),
+            (
+                guarded(interlock.require(can_edit), never),
+                "",
+                "Denied 403",
+            ),
+            (guarded(interlock.require(hidden), never), "", "Denied 404"),
+            (
+                guarded(interlock.require(anyone), missing),
+                "",
+                "NotFound 404",
+            ),
+            (guarded(interlock.require(anyone), hidden), "", "Denied 404"),
+            (
+                guarded(interlock.require(anyone), conflicts),
+                "",
+                "Contended 503",
+            ),
+            (
+                guarded(interlock.require(anyone), swallows),
+                "",
+                "Aborted 500",
+            ),
+        ] {
+            let answer = put(&app, "/2", body).await;
+            assert_eq!(
+                (answer.status.as_u16(), answer.body.as_str()),
+                (418, expected)
+            );
+            assert!(answer.response.extensions().get::<Error>().is_some());
+        }
+    });
+}
+
+#[test]
+fn an_answer_of_ones_own_is_left_alone() {
+    test(async |kit| {
+        let interlock = kit.interlock.clone();
+        let interlock = interlock.error_response(|_| panic!("not an Error"));
+        let own = async || (StatusCode::CONFLICT, "mine");
+        let answer = put(&guarded(interlock.require(anyone), own), "/1", "").await;
+        assert_eq!(
+            (answer.status.as_u16(), answer.body.as_str()),
+            (409, "mine")
+        );
+    });
+}
+
+#[test]
+fn a_pool_of_any_options_will_do() {
+    test(async |kit| {
+        let plain = PgPoolOptions::new().connect_lazy_with(kit.database.options());
+        for pool in [plain, pool(&kit.database, 1)] {
+            assert_eq!(write_on(&pool).await.outcome(), Outcome::Committed);
+            sqlx::query("DELETE FROM notes")
+                .execute(&kit.outside)
+                .await
+                .unwrap();
+        }
+    });
+}

@@ -6,13 +6,15 @@ use axum::{
     Router,
     body::{Body, to_bytes},
     extract::Path,
+    handler::Handler,
     http::{Request, StatusCode, header},
     response::Response,
+    routing::any,
 };
-use sqlx::PgPool;
+use sqlx::{Executor, PgPool, Postgres};
 use support::Database;
 use tower::ServiceExt as _;
-use tower_interlock::{Denied, Error, Interlock, Outcome, Report, Tx};
+use tower_interlock::{AuthorizeLayer, Denied, Error, Interlock, Outcome, Report, Tx};
 
 /// One test's database, with a pool and an interlock on it.
 #[derive(Clone)]
@@ -220,4 +222,37 @@ pub(crate) async fn note(tx: &mut Tx, id: i64) -> Result<(), sqlx::Error> {
         .execute(tx)
         .await?;
     Ok(())
+}
+
+/// Meets a serialization failure, a real one: somebody else writes what was read `on` it.
+pub(crate) async fn conflict<C>(on: &mut C, outside: &PgPool) -> Result<(), sqlx::Error>
+where
+    for<'c> &'c mut C: Executor<'c, Database = Postgres>,
+{
+    const INCREMENT: &str = "UPDATE documents SET version = version + 1 WHERE id = 2";
+    sqlx::query("SELECT version FROM documents WHERE id = 2")
+        .fetch_one(&mut *on)
+        .await?;
+    sqlx::query(INCREMENT).execute(outside).await?;
+    sqlx::query(INCREMENT).execute(on).await?;
+    Ok(())
+}
+
+/// The first attempt meets a serialization failure.
+pub(crate) async fn conflict_once(tx: &mut Tx, outside: &PgPool) -> Result<(), sqlx::Error> {
+    if tx.attempt() == 1 {
+        conflict(tx, outside).await?;
+    }
+    Ok(())
+}
+
+/// Any path of one segment, through `layer` to `handler`.
+pub(crate) fn guarded<H, T>(layer: AuthorizeLayer, handler: H) -> Router
+where
+    H: Handler<T, ()>,
+    T: 'static,
+{
+    Router::new()
+        .route("/{id}", any(handler))
+        .route_layer(layer)
 }

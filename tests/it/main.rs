@@ -11,6 +11,7 @@
 
 mod body;
 mod cancellation;
+mod conditional;
 mod connection;
 mod contention;
 mod escape;
@@ -19,8 +20,10 @@ mod isolation;
 mod kinds;
 mod kit;
 mod nesting;
+mod precondition;
 mod routing;
 mod savepoints;
 mod server;
 mod settlement;
 mod trace;
+mod wire;

@@ -1,1 +1,449 @@
+//! Layers inside layers: of one `Interlock` they share a transaction, of two they are refused.
 
+use std::sync::{
+    Arc,
+    atomic::{AtomicBool, Ordering},
+};
+
+use axum::{
+    Router,
+    extract::Request,
+    http::StatusCode,
+    middleware::{Next, from_fn},
+    response::{IntoResponse as _, Response},
+    routing::any,
+};
+use support::Kind;
+use tower_interlock::{
+    AuthorizeLayer, Authorized, Denied, Error, ErrorKind, Interlock, Outcome, Tx,
+};
+
+use crate::{
+    kit::{Kit, anyone, conflict_once, guarded, note, put, test},
+    settlement::{never, write},
+};
+
+/// Reads the notes as the transaction sees them.
+async fn seen(tx: &mut Tx) -> Result<Vec<i64>, sqlx::Error> {
+    sqlx::query_scalar("SELECT id FROM notes ORDER BY id")
+        .fetch_all(tx)
+        .await
+}
+
+async fn outer(mut tx: Tx) -> Result<(), Error> {
+    Ok(note(&mut tx, 1).await?)
+}
+
+async fn denies(mut tx: Tx) -> Result<(), Error> {
+    note(&mut tx, 2).await?;
+    Err(Denied::new("no").into())
+}
+
+/// Answers 200 whatever comes from inside.
+async fn whitewash(request: Request, next: Next) -> Response {
+    next.run(request).await;
+    "fine".into_response()
+}
+
+#[derive(Clone)]
+struct First;
+
+#[derive(Clone)]
+struct Second(Vec<i64>);
+
+async fn first(mut tx: Tx) -> Result<First, Error> {
+    note(&mut tx, 1).await?;
+    Ok(First)
+}
+
+async fn second(_: Authorized<First>, mut tx: Tx) -> Result<Second, Error> {
+    let before = seen(&mut tx).await?;
+    note(&mut tx, 2).await?;
+    Ok(Second(before))
+}
+
+#[test]
+fn policies_and_handler_share_one_transaction() {
+    test(async |kit| {
+        let own = kit.clone();
+        let handler = move |_: Authorized<First>, grant: Authorized<Second>, mut tx: Tx| async move {
+            assert_eq!(grant.0.0, [1]);
+            assert_eq!(seen(&mut tx).await?, [1, 2]);
+            note(&mut tx, 3).await?;
+            // One BEGIN on one connection, and no COMMIT yet.
+            assert_eq!(own.pool.size() as usize - own.pool.num_idle(), 1);
+            assert!(own.notes().await.is_empty());
+            Ok::<_, Error>("ok")
+        };
+        let app = guarded(kit.interlock.require(second), handler);
+        let app = app.route_layer(kit.interlock.require(first));
+        let answer = put(&app, "/1", "").await;
+        assert_eq!(answer.status, 200);
+        assert_eq!(answer.outcome(), Outcome::Committed);
+        assert_eq!(answer.report().attempts(), 1);
+        let [one, other] = answer.report().policies() else {
+            panic!("{:?}", answer.report());
+        };
+        assert!(one.ends_with("::first") && other.ends_with("::second"));
+        assert_eq!(kit.notes().await, [1, 2, 3]);
+    });
+}
+
+#[test]
+fn they_take_one_number_from_the_server() {
+    test(async |kit| {
+        if kit.database.kind() != Kind::PostgreSql {
+            eprintln!("not tested: only PostgreSQL numbers its transactions");
+            return;
+        }
+        async fn number(tx: &mut Tx) -> Result<i64, sqlx::Error> {
+            sqlx::query_scalar("SELECT txid_current()")
+                .fetch_one(tx)
+                .await
+        }
+        #[derive(Clone)]
+        struct Outer(i64);
+        #[derive(Clone)]
+        struct Inner(i64);
+        let outer = async |mut tx: Tx| Ok::<_, Error>(Outer(number(&mut tx).await?));
+        let inner = async |mut tx: Tx| Ok::<_, Error>(Inner(number(&mut tx).await?));
+        let handler = async |outer: Authorized<Outer>, inner: Authorized<Inner>, mut tx: Tx| {
+            let own = number(&mut tx).await?;
+            assert_eq!((outer.0.0, inner.0.0), (own, own));
+            Ok::<_, Error>("ok")
+        };
+        let app = guarded(kit.interlock.require(inner), handler);
+        let app = app.route_layer(kit.interlock.require(outer));
+        assert_eq!(put(&app, "/1", "").await.status, 200);
+    });
+}
+
+#[test]
+fn a_conflict_inside_runs_all_of_it_again() {
+    test(async |kit| {
+        let own = kit.clone();
+        let inner = move |mut tx: Tx| async move {
+            let attempt = tx.attempt();
+            note(&mut tx, 10 + i64::from(attempt)).await?;
+            conflict_once(&mut tx, &own.outside).await?;
+            Ok::<_, Error>(())
+        };
+        // Settings of the outermost layer count, and this one has but one attempt.
+        let inner = kit.interlock.clone().max_attempts(1).require(inner);
+        let app = guarded(inner, async || "ok").route_layer(kit.interlock.require(outer));
+        let answer = put(&app, "/1", "").await;
+        assert_eq!(answer.status, 200);
+        assert_eq!(answer.report().attempts(), 2);
+        assert_eq!(answer.report().policies().len(), 2);
+        assert_eq!(kit.notes().await, [1, 12]);
+    });
+}
+
+#[test]
+fn a_denial_inside_takes_everything_with_it() {
+    test(async |kit| {
+        let app = guarded(kit.interlock.require(denies), never);
+        let app = app.route_layer(kit.interlock.require(outer));
+        let answer = put(&app, "/1", "").await;
+        answer.assert_problem(ErrorKind::Denied);
+        assert_eq!(answer.report().policies().len(), 2);
+        assert!(kit.notes().await.is_empty());
+    });
+}
+
+#[test]
+fn a_denial_outside_comes_first() {
+    test(async |kit| {
+        let inner = async || -> Result<(), Error> { panic!("the inner policy ran") };
+        let app = guarded(kit.interlock.require(inner), never);
+        let app = app.route_layer(kit.interlock.require(denies));
+        let answer = put(&app, "/1", "").await;
+        answer.assert_problem(ErrorKind::Denied);
+        assert_eq!(answer.report().policies().len(), 1);
+        assert!(kit.notes().await.is_empty());
+    });
+}
+
+#[test]
+fn a_clone_with_other_settings_joins() {
+    test(async |kit| {
+        let other = kit.interlock.clone().dry_run().commit_if(|_| false);
+        let app = guarded(other.require(anyone), write);
+        let app = app.route_layer(kit.interlock.require(anyone));
+        let answer = put(&app, "/1", "").await;
+        assert_eq!(answer.status, 200);
+        assert_eq!(answer.outcome(), Outcome::Committed);
+        assert_eq!(kit.notes().await, [1]);
+    });
+}
+
+#[test]
+fn a_layer_of_another_interlock_is_refused() {
+    test(async |kit| {
+        let other = Interlock::new(kit.pool.clone());
+        let app = guarded(other.require(anyone), never);
+        let app = app.route_layer(kit.interlock.require(outer));
+        let answer = put(&app, "/1", "").await;
+        answer.assert_problem(ErrorKind::Misconfigured);
+        assert_eq!(answer.outcome(), Outcome::RolledBack);
+        assert!(kit.notes().await.is_empty());
+    });
+}
+
+#[test]
+fn a_refusal_for_another_interlock_cannot_be_whitewashed() {
+    test(async |kit| {
+        let other = Interlock::new(kit.pool.clone());
+        let app = guarded(other.require(anyone), never)
+            .route_layer(from_fn(whitewash))
+            .route_layer(kit.interlock.require(outer));
+        let answer = put(&app, "/1", "").await;
+        answer.assert_problem(ErrorKind::Aborted);
+        assert!(kit.notes().await.is_empty());
+    });
+}
+
+// READ ONLY.
+
+/// A policy that reads, so that the transaction is there before the inner layer narrows it.
+async fn reads(mut tx: Tx) -> Result<(), Error> {
+    seen(&mut tx).await?;
+    Ok(())
+}
+
+/// A handler that cannot write, behind `inner` and a policy that did write.
+async fn assert_narrowed(kit: &Kit, inner: AuthorizeLayer, outer: AuthorizeLayer) {
+    async fn handler(mut tx: Tx) -> &'static str {
+        let refused = Error::from(note(&mut tx, 2).await.unwrap_err());
+        assert_eq!(refused.sqlstate(), Some("25006"));
+        "ok"
+    }
+    let answer = put(&guarded(inner, handler).route_layer(outer), "/1", "").await;
+    answer.assert_problem(ErrorKind::Aborted);
+    assert!(kit.notes().await.is_empty());
+}
+
+#[test]
+fn an_inner_read_only_narrows() {
+    test(async |kit| {
+        let inner = kit.interlock.require(anyone).read_only();
+        assert_narrowed(&kit, inner, kit.interlock.require(outer)).await;
+        let inner = kit.interlock.require(reads).read_only();
+        assert_narrowed(&kit, inner, kit.interlock.require(anyone)).await;
+        let inner = kit.interlock.require(reads).read_only();
+        let outer = kit.interlock.require(reads).read_only();
+        assert_narrowed(&kit, inner, outer).await;
+    });
+}
+
+#[test]
+fn an_inner_read_only_keeps_what_was_written_outside() {
+    test(async |kit| {
+        let handler = async |mut tx: Tx| {
+            assert_eq!(seen(&mut tx).await?, [1]);
+            Ok::<_, Error>("ok")
+        };
+        let app = guarded(kit.interlock.require(reads).read_only(), handler);
+        let app = app.route_layer(kit.interlock.require(outer));
+        let answer = put(&app, "/1", "").await;
+        assert_eq!(answer.status, 200);
+        assert_eq!(answer.outcome(), Outcome::Committed);
+        assert_eq!(kit.notes().await, [1]);
+    });
+}
+
+#[test]
+fn an_inner_read_only_narrows_also_after_a_savepoint_that_was_dropped() {
+    async fn outer(mut tx: Tx) -> Result<(), Error> {
+        let mut savepoint = tx.savepoint().await?;
+        let insert = sqlx::query("INSERT INTO notes VALUES (1, '')");
+        insert.execute(&mut savepoint).await?;
+        Ok(())
+    }
+    test(async |kit| {
+        let inner = kit.interlock.require(anyone).read_only();
+        assert_narrowed(&kit, inner, kit.interlock.require(outer)).await;
+    });
+}
+
+#[test]
+fn a_writer_inside_a_read_only_layer_is_refused() {
+    test(async |kit| {
+        for opened in [true, false] {
+            let outer = if opened {
+                kit.interlock.require(reads)
+            } else {
+                kit.interlock.require(anyone)
+            };
+            let app = guarded(kit.interlock.require(anyone), never);
+            let app = app.route_layer(outer.read_only());
+            let answer = put(&app, "/1", "").await;
+            answer.assert_problem(ErrorKind::Misconfigured);
+        }
+    });
+}
+
+// Middleware between the layers.
+
+#[test]
+fn middleware_between_them_writes_in_the_same_transaction() {
+    async fn middleware(mut tx: Tx, request: Request, next: Next) -> Result<Response, Error> {
+        assert_eq!(seen(&mut tx).await?, [1]);
+        note(&mut tx, 2).await?;
+        drop(tx);
+        Ok(next.run(request).await)
+    }
+    async fn inner(mut tx: Tx) -> Result<(), Error> {
+        assert_eq!(seen(&mut tx).await?, [1, 2]);
+        Ok(note(&mut tx, 3).await?)
+    }
+    test(async |kit| {
+        for (status, notes) in [(404, vec![]), (200, vec![1, 2, 3])] {
+            let status = StatusCode::from_u16(status).unwrap();
+            let app = guarded(kit.interlock.require(inner), async move || status)
+                .route_layer(from_fn(middleware))
+                .route_layer(kit.interlock.require(outer));
+            assert_eq!(put(&app, "/1", "").await.status, status);
+            assert_eq!(kit.notes().await, notes);
+        }
+    });
+}
+
+#[test]
+fn a_denial_that_is_rebuilt_into_a_200_is_no_success() {
+    test(async |kit| {
+        let app = guarded(kit.interlock.require(denies), never)
+            .route_layer(from_fn(whitewash))
+            .route_layer(kit.interlock.require(outer));
+        let answer = put(&app, "/1", "").await;
+        answer.assert_problem(ErrorKind::Aborted);
+        assert_eq!(answer.outcome(), Outcome::RolledBack);
+        assert!(kit.notes().await.is_empty());
+    });
+}
+
+#[test]
+fn a_denial_may_be_rebuilt_into_another_4xx() {
+    async fn hide(request: Request, next: Next) -> Response {
+        next.run(request).await;
+        (StatusCode::NOT_FOUND, "nothing here").into_response()
+    }
+    test(async |kit| {
+        let app = guarded(kit.interlock.require(denies), never)
+            .route_layer(from_fn(hide))
+            .route_layer(kit.interlock.require(outer));
+        let answer = put(&app, "/1", "").await;
+        assert_eq!(answer.status, 404);
+        assert_eq!(answer.body, "nothing here");
+        assert!(kit.notes().await.is_empty());
+    });
+}
+
+#[test]
+fn a_failed_policy_may_not_be_rebuilt_into_a_denial() {
+    async fn fails() -> Result<(), StatusCode> {
+        Err(StatusCode::BAD_GATEWAY)
+    }
+    async fn deny(request: Request, next: Next) -> StatusCode {
+        next.run(request).await;
+        StatusCode::FORBIDDEN
+    }
+    test(async |kit| {
+        let app = guarded(kit.interlock.require(fails), never)
+            .route_layer(from_fn(deny))
+            .route_layer(kit.interlock.require(outer));
+        let answer = put(&app, "/1", "").await;
+        answer.assert_problem(ErrorKind::Aborted);
+        assert!(kit.notes().await.is_empty());
+    });
+}
+
+#[test]
+fn an_error_of_the_handler_that_is_rebuilt_into_a_200_is_no_success() {
+    test(async |kit| {
+        for status in [400, 404, 500] {
+            let status = StatusCode::from_u16(status).unwrap();
+            let handler = move |tx: Tx| async move {
+                write(tx).await?;
+                Ok::<_, Error>(status)
+            };
+            let app = guarded(kit.interlock.require(anyone), handler)
+                .route_layer(from_fn(whitewash))
+                .route_layer(kit.interlock.require(anyone));
+            let answer = put(&app, "/1", "").await;
+            answer.assert_problem(ErrorKind::Aborted);
+            assert!(kit.notes().await.is_empty());
+        }
+    });
+}
+
+#[test]
+fn an_inner_layer_that_was_cancelled_is_no_success() {
+    /// Does not wait for the inside.
+    async fn impatient(request: Request, next: Next) -> &'static str {
+        let mut inside = Box::pin(next.run(request));
+        while !RAN.load(Ordering::SeqCst) {
+            assert!(futures::poll!(&mut inside).is_pending());
+            tokio::task::yield_now().await;
+        }
+        "enough"
+    }
+    static RAN: AtomicBool = AtomicBool::new(false);
+    test(async |kit| {
+        let handler = async |mut tx: Tx| {
+            note(&mut tx, 2).await.unwrap();
+            drop(tx);
+            RAN.store(true, Ordering::SeqCst);
+            std::future::pending::<()>().await;
+        };
+        let app = guarded(kit.interlock.require(anyone), handler)
+            .route_layer(from_fn(impatient))
+            .route_layer(kit.interlock.require(outer));
+        let answer = put(&app, "/1", "").await;
+        answer.assert_problem(ErrorKind::Aborted);
+        assert!(kit.notes().await.is_empty());
+    });
+}
+
+#[test]
+fn an_inner_layer_that_panicked_is_no_success() {
+    async fn catch(request: Request, next: Next) -> &'static str {
+        let inside = tokio::spawn(next.run(request));
+        assert!(inside.await.unwrap_err().is_panic());
+        "caught"
+    }
+    test(async |kit| {
+        let handler = async |tx: Tx| {
+            write(tx).await.unwrap();
+            never().await;
+        };
+        let app = guarded(kit.interlock.require(anyone), handler)
+            .route_layer(from_fn(catch))
+            .route_layer(kit.interlock.require(anyone));
+        let answer = put(&app, "/1", "").await;
+        answer.assert_problem(ErrorKind::Aborted);
+        assert!(kit.notes().await.is_empty());
+    });
+}
+
+#[test]
+fn two_of_them_side_by_side_use_one_transaction_each() {
+    test(async |kit| {
+        let ran = Arc::new(AtomicBool::new(false));
+        let tell = Arc::clone(&ran);
+        let inner = guarded(kit.interlock.require(anyone), write);
+        // A request of its own, made while another one is open, is another transaction.
+        let handler = move |mut tx: Tx| async move {
+            note(&mut tx, 2).await?;
+            assert_eq!(put(&inner, "/1", "").await.status, 200);
+            tell.store(true, Ordering::SeqCst);
+            Err::<(), _>(Error::not_found())
+        };
+        let app = Router::new()
+            .route("/{id}", any(handler))
+            .route_layer(kit.interlock.require(anyone));
+        assert_eq!(put(&app, "/1", "").await.status, 404);
+        assert!(ran.load(Ordering::SeqCst));
+        assert_eq!(kit.notes().await, [1]);
+    });
+}

@@ -1,1 +1,351 @@
+//! Savepoints: what they heal, and what they do not.
 
+use tower_interlock::{Error, ErrorKind, Outcome, Savepoint, Tx};
+
+use crate::{
+    kit::{Answer, Kit, anyone, conflict, guarded, note, put, test},
+    settlement::never,
+};
+
+/// Writes a note on a savepoint.
+async fn note_on(savepoint: &mut Savepoint<'_>, id: i64) -> Result<(), sqlx::Error> {
+    sqlx::query("INSERT INTO notes VALUES ($1, '')")
+        .bind(id)
+        .execute(savepoint)
+        .await?;
+    Ok(())
+}
+
+/// Runs `handler` behind a policy that allows everything.
+async fn run<Fut>(kit: &Kit, handler: fn(Tx) -> Fut) -> Answer
+where
+    Fut: Future<Output = Result<(), Error>> + Send + 'static,
+{
+    put(&guarded(kit.interlock.require(anyone), handler), "/1", "").await
+}
+
+#[track_caller]
+fn assert_committed(answer: &Answer) {
+    assert_eq!(answer.status, 200, "{}", answer.body);
+    assert_eq!(answer.outcome(), Outcome::Committed);
+    assert_eq!(answer.report().attempts(), 1);
+}
+
+#[test]
+fn released_it_is_kept() {
+    test(async |kit| {
+        async fn handler(mut tx: Tx) -> Result<(), Error> {
+            let mut savepoint = tx.savepoint().await?;
+            note_on(&mut savepoint, 1).await?;
+            savepoint.release().await?;
+            Ok(note(&mut tx, 2).await?)
+        }
+        assert_committed(&run(&kit, handler).await);
+        assert_eq!(kit.notes().await, [1, 2]);
+    });
+}
+
+#[test]
+fn released_it_goes_with_the_rest() {
+    test(async |kit| {
+        async fn handler(mut tx: Tx) -> Result<(), Error> {
+            let mut savepoint = tx.savepoint().await?;
+            note_on(&mut savepoint, 1).await?;
+            savepoint.release().await?;
+            Err(Error::not_found())
+        }
+        assert_eq!(run(&kit, handler).await.status, 404);
+        assert!(kit.notes().await.is_empty());
+    });
+}
+
+#[test]
+fn rolled_back_it_heals() {
+    test(async |kit| {
+        async fn handler(mut tx: Tx) -> Result<(), Error> {
+            note(&mut tx, 1).await?;
+            let mut savepoint = tx.savepoint().await?;
+            note_on(&mut savepoint, 2).await?;
+            assert!(note_on(&mut savepoint, 1).await.is_err());
+            savepoint.rollback().await?;
+            Ok(note(&mut tx, 3).await?)
+        }
+        assert_committed(&run(&kit, handler).await);
+        assert_eq!(kit.notes().await, [1, 3]);
+    });
+}
+
+#[test]
+fn in_a_policy_it_heals_the_check() {
+    test(async |kit| {
+        async fn policy(mut tx: Tx) -> Result<(), Error> {
+            let mut savepoint = tx.savepoint().await?;
+            assert!(missing(&mut savepoint).await.is_err());
+            savepoint.rollback().await?;
+            Ok(note(&mut tx, 1).await?)
+        }
+        async fn missing(savepoint: &mut Savepoint<'_>) -> Result<(), sqlx::Error> {
+            let query = sqlx::query("SELECT 1 FROM missing");
+            query.execute(savepoint).await.map(drop)
+        }
+        let app = guarded(kit.interlock.require(policy), async || ());
+        assert_committed(&put(&app, "/1", "").await);
+        assert_eq!(kit.notes().await, [1]);
+    });
+}
+
+#[test]
+fn it_does_not_heal_what_went_wrong_before_it() {
+    test(async |kit| {
+        async fn handler(mut tx: Tx) -> Result<(), Error> {
+            note(&mut tx, 1).await?;
+            assert!(note(&mut tx, 1).await.is_err());
+            // The server refuses every statement by now.
+            assert!(tx.savepoint().await.is_err());
+            Ok(())
+        }
+        run(&kit, handler).await.assert_problem(ErrorKind::Aborted);
+        assert!(kit.notes().await.is_empty());
+    });
+}
+
+#[test]
+fn it_does_not_heal_unless_it_is_rolled_back() {
+    test(async |kit| {
+        async fn handler(mut tx: Tx) -> Result<(), Error> {
+            note(&mut tx, 1).await?;
+            let mut savepoint = tx.savepoint().await?;
+            assert!(note_on(&mut savepoint, 1).await.is_err());
+            std::mem::forget(savepoint);
+            Ok(())
+        }
+        run(&kit, handler).await.assert_problem(ErrorKind::Aborted);
+        assert!(kit.notes().await.is_empty());
+    });
+}
+
+#[test]
+fn it_cannot_be_released_over_an_error() {
+    test(async |kit| {
+        async fn handler(mut tx: Tx) -> Result<(), Error> {
+            note(&mut tx, 1).await?;
+            let mut savepoint = tx.savepoint().await?;
+            assert!(note_on(&mut savepoint, 1).await.is_err());
+            savepoint.release().await?;
+            Ok(())
+        }
+        assert_eq!(run(&kit, handler).await.status, 500);
+        assert!(kit.notes().await.is_empty());
+    });
+}
+
+#[test]
+fn dropped_it_is_rolled_back_before_the_next_statement() {
+    test(async |kit| {
+        async fn handler(mut tx: Tx) -> Result<(), Error> {
+            note(&mut tx, 1).await?;
+            let mut savepoint = tx.savepoint().await?;
+            note_on(&mut savepoint, 2).await?;
+            assert!(note_on(&mut savepoint, 1).await.is_err());
+            drop(savepoint);
+            Ok(note(&mut tx, 3).await?)
+        }
+        assert_committed(&run(&kit, handler).await);
+        assert_eq!(kit.notes().await, [1, 3]);
+    });
+}
+
+#[test]
+fn dropped_it_is_rolled_back_before_commit() {
+    test(async |kit| {
+        async fn handler(mut tx: Tx) -> Result<(), Error> {
+            note(&mut tx, 1).await?;
+            let mut savepoint = tx.savepoint().await?;
+            note_on(&mut savepoint, 2).await?;
+            Ok(())
+        }
+        assert_committed(&run(&kit, handler).await);
+        assert_eq!(kit.notes().await, [1]);
+    });
+}
+
+#[test]
+fn dropped_before_commit_it_heals_too() {
+    test(async |kit| {
+        async fn handler(mut tx: Tx) -> Result<(), Error> {
+            note(&mut tx, 1).await?;
+            let mut savepoint = tx.savepoint().await?;
+            assert!(note_on(&mut savepoint, 1).await.is_err());
+            Ok(())
+        }
+        assert_committed(&run(&kit, handler).await);
+        assert_eq!(kit.notes().await, [1]);
+    });
+}
+
+#[test]
+fn dropped_by_a_question_mark_it_goes_with_the_rest() {
+    test(async |kit| {
+        async fn handler(mut tx: Tx) -> Result<(), Error> {
+            note(&mut tx, 1).await?;
+            let mut savepoint = tx.savepoint().await?;
+            note_on(&mut savepoint, 1).await?;
+            Ok(savepoint.release().await?)
+        }
+        let answer = run(&kit, handler).await;
+        answer.assert_problem(ErrorKind::Database);
+        assert!(kit.notes().await.is_empty());
+    });
+}
+
+#[test]
+fn forgotten_it_is_a_part_of_the_rest() {
+    test(async |kit| {
+        async fn handler(mut tx: Tx) -> Result<(), Error> {
+            let mut savepoint = tx.savepoint().await?;
+            note_on(&mut savepoint, 1).await?;
+            std::mem::forget(savepoint);
+            note(&mut tx, 2).await?;
+            let mut savepoint = tx.savepoint().await?;
+            note_on(&mut savepoint, 3).await?;
+            Ok(savepoint.rollback().await?)
+        }
+        assert_committed(&run(&kit, handler).await);
+        assert_eq!(kit.notes().await, [1, 2]);
+    });
+}
+
+#[test]
+fn they_nest() {
+    test(async |kit| {
+        async fn handler(mut tx: Tx) -> Result<(), Error> {
+            note(&mut tx, 1).await?;
+            let mut outer = tx.savepoint().await?;
+            note_on(&mut outer, 2).await?;
+            let mut inner = outer.savepoint().await?;
+            assert!(note_on(&mut inner, 1).await.is_err());
+            inner.rollback().await?;
+            note_on(&mut outer, 3).await?;
+            let mut inner = outer.savepoint().await?;
+            note_on(&mut inner, 4).await?;
+            inner.release().await?;
+            outer.release().await?;
+            Ok(())
+        }
+        assert_committed(&run(&kit, handler).await);
+        assert_eq!(kit.notes().await, [1, 2, 3, 4]);
+    });
+}
+
+#[test]
+fn the_outer_one_takes_the_inner_ones_with_it() {
+    test(async |kit| {
+        async fn handler(mut tx: Tx) -> Result<(), Error> {
+            note(&mut tx, 1).await?;
+            let mut outer = tx.savepoint().await?;
+            let mut inner = outer.savepoint().await?;
+            note_on(&mut inner, 2).await?;
+            inner.release().await?;
+            let mut inner = outer.savepoint().await?;
+            note_on(&mut inner, 3).await?;
+            assert!(note_on(&mut inner, 1).await.is_err());
+            drop(inner);
+            outer.rollback().await?;
+            Ok(())
+        }
+        assert_committed(&run(&kit, handler).await);
+        assert_eq!(kit.notes().await, [1]);
+    });
+}
+
+#[test]
+fn an_inner_one_does_not_heal_the_outer_one() {
+    test(async |kit| {
+        async fn handler(mut tx: Tx) -> Result<(), Error> {
+            note(&mut tx, 1).await?;
+            let mut outer = tx.savepoint().await?;
+            assert!(note_on(&mut outer, 1).await.is_err());
+            assert!(outer.savepoint().await.is_err());
+            std::mem::forget(outer);
+            Ok(())
+        }
+        run(&kit, handler).await.assert_problem(ErrorKind::Aborted);
+        assert!(kit.notes().await.is_empty());
+    });
+}
+
+#[test]
+fn many_one_after_the_other() {
+    test(async |kit| {
+        async fn handler(mut tx: Tx) -> Result<(), Error> {
+            for id in 0..20 {
+                let mut savepoint = tx.savepoint().await?;
+                note_on(&mut savepoint, id).await?;
+                match id % 3 {
+                    0 => savepoint.release().await?,
+                    1 => savepoint.rollback().await?,
+                    _ => drop(savepoint),
+                }
+            }
+            Ok(())
+        }
+        assert_committed(&run(&kit, handler).await);
+        assert_eq!(kit.notes().await, [0, 3, 6, 9, 12, 15, 18]);
+    });
+}
+
+#[test]
+fn a_serialization_failure_is_not_healed() {
+    test(async |kit| {
+        let own = kit.clone();
+        let handler = move |mut tx: Tx| async move {
+            let attempt = tx.attempt();
+            note(&mut tx, attempt.into()).await?;
+            let mut savepoint = tx.savepoint().await?;
+            if attempt == 1 {
+                assert!(conflict(&mut savepoint, &own.outside).await.is_err());
+            }
+            // CockroachDB refuses it after a serialization failure.
+            let _ = savepoint.rollback().await;
+            let _ = note(&mut tx, 10).await;
+            Ok::<_, Error>(())
+        };
+        let answer = put(&guarded(kit.interlock.require(anyone), handler), "/1", "").await;
+        assert_eq!(answer.status, 200);
+        assert_eq!(answer.report().attempts(), 2);
+        assert_eq!(kit.notes().await, [2, 10]);
+    });
+}
+
+#[test]
+fn of_a_denial_nothing_is_kept() {
+    test(async |kit| {
+        async fn policy(mut tx: Tx) -> Result<(), Error> {
+            let mut savepoint = tx.savepoint().await?;
+            note_on(&mut savepoint, 1).await?;
+            savepoint.release().await?;
+            Err(tower_interlock::Denied::new("no").into())
+        }
+        let answer = put(&guarded(kit.interlock.require(policy), never), "/1", "").await;
+        answer.assert_problem(ErrorKind::Denied);
+        assert!(kit.notes().await.is_empty());
+    });
+}
+
+#[test]
+fn a_row_stream_on_it_may_be_dropped() {
+    test(async |kit| {
+        async fn handler(mut tx: Tx) -> Result<(), Error> {
+            use futures::StreamExt as _;
+            let mut savepoint = tx.savepoint().await?;
+            note_on(&mut savepoint, 1).await?;
+            let mut rows = sqlx::query("SELECT id FROM documents").fetch(&mut savepoint);
+            assert!(rows.next().await.unwrap().is_ok());
+            drop(rows);
+            savepoint.release().await?;
+            Ok(())
+        }
+        assert_committed(&run(&kit, handler).await);
+        assert_eq!(kit.notes().await, [1]);
+    });
+}

@@ -1,0 +1,711 @@
+//! Conditional writes: their answers, their rows, and what they cost.
+
+use std::time::Duration;
+
+use axum::{Router, extract::Path, http::StatusCode, routing::put as put_route};
+use futures::{StreamExt as _, future::join_all, stream};
+use sqlx::{AssertSqlSafe, Connection as _, PgConnection, PgPool};
+use support::Kind;
+use tokio::{task::JoinHandle, time::timeout};
+use tower_interlock::{Condition, ConditionalWrite, Error, ErrorKind, Interlock, Outcome, Tx};
+
+use crate::{
+    cancellation::drop_after,
+    kit::{Kit, anyone, conflict_once, guarded, note, put, test, test_with_pool},
+    wire::Wire,
+};
+
+const EXISTS: Condition = Condition::exists("EXISTS (SELECT 1 FROM documents WHERE id = $2)");
+const PERMITTED: Condition =
+    Condition::permitted("EXISTS (SELECT 1 FROM grants WHERE user_id = $1 AND document_id = $2)");
+const CURRENT: Condition = Condition::current("(SELECT version FROM documents WHERE id = $2) = $3");
+
+static UPDATE: ConditionalWrite = ConditionalWrite::new(
+    "UPDATE documents SET body = 'new', version = version + 1 WHERE id = $2 AND {conditions} RETURNING version",
+    &[EXISTS, PERMITTED, CURRENT],
+);
+static LOCKED: ConditionalWrite = ConditionalWrite::new(
+    "UPDATE documents SET body = 'new', version = version + 1 WHERE id = $2 AND {conditions} RETURNING version",
+    &[EXISTS, PERMITTED, CURRENT],
+)
+.lock("SELECT id FROM documents WHERE id = $2");
+static DELETE: ConditionalWrite = ConditionalWrite::new(
+    "DELETE FROM documents WHERE {conditions} AND id = $2",
+    &[EXISTS, PERMITTED.hidden(), CURRENT],
+);
+static ADD_NOTE: ConditionalWrite = ConditionalWrite::new(
+    "INSERT INTO notes (id, note) SELECT $1, 'added' WHERE {conditions} RETURNING id, note",
+    &[
+        Condition::other(
+            StatusCode::LOCKED,
+            "EXISTS (SELECT 1 FROM grants WHERE user_id = 1)",
+        ),
+        Condition::available("NOT EXISTS (SELECT 1 FROM notes WHERE id = $1)"),
+    ],
+);
+/// It lets the constraint find what is there already.
+static INSERT_NOTE: ConditionalWrite = ConditionalWrite::new(
+    "INSERT INTO notes (id, note) SELECT $1, 'inserted' WHERE {conditions} RETURNING id",
+    &[Condition::permitted(
+        "EXISTS (SELECT 1 FROM grants WHERE user_id = 1)",
+    )],
+);
+static INSERT_NEW_NOTE: ConditionalWrite = ConditionalWrite::new(
+    "INSERT INTO notes (id, note) SELECT $1, 'inserted' WHERE {conditions} ON CONFLICT (id) DO NOTHING RETURNING id",
+    &[Condition::permitted(
+        "EXISTS (SELECT 1 FROM grants WHERE user_id = 1)",
+    )],
+);
+
+/// Updates as a user, and returns the new version.
+async fn update(
+    write: &ConditionalWrite,
+    interlock: &Interlock,
+    (user, id, seen): (i64, i64, Option<i64>),
+) -> Result<i64, Error> {
+    let (version,) = write
+        .bind(user)
+        .bind(id)
+        .bind(seen)
+        .fetch_one(interlock)
+        .await?;
+    Ok(version)
+}
+
+#[track_caller]
+fn assert_refused<T: std::fmt::Debug>(answer: Result<T, Error>, kind: ErrorKind, status: u16) {
+    let error = answer.unwrap_err();
+    assert_eq!(
+        (error.kind(), error.status().as_u16()),
+        (kind, status),
+        "{error:?}"
+    );
+}
+
+// Answers
+
+#[test]
+fn what_is_true_is_written_in_all_three_forms() {
+    test(async |kit| {
+        for (write, expected) in [(&UPDATE, 1), (&LOCKED, 2)] {
+            let seen = Some(expected - 1);
+            let version = update(write, &kit.interlock, (1, 1, seen)).await.unwrap();
+            assert_eq!(version, expected);
+        }
+        assert_eq!(kit.body(1).await, "new");
+
+        let added: (i64, String) = ADD_NOTE
+            .bind(7_i64)
+            .fetch_one(&kit.interlock)
+            .await
+            .unwrap();
+        assert_eq!(added, (7, "added".to_owned()));
+        assert_eq!(kit.notes().await, [7]);
+
+        let delete = DELETE.bind(1_i64).bind(1_i64).bind(2_i64);
+        assert_eq!(delete.execute(&kit.interlock).await.unwrap(), 1);
+        assert_eq!(documents(&kit).await, [(2, "old".to_owned(), 0)]);
+    });
+}
+
+#[test]
+fn the_first_condition_that_is_not_true_is_the_answer() {
+    test(async |kit| {
+        for write in [&UPDATE, &LOCKED] {
+            let update = async |who| update(write, &kit.interlock, who).await;
+            assert_refused(update((2, 9, Some(9))).await, ErrorKind::NotFound, 404);
+            assert_refused(update((2, 1, Some(9))).await, ErrorKind::Denied, 403);
+            assert_refused(
+                update((1, 1, Some(9))).await,
+                ErrorKind::PreconditionFailed,
+                412,
+            );
+        }
+        let delete = DELETE.bind(2_i64).bind(1_i64).bind(9_i64);
+        assert_refused(delete.execute(&kit.interlock).await, ErrorKind::Denied, 404);
+        assert_untouched(&kit).await;
+
+        let add = async || ADD_NOTE.bind(7_i64).execute(&kit.interlock).await;
+        add().await.unwrap();
+        assert_refused(add().await, ErrorKind::Conflict, 409);
+        kit.database.run("DELETE FROM grants").await;
+        assert_refused(add().await, ErrorKind::Refused, 423);
+        assert_eq!(kit.notes().await, [7]);
+    });
+}
+
+#[test]
+fn null_does_not_allow() {
+    static UNKNOWN: ConditionalWrite = ConditionalWrite::new(
+        "UPDATE documents SET body = 'new' WHERE {conditions}",
+        &[
+            Condition::permitted("NULL::BOOL"),
+            Condition::exists("true"),
+        ],
+    );
+    test(async |kit| {
+        assert_refused(
+            update(&UPDATE, &kit.interlock, (1, 1, None)).await,
+            ErrorKind::PreconditionFailed,
+            412,
+        );
+        let unknown = UNKNOWN.unbound().execute(&kit.interlock).await;
+        assert_refused(unknown, ErrorKind::Denied, 403);
+        assert_untouched(&kit).await;
+    });
+}
+
+#[test]
+fn a_condition_that_fails_is_a_500_and_writes_nothing() {
+    static BROKEN: ConditionalWrite = ConditionalWrite::new(
+        "UPDATE documents SET body = 'new' WHERE {conditions}",
+        &[Condition::permitted("1 / (SELECT $1::INT8) > 0")],
+    );
+    test(async |kit| {
+        let broken = BROKEN.bind(0_i64).execute(&kit.interlock).await;
+        assert_eq!(
+            broken.as_ref().unwrap_err().sqlstate(),
+            Some("22012"),
+            "{broken:?}"
+        );
+        assert_refused(broken, ErrorKind::Database, 500);
+        assert_untouched(&kit).await;
+
+        let handler = async |mut tx: Tx| {
+            note(&mut tx, 1).await?;
+            BROKEN.bind(0_i64).execute(&mut tx).await
+        };
+        let handler = async move |tx: Tx| handler(tx).await.map(|rows| rows.to_string());
+        let app = guarded(kit.interlock.require(anyone), handler);
+        put(&app, "/1", "")
+            .await
+            .assert_problem(ErrorKind::Database);
+        assert_untouched(&kit).await;
+    });
+}
+
+#[test]
+fn below_serializable_nothing_is_written_and_the_answer_says_so() {
+    test(async |kit| {
+        if kit.database.kind() == Kind::CockroachDb {
+            let version = update(
+                &UPDATE,
+                &Interlock::new(kit.database.pool(1).await),
+                (1, 1, Some(0)),
+            );
+            assert_eq!(version.await.unwrap(), 1);
+            return println!("a plain pool is SERIALIZABLE here");
+        }
+        for weak in ["read committed", "repeatable read"] {
+            let weak = [("default_transaction_isolation", weak)];
+            let options = kit.database.options().options(weak);
+            let pool = PgPool::connect_with(options).await.unwrap();
+            let interlock = Interlock::new(pool);
+            // Also where a condition would be the reason: it was not looked at as it should be.
+            for who in [(1, 1, Some(0)), (2, 1, Some(0))] {
+                let answer = update(&UPDATE, &interlock, who).await;
+                assert_refused(answer, ErrorKind::Misconfigured, 500);
+            }
+        }
+        assert_untouched(&kit).await;
+    });
+}
+
+#[test]
+fn a_row_that_no_condition_explains_is_not_found() {
+    test(async |kit| {
+        let insert = || INSERT_NEW_NOTE.bind(7_i64);
+        let first: Option<(i64,)> = insert().fetch_optional(&kit.interlock).await.unwrap();
+        assert_eq!(first, Some((7,)));
+        let second: Option<(i64,)> = insert().fetch_optional(&kit.interlock).await.unwrap();
+        assert_eq!(second, None);
+        assert_refused(
+            insert().execute(&kit.interlock).await,
+            ErrorKind::NotFound,
+            404,
+        );
+        let third: Result<(i64,), _> = insert().fetch_one(&kit.interlock).await;
+        assert_refused(third, ErrorKind::NotFound, 404);
+
+        kit.database.run("DELETE FROM grants").await;
+        let denied = insert().fetch_optional::<(i64,)>(&kit.interlock).await;
+        assert_refused(denied, ErrorKind::Denied, 403);
+        assert_eq!(kit.notes().await, [7]);
+    });
+}
+
+#[test]
+fn a_row_that_row_level_security_hides_is_not_found() {
+    test(async |kit| {
+        if kit.database.kind() == Kind::CockroachDb {
+            return println!("CockroachDB has no row-level security before v25.2");
+        }
+        // Roles belong to the server, so it is named after the database.
+        let role = kit.database.name().to_owned();
+        for sql in [
+            format!("CREATE ROLE {role}"),
+            format!("GRANT ALL ON documents, grants TO {role}"),
+            "ALTER TABLE documents ENABLE ROW LEVEL SECURITY".to_owned(),
+            "CREATE POLICY may_see ON documents FOR SELECT USING (true)".to_owned(),
+            "CREATE POLICY may_not_change ON documents FOR UPDATE USING (false)".to_owned(),
+        ] {
+            sqlx::raw_sql(AssertSqlSafe(sql))
+                .execute(&kit.outside)
+                .await
+                .unwrap();
+        }
+        let as_role = [
+            ("role", role.clone()),
+            ("default_transaction_isolation", "serializable".to_owned()),
+        ];
+        let pool = PgPool::connect_with(kit.database.options().options(as_role));
+        let interlock = Interlock::new(pool.await.unwrap());
+
+        let answer = update(&UPDATE, &interlock, (1, 1, Some(0))).await;
+        assert_refused(answer, ErrorKind::NotFound, 404);
+        assert_untouched(&kit).await;
+
+        interlock.drain().await;
+        let gone = format!("DROP OWNED BY {role}; DROP ROLE {role}");
+        sqlx::raw_sql(AssertSqlSafe(gone))
+            .execute(&kit.outside)
+            .await
+            .unwrap();
+    });
+}
+
+#[test]
+fn a_condition_that_came_true_meanwhile_is_looked_at_once_more() {
+    // Not true for the write, true for the diagnosis.
+    static SECOND_TIME: ConditionalWrite = ConditionalWrite::new(
+        "UPDATE documents SET body = 'new' WHERE id = 1 AND {conditions}",
+        &[Condition::permitted("(SELECT nextval('looks')) > 1")],
+    );
+    // Not true for either write, true for the diagnosis in between.
+    static NEVER_IN_TIME: ConditionalWrite = ConditionalWrite::new(
+        "UPDATE documents SET body = 'new' WHERE id = 2 AND {conditions}",
+        &[Condition::permitted("(SELECT nextval('looks')) % 2 = 0")],
+    );
+    test(async |kit| {
+        kit.database.run("CREATE SEQUENCE looks").await;
+        let written = SECOND_TIME.unbound().execute(&kit.interlock).await;
+        assert_eq!(written.unwrap(), 1);
+        assert_eq!(kit.body(1).await, "new");
+
+        kit.database
+            .run("DROP SEQUENCE looks; CREATE SEQUENCE looks")
+            .await;
+        let answer = NEVER_IN_TIME.unbound().execute(&kit.interlock).await;
+        assert_refused(answer, ErrorKind::NotFound, 404);
+        assert_eq!(kit.body(2).await, "old");
+    });
+}
+
+#[test]
+fn a_constraint_that_refuses_is_a_409() {
+    test(async |kit| {
+        kit.database
+            .run("INSERT INTO notes VALUES (7, 'there')")
+            .await;
+        let insert = || INSERT_NOTE.bind(7_i64);
+        assert_refused(
+            insert().execute(&kit.interlock).await,
+            ErrorKind::Rejected,
+            409,
+        );
+
+        if kit.database.kind() == Kind::PostgreSql {
+            // The row comes back before the constraint is looked at.
+            kit.database
+                .run("ALTER TABLE notes DROP CONSTRAINT notes_pkey, ADD UNIQUE (id) DEFERRABLE INITIALLY DEFERRED")
+                .await;
+            let row = insert().fetch_one::<(i64,)>(&kit.interlock).await;
+            assert_refused(row, ErrorKind::Rejected, 409);
+        }
+        assert_eq!(kit.notes().await, [7]);
+    });
+}
+
+#[test]
+fn a_bad_call_is_refused_before_anything_is_sent() {
+    test(async |kit| {
+        let few = UPDATE.bind(1_i64).bind(1_i64).execute(&kit.interlock).await;
+        assert_refused(few, ErrorKind::Misconfigured, 500);
+        let row = DELETE.bind(1_i64).bind(1_i64).bind(0_i64);
+        let row = row.fetch_one::<(i64,)>(&kit.interlock).await;
+        assert_refused(row, ErrorKind::Misconfigured, 500);
+        assert_untouched(&kit).await;
+    });
+}
+
+#[test]
+fn a_dry_run_answers_and_writes_nothing() {
+    test(async |kit| {
+        let dry = kit.interlock.clone().dry_run();
+        assert_eq!(update(&UPDATE, &dry, (1, 1, Some(0))).await.unwrap(), 1);
+        assert_refused(
+            update(&UPDATE, &dry, (2, 1, Some(0))).await,
+            ErrorKind::Denied,
+            403,
+        );
+        dry.drain().await;
+        assert_untouched(&kit).await;
+    });
+}
+
+#[test]
+fn after_drain_it_is_unavailable() {
+    test(async |kit| {
+        kit.interlock.drain().await;
+        let answer = update(&UPDATE, &kit.interlock, (1, 1, Some(0))).await;
+        assert_refused(answer, ErrorKind::Unavailable, 503);
+        assert_untouched(&kit).await;
+    });
+}
+
+// In a transaction of the layer
+
+/// Updates document 1 as the user in the path.
+async fn handler(Path(user): Path<i64>, mut tx: Tx) -> Result<String, Error> {
+    note(&mut tx, user).await?;
+    let update = UPDATE.bind(user).bind(1_i64).bind(0_i64);
+    let (version,): (i64,) = update.fetch_one(&mut tx).await?;
+    Ok(version.to_string())
+}
+
+#[test]
+fn on_a_tx_it_is_a_part_of_the_transaction() {
+    test(async |kit| {
+        let app = guarded(kit.interlock.require(anyone), handler);
+        let denied = put(&app, "/2", "").await;
+        denied.assert_problem(ErrorKind::Denied);
+        assert_eq!(denied.outcome(), Outcome::RolledBack);
+        assert_untouched(&kit).await;
+
+        let written = put(&app, "/1", "").await;
+        assert_eq!((written.status, &*written.body), (StatusCode::OK, "1"));
+        assert_eq!(
+            (kit.body(1).await, kit.notes().await),
+            ("new".to_owned(), vec![1])
+        );
+    });
+}
+
+#[test]
+fn on_a_tx_a_conflict_runs_the_request_again() {
+    test(async |kit| {
+        let outside = kit.outside.clone();
+        let contended = async move |path: Path<i64>, mut tx: Tx| {
+            conflict_once(&mut tx, &outside).await?;
+            handler(path, tx).await
+        };
+        let app = guarded(kit.interlock.require(anyone), contended);
+        let answer = put(&app, "/1", "").await;
+        assert_eq!(
+            (answer.status, answer.report().attempts()),
+            (StatusCode::OK, 2)
+        );
+        assert_eq!(kit.notes().await, [1]);
+    });
+}
+
+#[test]
+fn on_a_savepoint_a_refusal_undoes_only_that() {
+    test(async |kit| {
+        let handler = async |mut tx: Tx| {
+            note(&mut tx, 1).await?;
+            for user in [2_i64, 1] {
+                let mut savepoint = tx.savepoint().await?;
+                sqlx::query("INSERT INTO notes VALUES ($1, '')")
+                    .bind(10 + user)
+                    .execute(&mut savepoint)
+                    .await?;
+                let update = UPDATE.bind(user).bind(1_i64).bind(0_i64);
+                match update.execute(&mut savepoint).await {
+                    Ok(_) => savepoint.release().await?,
+                    Err(_) => savepoint.rollback().await?,
+                }
+            }
+            Ok::<_, Error>(())
+        };
+        let app = guarded(kit.interlock.require(anyone), handler);
+        let answer = put(&app, "/1", "").await;
+        assert_eq!(answer.status, StatusCode::OK, "{}", answer.body);
+        assert_eq!(
+            (kit.body(1).await, kit.notes().await),
+            ("new".to_owned(), vec![1, 11])
+        );
+    });
+}
+
+// Races
+
+/// Each client updates with the version that it read last, until it has won a few times.
+async fn compete(kit: &Kit, write: &'static ConditionalWrite) {
+    const CLIENTS: i64 = 32;
+    const WINS: i64 = 4;
+    let client = async || {
+        let (mut won, mut lost) = (Vec::new(), 0);
+        while won.len() < WINS as usize {
+            let seen: i64 = sqlx::query_scalar("SELECT version FROM documents WHERE id = 1")
+                .fetch_one(&kit.outside)
+                .await
+                .unwrap();
+            match update(write, &kit.interlock, (1, 1, Some(seen))).await {
+                Ok(version) => {
+                    assert_eq!(version, seen + 1);
+                    won.push(version);
+                }
+                Err(error) => {
+                    assert_eq!(error.kind(), ErrorKind::PreconditionFailed, "{error:?}");
+                    lost += 1;
+                }
+            }
+        }
+        (won, lost)
+    };
+    let clients = join_all((0..CLIENTS).map(|_| client())).await;
+    let lost: usize = clients.iter().map(|(_, lost)| lost).sum();
+    let mut won: Vec<i64> = clients.into_iter().flat_map(|(won, _)| won).collect();
+    won.sort_unstable();
+    assert_eq!(won, (1..=CLIENTS * WINS).collect::<Vec<_>>());
+    assert!(lost > 0, "nobody competed");
+    println!("{} won, {lost} lost with 412", won.len());
+}
+
+#[test]
+fn of_32_clients_exactly_one_wins_each_version() {
+    test_with_pool(16, async |kit: Kit| compete(&kit, &UPDATE).await);
+}
+
+#[test]
+fn of_32_clients_exactly_one_wins_each_version_of_a_locked_row() {
+    test_with_pool(16, async |kit: Kit| compete(&kit, &LOCKED).await);
+}
+
+/// Somebody has the row of document 1, and a write waits for it.
+struct Waiting {
+    holder: PgConnection,
+    write: JoinHandle<Result<i64, Error>>,
+}
+
+impl Waiting {
+    async fn start(kit: &Kit, interlock: Interlock) -> Self {
+        // The connection of the write is there before the row is taken.
+        let warm = update(&UPDATE, &interlock, (2, 1, Some(0))).await;
+        assert_refused(warm, ErrorKind::Denied, 403);
+        let mut holder = PgConnection::connect_with(&kit.database.options())
+            .await
+            .unwrap();
+        sqlx::raw_sql("BEGIN; UPDATE documents SET body = 'held' WHERE id = 1")
+            .execute(&mut holder)
+            .await
+            .unwrap();
+        let mut write =
+            tokio::spawn(async move { update(&UPDATE, &interlock, (1, 1, Some(0))).await });
+        let early = timeout(Duration::from_millis(300), &mut write).await;
+        assert!(early.is_err(), "{early:?}");
+        Self { holder, write }
+    }
+
+    async fn let_go(&mut self) {
+        sqlx::raw_sql("ROLLBACK")
+            .execute(&mut self.holder)
+            .await
+            .unwrap();
+    }
+}
+
+#[test]
+fn a_revocation_that_commits_while_the_write_waits_is_seen() {
+    test(async |kit| {
+        let mut waiting = Waiting::start(&kit, kit.interlock.clone()).await;
+        let mut revoking = kit
+            .outside
+            .begin_with("BEGIN ISOLATION LEVEL SERIALIZABLE")
+            .await
+            .unwrap();
+        sqlx::query("DELETE FROM grants")
+            .execute(&mut *revoking)
+            .await
+            .unwrap();
+        // On CockroachDB the reader would wait for the row, too.
+        if kit.database.kind() == Kind::PostgreSql {
+            let seen: i64 = sqlx::query_scalar("SELECT version FROM documents WHERE id = 1")
+                .fetch_one(&mut *revoking)
+                .await
+                .unwrap();
+            assert_eq!(seen, 0);
+        }
+        revoking.commit().await.unwrap();
+        waiting.let_go().await;
+
+        let answer = waiting.write.await.unwrap();
+        if kit.database.kind() == Kind::PostgreSql || answer.is_err() {
+            assert_refused(answer, ErrorKind::Denied, 403);
+            assert_untouched(&kit).await;
+        }
+    });
+}
+
+#[test]
+fn a_revocation_that_did_not_see_the_write_does_not_commit() {
+    test(async |kit| {
+        let mut revoking = kit
+            .outside
+            .begin_with("BEGIN ISOLATION LEVEL SERIALIZABLE")
+            .await
+            .unwrap();
+        sqlx::query("DELETE FROM grants")
+            .execute(&mut *revoking)
+            .await
+            .unwrap();
+        let seen: i64 = sqlx::query_scalar("SELECT count(*) FROM notes")
+            .fetch_one(&mut *revoking)
+            .await
+            .unwrap();
+        assert_eq!(seen, 0);
+        let interlock = kit.interlock.clone();
+        let mut write =
+            tokio::spawn(async move { INSERT_NOTE.bind(1_i64).execute(&interlock).await });
+        // CockroachDB lets the write wait for the revocation.
+        let early = timeout(Duration::from_millis(500), &mut write).await;
+        let revoked = revoking.commit().await;
+        let written = match early {
+            Ok(written) => written.unwrap(),
+            Err(_) => write.await.unwrap(),
+        };
+        // Exactly one of them; both would be a write without a permission that nobody saw.
+        assert_eq!(written.is_ok(), revoked.is_err(), "{written:?} {revoked:?}");
+        assert_eq!(kit.notes().await.len(), usize::from(written.is_ok()));
+        if written.is_err() {
+            assert_refused(written, ErrorKind::Denied, 403);
+        }
+    });
+}
+
+// Outcomes that are not known
+
+#[test]
+fn past_deadline_and_grace_the_outcome_is_unknown_and_the_write_goes_on() {
+    test(async |kit| {
+        let hasty = kit
+            .interlock
+            .clone()
+            .deadline(Duration::from_millis(400))
+            .grace(Duration::from_millis(200));
+        let mut waiting = Waiting::start(&kit, hasty).await;
+        let answer = (&mut waiting.write).await.unwrap();
+        assert_refused(answer, ErrorKind::OutcomeUnknown, 500);
+        waiting.let_go().await;
+        kit.interlock.drain().await;
+        assert_eq!(kit.body(1).await, "new");
+    });
+}
+
+#[test]
+fn a_lost_connection_is_an_unknown_outcome_and_not_repeated() {
+    test(async |kit| {
+        if kit.database.kind() == Kind::CockroachDb {
+            return println!("CockroachDB terminates no single connection");
+        }
+        let mut waiting = Waiting::start(&kit, kit.interlock.clone()).await;
+        let terminated: bool = sqlx::query_scalar(
+            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity
+             WHERE datname = current_database() AND wait_event_type = 'Lock'",
+        )
+        .fetch_one(&kit.outside)
+        .await
+        .unwrap();
+        assert!(terminated);
+        let answer = (&mut waiting.write).await.unwrap();
+        assert_refused(answer, ErrorKind::OutcomeUnknown, 500);
+        waiting.let_go().await;
+        assert_untouched(&kit).await;
+    });
+}
+
+#[test]
+fn a_dropped_write_is_whole_or_absent_and_poisons_nothing() {
+    const POLLS: i64 = 8;
+    const WRITES: i64 = 2000;
+    test_with_pool(2, async |kit: Kit| {
+        let write = async |id: i64| ADD_NOTE.bind(id).execute(&kit.interlock).await.map(|_| id);
+        let answered: Vec<i64> = stream::iter(0..WRITES)
+            .map(|id| drop_after(id % POLLS, write(id)))
+            .buffer_unordered(3)
+            .filter_map(async |answer| answer.map(Result::unwrap))
+            .collect()
+            .await;
+        // A refusal has two statements to be dropped in.
+        kit.database.run("INSERT INTO notes VALUES (-1, '')").await;
+        let refused = stream::iter(0..WRITES)
+            .map(|id| drop_after(id % (2 * POLLS), write(-1)))
+            .buffer_unordered(3)
+            .filter_map(async |answer| answer)
+            .collect::<Vec<_>>()
+            .await;
+        kit.interlock.drain().await;
+
+        let notes = kit.notes().await;
+        println!(
+            "{} answered, {} written, {} refused, of {WRITES} each",
+            answered.len(),
+            notes.len() - 1,
+            refused.len()
+        );
+        assert!(answered.iter().all(|id| notes.contains(id)));
+        assert!(refused.iter().all(Result::is_err));
+        assert!(!answered.is_empty() && answered.len() < WRITES as usize);
+        assert!(!refused.is_empty() && refused.len() < WRITES as usize);
+    });
+}
+
+// Costs
+
+#[test]
+fn a_success_is_one_round_trip_and_a_refusal_two() {
+    test(async |kit| {
+        let wire = Wire::tap(&kit.database).await;
+        let pool = Interlock::pool_options()
+            .max_connections(1)
+            .connect_with(wire.options())
+            .await
+            .unwrap();
+        let interlock = Interlock::new(pool);
+        let mut version = 0;
+        for warm in [false, true, true] {
+            let before = wire.round_trips();
+            version = update(&UPDATE, &interlock, (1, 1, Some(version)))
+                .await
+                .unwrap();
+            let success = wire.round_trips() - before;
+            for (who, kind) in [
+                ((1, 9, Some(version)), ErrorKind::NotFound),
+                ((2, 1, Some(version)), ErrorKind::Denied),
+                ((1, 1, Some(0)), ErrorKind::PreconditionFailed),
+            ] {
+                let before = wire.round_trips();
+                let answer = update(&UPDATE, &interlock, who).await;
+                assert_eq!(answer.unwrap_err().kind(), kind);
+                let refusal = wire.round_trips() - before;
+                println!("warm: {warm}, success: {success}, refusal: {refusal}");
+                assert!(!warm || (success, refusal) == (1, 2));
+            }
+        }
+        interlock.drain().await;
+    });
+}
+
+async fn documents(kit: &Kit) -> Vec<(i64, String, i64)> {
+    sqlx::query_as("SELECT id, body, version FROM documents ORDER BY id")
+        .fetch_all(&kit.outside)
+        .await
+        .unwrap()
+}
+
+async fn assert_untouched(kit: &Kit) {
+    let old = |id| (id, "old".to_owned(), 0);
+    assert_eq!(documents(kit).await, [old(1), old(2)]);
+    assert_eq!(kit.notes().await, [0_i64; 0]);
+}
