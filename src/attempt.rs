@@ -121,17 +121,18 @@ where
         };
         let state = slot.close();
         let policies = state.policies.as_slice().into();
+        let report = |outcome| Report {
+            policies,
+            attempts: attempt,
+            outcome,
+        };
         let settled = match response {
             Ok(response) => settle(state, response, shared, settings, deadline).await,
             Err(error) => Settled::refused(error, state.outcome()),
         };
         let (meaning, error, link) = match settled {
             Settled::Answer { response, outcome } => {
-                let report = Report {
-                    policies,
-                    attempts: attempt,
-                    outcome,
-                };
+                let report = report(outcome);
                 return Ok(Answer { response, report });
             }
             Settled::Again {
@@ -142,15 +143,9 @@ where
         };
         let pause = settings.backoff.pause(attempt);
         if !budget.allows(meaning) || Instant::now() + pause >= deadline {
-            let report = Report {
-                policies,
-                attempts: attempt,
-                outcome: Outcome::RolledBack,
-            };
-            return Ok(Answer {
-                response: exhausted(meaning, &error).into_response(),
-                report,
-            });
+            let response = exhausted(meaning, &error).into_response();
+            let report = report(Outcome::RolledBack);
+            return Ok(Answer { response, report });
         }
         tracing::debug!(
             attempt,

@@ -46,7 +46,6 @@ pub(crate) const fn statement(text: &str) -> Result<Facts, &'static str> {
     }
     match lexer.wrong {
         Some(reason) => Err(reason),
-        None if !placed && inserts && clause.is_head() => Err(NO_SELECT),
         None if !placed => Err(MISSING),
         None => Ok(Facts {
             parameters: lexer.parameters,
@@ -94,9 +93,6 @@ const fn part(mut lexer: Lexer<'_>) -> Result<u128, &'static str> {
 /// What is wrong with the token where it stands in the statement.
 const fn fault(lexer: &Lexer<'_>, clause: Clause, inserts: bool) -> Option<&'static str> {
     let token = lexer.token;
-    if matches!(lexer.previous, Token::Conditions) && !token.is_one_of(BEHIND) {
-        return Some(FOLLOWED);
-    }
     if writes(lexer) {
         return Some(SECOND_WRITE);
     }
@@ -104,6 +100,9 @@ const fn fault(lexer: &Lexer<'_>, clause: Clause, inserts: bool) -> Option<&'sta
         return Some(AGGREGATE);
     }
     if lexer.depth == 0 {
+        if inserts && clause.is_head() && token.is("VALUES") {
+            return Some(NO_SELECT);
+        }
         if token.is_one_of(&["UNION", "INTERSECT", "EXCEPT"]) {
             return Some(SET_OPERATION);
         }
@@ -113,6 +112,9 @@ const fn fault(lexer: &Lexer<'_>, clause: Clause, inserts: bool) -> Option<&'sta
         if clause.is_where() && token.is_one_of(&["OR", "CASE", "BETWEEN"]) {
             return Some(LOOSE);
         }
+    }
+    if matches!(lexer.previous, Token::Conditions) && !token.is_one_of(BEHIND) {
+        return Some(FOLLOWED);
     }
     match token {
         Token::Conditions if lexer.depth > 0 => Some(INSIDE),

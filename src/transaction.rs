@@ -150,8 +150,8 @@ impl Transaction {
         self.seal.is_some()
     }
 
-    /// Reads what the server still has to say, and breaks the seal. Fails unless this transaction
-    /// is open and healthy, on the server and for sqlx.
+    /// Reads what the server still has to say, and breaks the seal. Fails, each time, unless this
+    /// transaction is open and healthy, on the server and for sqlx.
     ///
     /// Not with `SELECT 1`, which also succeeds after the transaction has ended: a savepoint is
     /// unknown outside of its transaction, and refused in an aborted one, by both servers.
@@ -164,17 +164,18 @@ impl Transaction {
     }
 
     async fn try_verify(&mut self) -> Result<(), sqlx::Error> {
+        let sealed = self.is_sealed();
         let connection = self.connection()?;
         if PgTransactionManager::get_transaction_depth(connection) != 1 {
             let cause = "a transaction of sqlx was left open, or ended this one";
             return Err(Error::because(ErrorKind::Aborted, cause).into_sqlx());
         }
         drain(connection).await?;
-        if self.seal.take().is_some() {
-            let connection = self.connection()?;
+        if sealed {
             connection
                 .execute("RELEASE SAVEPOINT interlock_seal")
                 .await?;
+            self.seal = None;
         }
         Ok(())
     }

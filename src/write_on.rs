@@ -11,6 +11,15 @@ use crate::{
 
 /// What a [`ConditionalWrite`](crate::ConditionalWrite) runs on: an `&Interlock`, or a `&mut Tx`
 /// or `&mut Savepoint`.
+///
+/// A pool is not among them, for on a pool nobody would run it again after a conflict:
+///
+/// ```compile_fail,E0277
+/// # use tower_interlock::{ConditionalWrite, Error};
+/// async fn run(write: &ConditionalWrite, pool: &sqlx::PgPool) -> Result<u64, Error> {
+///     write.unbound().execute(pool).await
+/// }
+/// ```
 #[derive(Debug)]
 pub struct WriteOn<'e>(Place<'e>);
 

@@ -3,8 +3,7 @@
 //! Whatever is done there, a 200 is only answered over a transaction that is still the same and
 //! healthy. What a handler has committed on its own stays.
 
-use std::{future::poll_fn, task::Poll};
-
+use futures::poll;
 use sqlx::{Connection as _, Executor as _, PgConnection};
 use tower_interlock::{Error, ErrorKind, Outcome, Tx};
 
@@ -71,11 +70,9 @@ fn a_statement_on_it_that_is_left_unfinished_is_waited_for() {
     test(async |kit| {
         async fn handler(mut tx: Tx) -> Result<(), Error> {
             note(&mut tx, 1).await?;
-            let connection = tx.connection().await?;
-            // Known to the connection, it goes out with the first poll.
-            note_raw(connection, 2).await?;
-            let mut statement = Box::pin(note_raw(connection, 1));
-            assert!(poll_once(&mut statement).await);
+            let text = "SELECT pg_sleep(0.5); INSERT INTO notes VALUES (1, '')";
+            let mut statement = Box::pin(sqlx::raw_sql(text).execute(tx.connection().await?));
+            assert!(poll!(&mut statement).is_pending());
             drop(statement);
             Ok(())
         }
@@ -108,6 +105,40 @@ fn its_own_commit_is_no_success() {
         }
         assert_aborted(&run(&kit, handler).await);
         assert_eq!(kit.notes().await, [1]);
+    });
+}
+
+#[test]
+fn after_its_own_end_nothing_is_written_on_the_tx() {
+    test(async |kit| {
+        for end in ["COMMIT", "ROLLBACK"] {
+            let handler = move |mut tx: Tx| async move {
+                tx.connection().await?.execute(end).await?;
+                // Each of these would be a transaction of its own.
+                for id in 1..4 {
+                    assert!(note(&mut tx, id).await.is_err());
+                }
+                Ok::<_, Error>(())
+            };
+            let answer = put(&guarded(kit.interlock.require(anyone), handler), "/1", "").await;
+            assert_aborted(&answer);
+            assert!(kit.notes().await.is_empty());
+        }
+    });
+}
+
+#[test]
+fn after_an_end_hidden_in_a_text_nothing_is_written_on_the_tx() {
+    test(async |kit| {
+        async fn handler(mut tx: Tx) -> Result<(), Error> {
+            sqlx::raw_sql("SELECT 1; COMMIT").execute(&mut tx).await?;
+            for id in 1..4 {
+                assert!(note(&mut tx, id).await.is_err());
+            }
+            Ok(())
+        }
+        assert_aborted(&run(&kit, handler).await);
+        assert!(kit.notes().await.is_empty());
     });
 }
 
@@ -203,8 +234,7 @@ fn a_nested_transaction_that_was_dropped_while_it_began_is_no_success() {
     test(async |kit| {
         async fn handler(mut tx: Tx) -> Result<(), Error> {
             note(&mut tx, 1).await?;
-            let mut begin = Box::pin(tx.connection().await?.begin());
-            assert!(poll_once(&mut begin).await);
+            begin_and_drop(tx.connection().await?).await;
             Ok(())
         }
         assert_aborted(&run(&kit, handler).await);
@@ -217,9 +247,7 @@ fn after_a_nested_transaction_that_was_dropped_nothing_is_written_on_the_tx() {
     test(async |kit| {
         async fn handler(mut tx: Tx) -> Result<(), Error> {
             note(&mut tx, 1).await?;
-            let mut begin = Box::pin(tx.connection().await?.begin());
-            assert!(poll_once(&mut begin).await);
-            drop(begin);
+            begin_and_drop(tx.connection().await?).await;
             // It has queued a ROLLBACK of everything: this would be a transaction of its own.
             let _ = note(&mut tx, 2).await;
             Ok(())
@@ -334,7 +362,10 @@ fn a_text_that_begins_with_transaction_control_is_refused() {
     });
 }
 
-/// Polls a future once, and says whether it waits.
-async fn poll_once(future: &mut (impl Future + Unpin)) -> bool {
-    poll_fn(|cx| Poll::Ready(std::pin::Pin::new(&mut *future).poll(cx).is_pending())).await
+/// Drops a nested `begin()` that has not come to its end, because of a slow statement before it.
+async fn begin_and_drop(connection: &mut PgConnection) {
+    let mut slow = Box::pin(connection.execute("SELECT pg_sleep(0.5)"));
+    assert!(poll!(&mut slow).is_pending());
+    drop(slow);
+    assert!(poll!(Box::pin(connection.begin())).is_pending());
 }

@@ -131,7 +131,7 @@ async fn busy(kit: &Kit) -> (Answer, JoinHandle<Tx>) {
         let (under_way, waits) = oneshot::channel();
         let task = tokio::spawn(async move {
             {
-                let sleep = sqlx::query("SELECT pg_sleep(0.2)");
+                let sleep = sqlx::query("SELECT pg_sleep(0.5)");
                 let mut statement = pin!(sleep.execute(&mut tx));
                 assert!(poll!(&mut statement).is_pending());
                 under_way.send(()).unwrap();
@@ -351,11 +351,28 @@ fn a_statement_after_a_row_stream_that_is_forgotten_is_no_transaction_of_its_own
 }
 
 #[test]
+fn a_statement_that_is_forgotten_is_no_success() {
+    test(async |kit| {
+        async fn handler(mut tx: Tx) -> Result<(), Error> {
+            note(&mut tx, 1).await?;
+            let sleep = sqlx::query("SELECT pg_sleep(0.5)");
+            let mut statement = Box::pin(sleep.execute(&mut tx));
+            assert!(poll!(&mut statement).is_pending());
+            std::mem::forget(statement);
+            Ok(())
+        }
+        let answer = run(&kit, handler).await;
+        answer.assert_problem(ErrorKind::Aborted);
+        assert_whole(&kit).await;
+    });
+}
+
+#[test]
 fn a_statement_that_a_timeout_abandons_is_no_success() {
     test(async |kit| {
         async fn handler(mut tx: Tx) -> Result<(), Error> {
             note(&mut tx, 1).await?;
-            let sleep = sqlx::query("SELECT pg_sleep(0.3)").execute(&mut tx);
+            let sleep = sqlx::query("SELECT pg_sleep(0.5)").execute(&mut tx);
             let timed_out = timeout(Duration::from_millis(20), sleep).await;
             assert!(timed_out.is_err());
             // Nobody knows where it stands: nothing more is sent.

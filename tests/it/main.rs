@@ -25,5 +25,6 @@ mod routing;
 mod savepoints;
 mod server;
 mod settlement;
+mod template;
 mod trace;
 mod wire;

@@ -104,6 +104,10 @@ mod one_transaction {
             assert_eq!(answer.outcome(), Outcome::RolledBack);
             assert!(kit.notes().await.is_empty());
 
+            // The ROLLBACK is not waited for.
+            while kit.pool.num_idle() < kit.pool.size() as usize {
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
             let answer = put(&app, "/200", "").await;
             assert_eq!(answer.status, 200);
             assert_eq!(answer.outcome(), Outcome::Committed);

@@ -15,10 +15,16 @@ use tokio::{
     },
 };
 
-/// A proxy that counts how often the server has said that it is ready: once for each round trip.
+/// A proxy that counts how often the server has answered.
 pub(crate) struct Wire {
     options: PgConnectOptions,
-    ready: Arc<AtomicUsize>,
+    counts: Arc<Counts>,
+}
+
+#[derive(Default)]
+struct Counts {
+    answers: AtomicUsize,
+    pings: AtomicUsize,
 }
 
 impl Wire {
@@ -30,10 +36,10 @@ impl Wire {
             .host("127.0.0.1")
             .port(listener.local_addr().unwrap().port())
             .ssl_mode(PgSslMode::Disable);
-        let ready = Arc::new(AtomicUsize::new(0));
+        let counts = Arc::new(Counts::default());
         let wire = Self {
             options,
-            ready: Arc::clone(&ready),
+            counts: Arc::clone(&counts),
         };
         tokio::spawn(async move {
             loop {
@@ -42,7 +48,7 @@ impl Wire {
                 let (mut from_client, to_client) = client.into_split();
                 let (from_server, mut to_server) = server.into_split();
                 tokio::spawn(async move { copy(&mut from_client, &mut to_server).await });
-                tokio::spawn(count(from_server, to_client, Arc::clone(&ready)));
+                tokio::spawn(count(from_server, to_client, Arc::clone(&counts)));
             }
         });
         wire
@@ -52,25 +58,36 @@ impl Wire {
         self.options.clone()
     }
 
+    /// Round trips that had something to say.
     pub(crate) fn round_trips(&self) -> usize {
-        self.ready.load(Ordering::SeqCst)
+        self.counts.answers.load(Ordering::SeqCst)
+    }
+
+    /// Round trips that only ask whether the server is there. sqlx makes one whenever a connection
+    /// goes back into the pool, which nobody waits for.
+    pub(crate) fn pings(&self) -> usize {
+        self.counts.pings.load(Ordering::SeqCst)
     }
 }
 
-/// Passes message after message on, and counts ReadyForQuery.
+/// Passes message after message on, and counts those that say that the server is ready again.
 async fn count(
     mut server: OwnedReadHalf,
     mut client: OwnedWriteHalf,
-    ready: Arc<AtomicUsize>,
+    counts: Arc<Counts>,
 ) -> std::io::Result<()> {
+    let mut before = b'Z';
     loop {
         let kind = server.read_u8().await?;
         let length = server.read_u32().await?;
         let mut body = vec![0; length as usize - 4];
         server.read_exact(&mut body).await?;
-        if kind == b'Z' {
-            ready.fetch_add(1, Ordering::SeqCst);
-        }
+        match (before, kind) {
+            (b'Z', b'Z') => counts.pings.fetch_add(1, Ordering::SeqCst),
+            (_, b'Z') => counts.answers.fetch_add(1, Ordering::SeqCst),
+            _ => 0,
+        };
+        before = kind;
         let mut message = vec![kind];
         message.extend(length.to_be_bytes());
         message.extend(body);
