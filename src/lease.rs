@@ -144,10 +144,8 @@ impl Lease {
         if let Some(depth) = self.parts()?.0.dropped_savepoint() {
             self.roll_back_to(depth).await?;
         }
-        if self.parts()?.0.is_sealed() {
-            let verified = self.start()?.verify().await;
-            self.done(verified)?;
-        }
+        let verified = self.start()?.verify().await;
+        self.done(verified)?;
         let read_only = self.slot.lock().read_only;
         let narrowed = self.start()?.narrow(read_only).await;
         self.done(narrowed)

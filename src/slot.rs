@@ -193,15 +193,13 @@ impl Slot {
         }
     }
 
-    /// Makes sure of the transaction after something happened on it that could not be seen.
+    /// Makes sure of the transaction, if it lies here: notes what went wrong with it unseen.
     pub(crate) async fn prove(self: &Arc<Self>) {
-        let sealed = self
-            .lock()
-            .transaction
-            .as_ref()
-            .is_some_and(Transaction::is_sealed);
-        if sealed {
-            // What is wrong with it is noted.
+        let idle = {
+            let state = self.lock();
+            state.transaction.is_some() && !state.granted
+        };
+        if idle {
             drop(Lease::new(Arc::clone(self)).take().await);
         }
     }

@@ -145,11 +145,6 @@ impl Transaction {
         Ok(())
     }
 
-    /// Whether something was sent, since the seal was set, that could have ended the transaction.
-    pub(crate) fn is_sealed(&self) -> bool {
-        self.seal.is_some()
-    }
-
     /// Reads what the server still has to say, and breaks the seal. Fails, each time, unless this
     /// transaction is open and healthy, on the server and for sqlx.
     ///
@@ -164,7 +159,7 @@ impl Transaction {
     }
 
     async fn try_verify(&mut self) -> Result<(), sqlx::Error> {
-        let sealed = self.is_sealed();
+        let sealed = self.seal.is_some();
         let connection = self.connection()?;
         if PgTransactionManager::get_transaction_depth(connection) != 1 {
             let cause = "a transaction of sqlx was left open, or ended this one";
@@ -298,7 +293,7 @@ pub(crate) struct Link {
     /// would be an error on CockroachDB before v25.1.
     ended: bool,
     runtime: Handle,
-    _running: TaskTrackerToken,
+    running: TaskTrackerToken,
 }
 
 impl Link {
@@ -313,7 +308,7 @@ impl Link {
             connection: Some(connection),
             ended: false,
             runtime: Handle::current(),
-            _running: shared.running.token(),
+            running: shared.running.token(),
         })
     }
 
@@ -434,6 +429,7 @@ impl Drop for Link {
             return;
         };
         if self.ended {
+            let running = self.running.clone();
             self.runtime.spawn(async move {
                 let stepped = async {
                     connection.execute("BEGIN").await?;
@@ -442,6 +438,7 @@ impl Drop for Link {
                 if !matches!(timeout(ROLLBACK_TIMEOUT, stepped).await, Ok(Ok(()))) {
                     connection.close_on_drop();
                 }
+                drop(running);
             });
         }
     }

@@ -11,6 +11,7 @@ use axum::{
     response::{IntoResponse as _, Redirect, Response},
     routing::put as put_route,
 };
+use futures::StreamExt as _;
 use sqlx::{PgPool, Postgres, Transaction};
 use support::Kind;
 use tokio::sync::Mutex;
@@ -356,6 +357,23 @@ fn a_denial_over_an_error_of_the_database_is_a_5xx() {
         }
         let answer = put(&guarded(kit.interlock.require(policy), never), "/1", "").await;
         answer.assert_problem(ErrorKind::Database);
+        assert_eq!(answer.outcome(), Outcome::RolledBack);
+    });
+}
+
+/// A row arrives, and an error behind it.
+#[test]
+fn a_denial_over_an_error_behind_a_dropped_row_stream_is_a_5xx() {
+    test(async |kit| {
+        async fn policy(mut tx: Tx) -> Result<(), Error> {
+            let text = "SELECT 1::INT8; SELECT allowed FROM missing";
+            let mut rows = sqlx::raw_sql(text).fetch(&mut tx);
+            rows.next().await.unwrap()?;
+            drop(rows);
+            Ok(Denied::unless(false, "no")?)
+        }
+        let answer = put(&guarded(kit.interlock.require(policy), never), "/1", "").await;
+        assert!(answer.status.is_server_error(), "{}", answer.status);
         assert_eq!(answer.outcome(), Outcome::RolledBack);
     });
 }

@@ -132,7 +132,7 @@ const NOT_TRUE: &[&str] = &[
 
 #[test]
 fn a_text_that_passes_the_check_writes_nothing_against_its_conditions() {
-    const MUTATIONS: usize = 1_000_000;
+    const MUTATIONS: usize = 20_000;
     test(async |kit: Kit| {
         kit.database
             .run("INSERT INTO notes VALUES (1, 'old')")
@@ -264,7 +264,7 @@ fn a_refused_text_would_have_written() {
 fn mutated(random: &mut fastrand::Rng) -> String {
     let template = TEMPLATES[random.usize(..TEMPLATES.len())];
     let mut words: Vec<&str> = template.split(' ').collect();
-    for _ in 0..random.usize(1..8) {
+    for _ in 0..random.usize(0..5) {
         let at = random.usize(..words.len());
         let word = WORDS[random.usize(..WORDS.len())];
         match random.u8(..4) {
