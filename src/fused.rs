@@ -106,7 +106,7 @@ impl Fused {
 
 /// The statement with the conditions in it, and its own isolation as the first of them.
 fn write(statement: &str, conditions: &[Condition], lock: Option<&str>) -> String {
-    let mut all = SERIALIZABLE.to_owned();
+    let mut all = format!("({SERIALIZABLE})");
     if lock.is_some() {
         all += " AND EXISTS (SELECT 1 FROM interlock_lock)";
     }

@@ -175,8 +175,10 @@ impl<'a> Lexer<'a> {
         while let [b'A'..=b'Z' | b'a'..=b'z' | b'0'..=b'9' | b'_', rest @ ..] = self.rest {
             self.rest = rest;
         }
-        if let [b'$', ..] = self.rest {
-            return self.wrong(DOLLAR);
+        match (here, self.rest) {
+            (_, [b'$', ..]) => return self.wrong(DOLLAR),
+            ([b'U' | b'u', b'&', b'\'' | b'"', ..], _) => return self.wrong(UNICODE),
+            _ => {}
         }
         Token::Word(here.split_at(here.len() - self.rest.len()).0)
     }
@@ -233,6 +235,7 @@ const CHARACTER: &str =
 const MARKER_IN_QUOTES: &str =
     "`{conditions}` stands in quotes: put it into the WHERE of the statement";
 const BACKSLASH: &str = "a backslash before a quote, which servers read differently: double the quote, or bind the text";
+const UNICODE: &str = "Unicode escapes, which can spell anything: write the characters themselves";
 const UNCLOSED_QUOTE: &str = "a quote is never closed";
 const DOLLAR: &str =
     "a `$` that is no parameter like $1: write literals with ' and put a space after parameters";

@@ -35,6 +35,7 @@
 //! * [`Policy`]: how to write a check; [`Authorized`]: its proof, in the handler; [`Denied`]: its refusal.
 //! * [`Tx`]: the transaction, in policies and handlers; [`Savepoint`]: a part of it that may fail;
 //!   [`Tx::after_commit`]: what must not happen before it is true.
+//! * [`ConditionalWrite`]: check and write in one statement, where one is enough.
 //! * [`AuthorizeLayer`]: **when it commits**, nesting, cancellation.
 //! * [`Interlock`]: the settings, and [the pool](Interlock::pool_options).
 //! * [`ErrorKind`]: every answer that the layer makes itself; [`Error`]: how they are told apart.

@@ -39,8 +39,10 @@ pub(crate) const fn statement(text: &str) -> Result<Facts, &'static str> {
             }
             placed = true;
         }
-        if lexer.depth == 0 && lexer.previous.is("RETURNING") {
-            returning = !lexer.token.is("NOTHING");
+        if lexer.depth == 0 && lexer.token.is("RETURNING") {
+            returning = true;
+        } else if lexer.previous.is("RETURNING") && lexer.token.is("NOTHING") {
+            returning = false;
         }
         lexer.advance();
     }
@@ -346,3 +348,64 @@ const EMPTY: &str = "a condition is empty";
 const MARKER_IN_PART: &str = "`{conditions}` belongs into the statement only";
 const LOCK: &str = "a lock is a query like `SELECT id FROM documents WHERE id = $1`; \
      FOR UPDATE is added to it";
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const WHERE: &str = "UPDATE t SET a = $2 WHERE id = $1 AND {conditions}";
+
+    #[test]
+    fn what_is_harmless_passes() {
+        for text in [
+            WHERE,
+            "update t set a = 'it''s {}; -- $$' where{conditions}",
+            "UPDATE t SET a = b OR c FROM x JOIN y ON x.id = y.id OR true WHERE (a OR b) AND {conditions} AND NOT c",
+            "UPDATE t SET a = (SELECT max(n) FROM x GROUP BY m) WHERE {conditions} RETURNING a OR b, count(*)",
+            "DELETE FROM \"or\" AS x USING y WHERE x.or = y.case AND {conditions}",
+            "INSERT INTO t (a, b) SELECT $1, coalesce(lower($2), 'x')::varchar(10) WHERE {conditions}",
+            "INSERT INTO t SELECT x.n AS group FROM (SELECT count(*) AS n FROM y GROUP BY m) AS x WHERE {conditions} LIMIT 1",
+            "INSERT INTO t SELECT 1 WHERE {conditions} ON CONFLICT (id) DO UPDATE SET a = 1 WHERE t.a OR t.b",
+            "UPDATE t SET a = x[1] FROM (SELECT id FROM x FOR UPDATE) AS y WHERE {conditions}",
+        ] {
+            assert!(statement(text).is_ok(), "{:?}: {text}", statement(text));
+        }
+    }
+
+    #[test]
+    fn only_a_keyword_is_a_keyword() {
+        for (text, reason) in [
+            ("UPDATE t SET a = x.where AND {conditions}", NOT_IN_WHERE),
+            ("UPDATE t@where SET a = b AND {conditions}", NOT_IN_WHERE),
+            ("UPDATE t SET a = 1 WHERE x.as OR b AND {conditions}", LOOSE),
+            (
+                "INSERT INTO t SELECT a IS DISTINCT FROM b, sum(c) FROM x WHERE {conditions}",
+                AGGREGATE,
+            ),
+            (
+                "INSERT INTO t SELECT 1 AS from, sum(c) FROM x WHERE {conditions}",
+                AGGREGATE,
+            ),
+            (
+                "INSERT INTO t SELECT x.\"count\" FROM x WHERE {conditions}",
+                AGGREGATE,
+            ),
+        ] {
+            assert_eq!(statement(text), Err(reason), "{text}");
+        }
+    }
+
+    #[test]
+    fn rows_are_returned_by_returning() {
+        let returning = |clause| statement(&format!("{WHERE} {clause}")).unwrap().returning;
+        assert!(returning("RETURNING (a)") && returning("RETURNING *"));
+        assert!(!returning("RETURNING NOTHING") && !returning("AND a IN (SELECT returning.b)"));
+    }
+
+    #[test]
+    fn parameters_are_found_outside_of_literals() {
+        assert_eq!(statement(WHERE).unwrap().parameters, 0b110);
+        assert_eq!(condition("'$1' = $3::text"), Ok(0b1000));
+        assert_eq!(lock("SELECT id FROM t WHERE id = $1"), Ok(0b10));
+    }
+}

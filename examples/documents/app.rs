@@ -2,20 +2,22 @@
 
 use axum::{
     Json, Router,
-    extract::{FromRequestParts, Path},
+    extract::{FromRequestParts, Path, State},
     http::{StatusCode, header, request::Parts},
     response::{IntoResponse, Response},
     routing::{delete, get, post, put},
 };
 use serde::{Deserialize, Serialize};
-use tower_interlock::{Authorized, Denied, Error, Interlock, Tx};
+use tower_interlock::{
+    Authorized, Condition, ConditionalWrite, Denied, ETag, Error, IfMatch, IfNoneMatch, Interlock,
+    Tx,
+};
 use uuid::Uuid;
 
 /// The routes, each with what it requires.
 pub(crate) fn router(interlock: &Interlock) -> Router {
     let may_create = interlock.require(signed_in);
     let may_read = interlock.require(can_read).read_only();
-    let may_edit = interlock.require(can_edit);
     let is_owner = interlock.require(owns);
 
     let document = "/documents/{document}";
@@ -23,9 +25,11 @@ pub(crate) fn router(interlock: &Interlock) -> Router {
     Router::new()
         .route("/documents", post(create).route_layer(may_create))
         .route(document, get(read).route_layer(may_read))
-        .route(document, put(update).route_layer(may_edit))
+        // One statement is enough here: it checks by itself.
+        .route(document, put(update))
         .route(document, delete(remove).route_layer(is_owner.clone()))
         .route(grant, put(share).delete(revoke).route_layer(is_owner))
+        .with_state(interlock.clone())
 }
 
 pub(crate) const SCHEMA: &str = "
@@ -69,7 +73,7 @@ impl<S: Sync> FromRequestParts<S> for User {
     type Rejection = Response;
 
     async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Response> {
-        let token = bearer_token(parts).ok_or_else(unauthorized)?.to_owned();
+        let Token(token) = Token::from_request_parts(parts, state).await?;
         let mut tx = Tx::from_request_parts(parts, state)
             .await
             .map_err(IntoResponse::into_response)?;
@@ -83,9 +87,17 @@ impl<S: Sync> FromRequestParts<S> for User {
     }
 }
 
-fn bearer_token(parts: &Parts) -> Option<&str> {
-    let header = parts.headers.get(header::AUTHORIZATION)?.to_str().ok()?;
-    header.strip_prefix("Bearer ")
+/// What the caller presents to prove who it is.
+struct Token(String);
+
+impl<S: Sync> FromRequestParts<S> for Token {
+    type Rejection = Response;
+
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Response> {
+        let header = parts.headers.get(header::AUTHORIZATION);
+        let token = header.and_then(|header| header.to_str().ok()?.strip_prefix("Bearer "));
+        Ok(Self(token.ok_or_else(unauthorized)?.to_owned()))
+    }
 }
 
 fn unauthorized() -> Response {
@@ -131,29 +143,6 @@ async fn can_read(
     // To a stranger it is as if the document did not exist.
     Denied::unless(allowed, "not shared").map_err(Denied::hidden)?;
     Ok(CanRead { document })
-}
-
-/// Proof that the caller may edit the document.
-#[derive(Clone)]
-struct CanEdit {
-    document: Uuid,
-}
-
-async fn can_edit(
-    user: User,
-    Path(DocumentPath { document }): Path<DocumentPath>,
-    mut tx: Tx,
-) -> Result<CanEdit, Error> {
-    let allowed: Option<bool> = sqlx::query_scalar(
-        "SELECT owner = $2 OR EXISTS (SELECT 1 FROM grants WHERE document_id = $1 AND user_name = $2 AND can_edit)
-         FROM documents WHERE id = $1",
-    )
-    .bind(document)
-    .bind(user.name)
-    .fetch_optional(&mut tx)
-    .await?;
-    Denied::unless(allowed, "not shared for editing")?;
-    Ok(CanEdit { document })
 }
 
 /// Proof that the document is the caller's.
@@ -208,27 +197,47 @@ async fn create(
     Ok((StatusCode::CREATED, Json(document)))
 }
 
-async fn read(Authorized(can): Authorized<CanRead>, mut tx: Tx) -> Result<Json<Document>, Error> {
-    let document = sqlx::query_as("SELECT id, owner, body, version FROM documents WHERE id = $1")
-        .bind(can.document)
-        .fetch_one(&mut tx)
-        .await?;
-    Ok(Json(document))
+async fn read(
+    Authorized(can): Authorized<CanRead>,
+    known: IfNoneMatch,
+    mut tx: Tx,
+) -> Result<Response, Error> {
+    let document: Document =
+        sqlx::query_as("SELECT id, owner, body, version FROM documents WHERE id = $1")
+            .bind(can.document)
+            .fetch_one(&mut tx)
+            .await?;
+    Ok(known.unless_current(document.version, || Json(document)))
 }
 
+/// Check and write in one statement. The first condition that is not true is the answer.
+static UPDATE: ConditionalWrite = ConditionalWrite::new(
+    "UPDATE documents SET body = $3, version = version + 1 WHERE id = $2 AND {conditions}
+     RETURNING id, owner, body, version",
+    &[
+        Condition::other(StatusCode::UNAUTHORIZED, "EXISTS (SELECT 1 FROM users WHERE token = $1)"),
+        Condition::exists("EXISTS (SELECT 1 FROM documents WHERE id = $2)"),
+        Condition::permitted(
+            "EXISTS (SELECT 1 FROM documents JOIN users ON name = owner WHERE id = $2 AND token = $1)
+             OR EXISTS (SELECT 1 FROM grants JOIN users ON name = user_name WHERE document_id = $2 AND token = $1 AND can_edit)",
+        ),
+        Condition::current("(SELECT version FROM documents WHERE id = $2) = $4"),
+    ],
+);
+
 async fn update(
-    Authorized(can): Authorized<CanEdit>,
-    mut tx: Tx,
+    State(interlock): State<Interlock>,
+    Token(token): Token,
+    Path(DocumentPath { document }): Path<DocumentPath>,
+    expected: IfMatch,
     Json(draft): Json<Draft>,
-) -> Result<Json<Document>, Error> {
-    let document = sqlx::query_as(
-        "UPDATE documents SET body = $2, version = version + 1 WHERE id = $1 RETURNING id, owner, body, version",
-    )
-    .bind(can.document)
-    .bind(draft.body)
-    .fetch_one(&mut tx)
-    .await?;
-    Ok(Json(document))
+) -> Result<(ETag, Json<Document>), Error> {
+    let update = UPDATE.bind(token).bind(document).bind(draft.body);
+    let document: Document = update
+        .bind(expected.single()?)
+        .fetch_one(&interlock)
+        .await?;
+    Ok((ETag::of(document.version), Json(document)))
 }
 
 async fn remove(Authorized(owns): Authorized<Owns>, mut tx: Tx) -> Result<StatusCode, Error> {

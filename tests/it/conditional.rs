@@ -156,6 +156,31 @@ fn null_does_not_allow() {
 }
 
 #[test]
+fn a_list_of_versions_is_one_value() {
+    static LISTED: ConditionalWrite = ConditionalWrite::new(
+        "UPDATE documents SET version = version + 1 WHERE id = $1 AND {conditions}",
+        &[Condition::current(
+            "(SELECT version FROM documents WHERE id = $1) = ANY ($2) OR $2 IS NULL",
+        )],
+    );
+    test(async |kit| {
+        let write = async |versions: Option<Vec<i64>>| {
+            LISTED
+                .bind(1_i64)
+                .bind(versions)
+                .execute(&kit.interlock)
+                .await
+        };
+        write(Some(vec![7, 0])).await.unwrap();
+        for stale in [vec![], vec![0, 7]] {
+            assert_refused(write(Some(stale)).await, ErrorKind::PreconditionFailed, 412);
+        }
+        write(None).await.unwrap();
+        assert_eq!(documents(&kit).await[0].2, 2);
+    });
+}
+
+#[test]
 fn a_condition_that_fails_is_a_500_and_writes_nothing() {
     static BROKEN: ConditionalWrite = ConditionalWrite::new(
         "UPDATE documents SET body = 'new' WHERE {conditions}",

@@ -22,6 +22,7 @@ mod kit;
 mod nesting;
 mod precondition;
 mod routing;
+mod same_rule;
 mod savepoints;
 mod server;
 mod settlement;
