@@ -21,7 +21,7 @@ use crate::{
     policy::Check,
     report::{Outcome, Report},
     retry::Meaning,
-    settlement::{Settled, later, settle},
+    settlement::{Settled, later, settle, settle_failure},
     slot::{Owner, Slot, Verdict},
 };
 
@@ -115,10 +115,7 @@ where
             request.extensions_mut().insert(Arc::clone(&*slot));
             visit(&*layer.policy, &slot, &mut inner, request).await
         };
-        let response = match timeout_at(deadline, visited).await {
-            Ok(response) => Ok(response?),
-            Err(_) => Err(Error::new(ErrorKind::DeadlineExceeded)),
-        };
+        let visited = timeout_at(deadline, visited).await;
         let state = slot.close();
         let policies = state.policies.as_slice().into();
         let report = |outcome| Report {
@@ -126,9 +123,10 @@ where
             attempts: attempt,
             outcome,
         };
-        let settled = match response {
-            Ok(response) => settle(state, response, shared, settings, deadline).await,
-            Err(error) => Settled::refused(error, state.outcome()),
+        let settled = match visited {
+            Ok(Ok(response)) => settle(state, response, shared, settings, deadline).await,
+            Ok(Err(error)) => settle_failure(state, deadline).await.ok_or(error)?,
+            Err(_) => Settled::refused(Error::new(ErrorKind::DeadlineExceeded), state.outcome()),
         };
         let (meaning, error, link) = match settled {
             Settled::Answer { response, outcome } => {
@@ -142,7 +140,7 @@ where
             } => (meaning, error, spare),
         };
         let pause = settings.backoff.pause(attempt);
-        if !budget.allows(meaning) || Instant::now() + pause >= deadline {
+        if !budget.allows(meaning) || later(Instant::now(), pause) >= deadline {
             let response = exhausted(meaning, &error).into_response();
             let report = report(Outcome::RolledBack);
             return Ok(Answer { response, report });

@@ -1,6 +1,6 @@
 //! The request body: read to its end before a connection is taken, and given to each attempt anew.
 
-use std::time::Duration;
+use std::{error::Error as StdError, time::Duration};
 
 use axum_core::{BoxError, body::Body};
 use bytes::Bytes;
@@ -38,9 +38,7 @@ impl Buffered {
                     trailers,
                 })
             }
-            Ok(Err(error)) if error.is::<LengthLimitError>() => {
-                Err(Error::new(ErrorKind::BodyTooLarge))
-            }
+            Ok(Err(error)) if is_too_large(&*error) => Err(Error::new(ErrorKind::BodyTooLarge)),
             Ok(Err(error)) => Err(Error::because(ErrorKind::BodyUnreadable, error)),
             Err(_) => Err(Error::new(ErrorKind::BodyTimeout)),
         }
@@ -53,4 +51,9 @@ impl Buffered {
             None => Body::new(data),
         }
     }
+}
+
+/// Whether a limit was hit, ours or one further out.
+fn is_too_large(error: &(dyn StdError + 'static)) -> bool {
+    error.is::<LengthLimitError>() || error.source().is_some_and(is_too_large)
 }

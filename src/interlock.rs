@@ -1,10 +1,13 @@
 //! The settings handle.
 
-use std::{fmt, sync::Arc, time::Duration};
+use std::{
+    fmt,
+    sync::{Arc, OnceLock},
+    time::Duration,
+};
 
 use axum_core::response::Response;
 use sqlx::{PgPool, postgres::PgPoolOptions};
-use tokio::sync::OnceCell;
 use tokio_util::task::TaskTracker;
 
 use crate::{
@@ -43,7 +46,7 @@ pub struct Interlock {
 pub(crate) struct Shared {
     pub(crate) pool: PgPool,
     /// Filled by the first transaction.
-    pub(crate) server: OnceCell<Kind>,
+    pub(crate) server: OnceLock<Kind>,
     /// Requests, transactions and hooks under way. Closed by `drain`.
     pub(crate) running: TaskTracker,
 }
@@ -77,7 +80,7 @@ impl Interlock {
         Self {
             shared: Arc::new(Shared {
                 pool,
-                server: OnceCell::new(),
+                server: OnceLock::new(),
                 running: TaskTracker::new(),
             }),
             settings: Arc::new(Settings::default()),

@@ -154,8 +154,11 @@ where
         let inner = std::mem::replace(&mut self.inner, clone);
         let layer = self.layer.clone();
         let request = request.map(Body::new);
+        // Of a request that is over: somebody has used its extensions for another one.
+        let slot = request.extensions().get::<Arc<Slot>>();
+        let slot = slot.filter(|slot| !slot.is_closed()).cloned();
         ResponseFuture {
-            inner: match request.extensions().get::<Arc<Slot>>().cloned() {
+            inner: match slot {
                 Some(slot) => Box::pin(join(layer, slot, inner, request)),
                 None => Box::pin(attempt::run(layer, inner, request)),
             },

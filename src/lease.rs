@@ -114,9 +114,13 @@ impl Lease {
     }
 
     async fn roll_back_to(&mut self, depth: u32) -> Result<(), sqlx::Error> {
+        // What a dropped row stream left is read first: it went wrong inside of the savepoint.
+        let drained = self.start()?.drain().await;
+        let _ = self.done(drained);
         let rolled_back = self.start()?.roll_back_to(depth).await;
         self.done(rolled_back)?;
-        self.slot.lock().rolled_back(depth);
+        let forgotten = self.slot.lock().rolled_back(depth);
+        drop(forgotten);
         Ok(())
     }
 
@@ -180,7 +184,14 @@ impl Lease {
         self.slot.give_back(self.transaction.take(), abandoned);
     }
 
-    fn note(&self, error: &sqlx::Error) {
+    fn note(&mut self, error: &sqlx::Error) {
+        let broken = matches!(
+            error,
+            sqlx::Error::Io(_) | sqlx::Error::Protocol(_) | sqlx::Error::Tls(_)
+        );
+        if let Some(transaction) = self.transaction.as_mut().filter(|_| broken) {
+            transaction.break_off();
+        }
         if let Some(meaning) = retry::meaning(error) {
             let error = Error::noted(error);
             let depth = self.depth();

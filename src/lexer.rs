@@ -10,7 +10,7 @@ pub(crate) enum Token<'a> {
     Conditions,
     /// A keyword, or a name without quotes.
     Word(&'a [u8]),
-    /// What can only be a name: in quotes, after a dot or `@`, or after AS.
+    /// What can only be a name: in quotes, after a dot, or after AS.
     Name(&'a [u8]),
     /// A string, or the half of one that has a doubled quote in it.
     Literal,
@@ -54,9 +54,14 @@ impl<'a> Lexer<'a> {
     /// Reads the next token. At the end, and after something wrong, that is [`Token::End`].
     pub(crate) const fn advance(&mut self) {
         let token = self.read();
+        if let (Token::Word(_) | Token::Name(_), Token::Symbol(b'@'), Token::Word(_)) =
+            (self.previous, self.token, token)
+        {
+            self.refuse(INDEX_HINT);
+        }
         self.previous = self.token;
         self.token = match (self.previous, token) {
-            (Token::Symbol(b'.' | b'@'), Token::Word(word)) => Token::Name(word),
+            (Token::Symbol(b'.'), Token::Word(word)) => Token::Name(word),
             (previous, Token::Word(word)) if previous.is("AS") => Token::Name(word),
             (_, token) => token,
         };
@@ -224,6 +229,7 @@ const fn strip<'a>(text: &'a [u8], prefix: &[u8]) -> Option<&'a [u8]> {
 
 const MARKER: &[u8] = b"{conditions}";
 
+pub(crate) const INDEX_HINT: &str = "there is a name behind `@`, of which it cannot be told whether it is a keyword: put an index hint's name in quotes";
 const CLOSES_TOO_MUCH: &str = "a `)` or `]` closes what was not opened: the text must be balanced";
 const STAYS_OPEN: &str = "a `(` or `[` is never closed: the text must be balanced";
 const PARAMETER_NUMBER: &str = "parameters are numbered from $1 to at most $127";

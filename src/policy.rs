@@ -18,6 +18,8 @@ use crate::error::{Error, ErrorKind};
 /// type per policy. `E` is the refusal, an [`IntoResponse`].
 ///
 /// * An `Err` of 4xx denies. So does the rejection of an extractor.
+/// * An `Err` of 3xx, to a login page, denies as long as the request has run no statement. After one
+///   it is a 500: to the client a redirect is a success, and nothing was committed.
 /// * An `Err` of 5xx says that the check could not run. It is never an allow, and never becomes a 403.
 /// * A check that passed over a failed statement did not pass: the request ends with a 5xx.
 ///

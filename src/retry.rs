@@ -70,7 +70,7 @@ pub(crate) fn refusal(error: &sqlx::Error, server: Kind) -> Option<Refusal> {
         Some("40001" | "40P01") => Refusal::Conflict,
         Some("25P02") => Refusal::Definite,
         // CockroachDB's: the transaction is committed, but its schema change failed.
-        Some("XXA00") => return None,
+        Some("XXA00") if server == Kind::CockroachDb => return None,
         Some(code) if code.starts_with("23") => Refusal::Rejected,
         _ if server == Kind::PostgreSql && severity(error) == Some(PgSeverity::Error) => {
             Refusal::Definite

@@ -46,21 +46,7 @@ pub(crate) async fn settle(
         return Settled::refused(Error::new(ErrorKind::DeadlineExceeded), state.outcome());
     }
     match decide(&state, answer, &response) {
-        Decision::Again(meaning, error) => {
-            // Awaited, because CockroachDB keeps the locks of a failed transaction until then.
-            let spare = match state.transaction.take() {
-                Some(transaction) => {
-                    let rolled_back = Detached::new(transaction.roll_back());
-                    timeout_at(deadline, rolled_back).await.ok().flatten()
-                }
-                None => None,
-            };
-            Settled::Again {
-                meaning,
-                error,
-                spare,
-            }
-        }
+        Decision::Again(meaning, error) => again(state, meaning, error, deadline).await,
         Decision::Refuse(error) => Settled::refused(error, state.outcome()),
         Decision::RollBack => {
             let outcome = state.outcome();
@@ -69,6 +55,35 @@ pub(crate) async fn settle(
         }
         Decision::Commit if settings.dry_run => rehearse(state, response, deadline).await,
         Decision::Commit => commit(state, response, shared, later(deadline, settings.grace)).await,
+    }
+}
+
+/// Settles an attempt whose service has answered with an error of its own. `None` if that error is
+/// the answer.
+pub(crate) async fn settle_failure(state: State, deadline: Instant) -> Option<Settled> {
+    let fault = state.faults.iter().find(|fault| fault.meaning.is_final());
+    let Some(fault) = fault.filter(|_| !state.escaped()) else {
+        tracing::debug!("the service failed, rolling back");
+        return None;
+    };
+    let (meaning, error) = (fault.meaning, fault.error.clone());
+    Some(again(state, meaning, error, deadline).await)
+}
+
+/// Rolls back, so that another attempt can be made. Awaited, because CockroachDB keeps the locks of
+/// a failed transaction until then.
+async fn again(mut state: State, meaning: Meaning, error: Error, deadline: Instant) -> Settled {
+    let spare = match state.transaction.take() {
+        Some(transaction) => {
+            let rolled_back = Detached::new(transaction.roll_back());
+            timeout_at(deadline, rolled_back).await.ok().flatten()
+        }
+        None => None,
+    };
+    Settled::Again {
+        meaning,
+        error,
+        spare,
     }
 }
 
@@ -98,7 +113,10 @@ fn log_rollback(state: &State, response: &Response, outcome: Outcome) {
 /// A moment, or one that never comes if there is none so late.
 pub(crate) fn later(moment: Instant, by: Duration) -> Instant {
     const FOREVER: Duration = Duration::from_secs(60 * 60 * 24 * 365 * 30);
-    moment.checked_add(by).unwrap_or_else(|| moment + FOREVER)
+    let later = moment.checked_add(by);
+    later
+        .or_else(|| moment.checked_add(FOREVER))
+        .unwrap_or(moment)
 }
 
 /// What an answer says about the transaction.
@@ -223,15 +241,18 @@ async fn verify(state: &mut State, answer: Kind) {
         return;
     };
     if let Some(depth) = transaction.dropped_savepoint() {
+        if let Err(error) = transaction.drain().await {
+            state.note(&error, depth);
+        }
         match transaction.roll_back_to(depth).await {
-            Ok(()) => state.rolled_back(depth),
-            Err(error) => state.note(&error),
+            Ok(()) => drop(state.rolled_back(depth)),
+            Err(error) => state.note(&error, 0),
         }
     }
     if state.fault().is_none()
         && let Err(error) = transaction.verify().await
     {
-        state.note(&error);
+        state.note(&error, 0);
     }
     state.transaction = Some(transaction);
 }

@@ -82,6 +82,11 @@ impl Slot {
         self.attempt
     }
 
+    /// Whether its request is over.
+    pub(crate) fn is_closed(&self) -> bool {
+        self.lock().closed
+    }
+
     pub(crate) fn shared(&self) -> &Arc<Shared> {
         &self.shared
     }
@@ -280,10 +285,13 @@ impl State {
     }
 
     /// What was done since the savepoint is undone, and what went wrong since is healed.
-    pub(crate) fn rolled_back(&mut self, depth: u32) {
-        self.hooks.retain(|(at, _)| *at < depth);
+    /// Returns the hooks that are forgotten: to be dropped outside of the lock, for they may hold a `Tx`.
+    #[must_use]
+    pub(crate) fn rolled_back(&mut self, depth: u32) -> Vec<(u32, Hook)> {
+        let forgotten = self.hooks.extract_if(.., |(at, _)| *at >= depth).collect();
         self.faults
             .retain(|fault| fault.depth < depth || fault.meaning.is_final());
+        forgotten
     }
 
     /// What makes the transaction unfit to be committed.
@@ -297,12 +305,12 @@ impl State {
     }
 
     /// Notes the error of something that the settlement itself has sent.
-    pub(crate) fn note(&mut self, error: &sqlx::Error) {
+    pub(crate) fn note(&mut self, error: &sqlx::Error, depth: u32) {
         let meaning = retry::meaning(error).unwrap_or(Meaning::Failed);
         self.faults.push(Fault {
             meaning,
             error: Error::noted(error),
-            depth: 0,
+            depth,
         });
     }
 

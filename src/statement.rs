@@ -28,7 +28,7 @@ impl Statement {
         }
     }
 
-    /// Whether the text begins, ends or changes a transaction.
+    /// Whether the text begins, ends or changes a transaction, or undoes what its session is set to.
     pub(crate) fn controls_transaction(&self) -> bool {
         controls_transaction(self.sql.as_str())
     }
@@ -72,7 +72,12 @@ pub(crate) fn controls_transaction(sql: &str) -> bool {
             true
         }
         "PREPARE" => word() == "TRANSACTION",
-        "RESET" => is_transaction_setting(&word()),
+        // A notification that comes with the answer to COMMIT would make sqlx lose it.
+        "DISCARD" | "LISTEN" => true,
+        "RESET" => {
+            let next = word();
+            next == "ALL" || is_transaction_setting(&next)
+        }
         "SET" => match word().as_str() {
             "LOCAL" => is_transaction_setting(&word()),
             "SESSION" => {
@@ -86,7 +91,8 @@ pub(crate) fn controls_transaction(sql: &str) -> bool {
 }
 
 fn is_transaction_setting(word: &str) -> bool {
-    word.starts_with("TRANSACTION") || word.starts_with("DEFAULT_TRANSACTION")
+    // `U&"..."` can spell any of them.
+    word == "U" || word.starts_with("TRANSACTION") || word.starts_with("DEFAULT_TRANSACTION")
 }
 
 /// The words that a text begins with, in upper case: between them white space, comments and punctuation.
@@ -105,7 +111,9 @@ fn skip_to_word(mut sql: &str) -> &str {
     loop {
         sql = sql.trim_start_matches(|c: char| !is_word(c) && c != '-' && c != '/');
         if let Some(comment) = sql.strip_prefix("--") {
-            sql = comment.split_once('\n').map_or("", |(_, tail)| tail);
+            sql = comment
+                .split_once(['\n', '\r'])
+                .map_or("", |(_, tail)| tail);
         } else if let Some(comment) = sql.strip_prefix("/*") {
             sql = after_comment(comment);
         } else if let Some(tail) = sql.strip_prefix(['-', '/']) {
@@ -164,6 +172,11 @@ mod tests {
             "SET \"transaction_isolation\" TO 'read committed'",
             "SET default_transaction_read_only = on",
             "RESET transaction_isolation",
+            "RESET ALL",
+            "DISCARD ALL",
+            "LISTEN a",
+            "-- a comment ends at a carriage return, too\rCOMMIT",
+            "SET U&\"transaction\\005fisolation\" TO 'read committed'",
         ] {
             assert!(controls_transaction(sql), "{sql}");
         }

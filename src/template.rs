@@ -352,6 +352,7 @@ const LOCK: &str = "a lock is a query like `SELECT id FROM documents WHERE id = 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::lexer::INDEX_HINT;
 
     const WHERE: &str = "UPDATE t SET a = $2 WHERE id = $1 AND {conditions}";
 
@@ -376,7 +377,11 @@ mod tests {
     fn only_a_keyword_is_a_keyword() {
         for (text, reason) in [
             ("UPDATE t SET a = x.where AND {conditions}", NOT_IN_WHERE),
-            ("UPDATE t@where SET a = b AND {conditions}", NOT_IN_WHERE),
+            ("UPDATE t@where SET a = b AND {conditions}", INDEX_HINT),
+            (
+                "UPDATE t SET a = 1 WHERE b <@ CASE WHEN true AND {conditions} AND true THEN b ELSE b END",
+                LOOSE,
+            ),
             ("UPDATE t SET a = 1 WHERE x.as OR b AND {conditions}", LOOSE),
             (
                 "INSERT INTO t SELECT a IS DISTINCT FROM b, sum(c) FROM x WHERE {conditions}",

@@ -5,11 +5,11 @@
     reason = "this is the one module that acquires connections and begins transactions on them"
 )]
 
-use std::{sync::Arc, time::Duration};
+use std::{io, sync::Arc, time::Duration};
 
 use sqlx::{
-    AssertSqlSafe, Connection as _, Executor as _, PgConnection, Postgres, pool::PoolConnection,
-    postgres::PgTransactionManager,
+    AssertSqlSafe, Connection as _, Executor as _, PgConnection, Postgres, Row as _,
+    pool::PoolConnection, postgres::PgTransactionManager,
 };
 use sqlx_core::{sql_str::SqlSafeStr as _, transaction::TransactionManager as _};
 use tokio::{runtime::Handle, time::timeout};
@@ -24,8 +24,9 @@ use crate::{
     server::{self, Kind},
 };
 
-/// How long a ROLLBACK may take before the connection is closed instead. Closing it rolls back too.
-const ROLLBACK_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long a BEGIN or ROLLBACK may take before the connection is closed instead, which rolls back
+/// too. COMMIT has no such limit: to close the connection does not undo it.
+const PATIENCE: Duration = Duration::from_secs(5);
 
 /// An open transaction. Dropped, it is rolled back in the background.
 pub(crate) struct Transaction {
@@ -78,6 +79,20 @@ impl Transaction {
         }
     }
 
+    /// The connection is not to be trusted before it has shown that it is in step.
+    fn doubt(&mut self) {
+        if let Some(link) = &mut self.link {
+            link.doubtful = true;
+        }
+    }
+
+    /// The connection is not to be used again.
+    pub(crate) fn break_off(&mut self) {
+        if let Some(link) = &mut self.link {
+            link.broken = true;
+        }
+    }
+
     /// How many savepoints are open.
     pub(crate) fn depth(&self) -> u32 {
         self.depth
@@ -108,6 +123,11 @@ impl Transaction {
             .await?;
         self.leave(depth);
         Ok(())
+    }
+
+    /// Reads what the server still has to say.
+    pub(crate) async fn drain(&mut self) -> Result<(), sqlx::Error> {
+        drain(self.connection()?).await
     }
 
     /// Undoes what was done since the savepoint.
@@ -141,6 +161,7 @@ impl Transaction {
                 .execute("SAVEPOINT interlock_seal")
                 .await?;
             self.seal = Some(self.depth);
+            self.doubt();
         }
         Ok(())
     }
@@ -167,9 +188,11 @@ impl Transaction {
         }
         drain(connection).await?;
         if sealed {
-            connection
-                .execute("RELEASE SAVEPOINT interlock_seal")
-                .await?;
+            answers(
+                connection,
+                "RELEASE SAVEPOINT interlock_seal; SELECT 'in step'",
+            )
+            .await?;
             self.seal = None;
         }
         Ok(())
@@ -292,6 +315,10 @@ pub(crate) struct Link {
     /// depth at 1. A BEGIN that sqlx does not count brings both into step again; a ROLLBACK
     /// would be an error on CockroachDB before v25.1.
     ended: bool,
+    /// Something was done on it that could not be seen.
+    doubtful: bool,
+    /// It has failed below SQL, and would only make the next one wait.
+    broken: bool,
     runtime: Handle,
     running: TaskTrackerToken,
 }
@@ -307,6 +334,8 @@ impl Link {
         Ok(Self {
             connection: Some(connection),
             ended: false,
+            doubtful: false,
+            broken: false,
             runtime: Handle::current(),
             running: shared.running.token(),
         })
@@ -317,7 +346,8 @@ impl Link {
         shared: Arc<Shared>,
         read_only: bool,
     ) -> Result<Transaction, sqlx::Error> {
-        match self.try_begin(&shared, read_only).await {
+        let begun = timeout(PATIENCE, self.try_begin(&shared, read_only)).await;
+        match begun.unwrap_or_else(|_| Err(io::Error::from(io::ErrorKind::TimedOut).into())) {
             Ok(server) => Ok(Transaction {
                 link: Some(self),
                 server,
@@ -353,13 +383,14 @@ impl Link {
         Ok(server)
     }
 
-    /// Which server it is, and the first look at it.
+    /// Which server it is, with a first look at it. Nobody waits for another one's look: its
+    /// connection may hang.
     async fn look(&mut self, shared: &Shared) -> Result<Kind, sqlx::Error> {
-        let connection = self.connection()?;
-        let server = shared
-            .server
-            .get_or_try_init(|| server::inspect(connection));
-        server.await.copied()
+        if let Some(server) = shared.server.get() {
+            return Ok(*server);
+        }
+        let server = server::inspect(self.connection()?).await?;
+        Ok(*shared.server.get_or_init(|| server))
     }
 
     /// Sends a write that is its own COMMIT. Not to be cancelled: run it in a [`Detached`].
@@ -387,16 +418,28 @@ impl Link {
     }
 
     async fn roll_back(mut self) -> Option<Self> {
+        if self.broken {
+            self.close();
+            return None;
+        }
+        let doubtful = self.doubtful;
         let rolled_back = async {
             let connection = self.connection()?;
             drop(drain(connection).await);
             if PgTransactionManager::get_transaction_depth(connection) != 1 {
                 return Err(gone());
             }
-            PgTransactionManager::rollback(connection).await
+            PgTransactionManager::rollback(connection).await?;
+            if doubtful {
+                answers(connection, "SELECT 'in step'").await?;
+            }
+            Ok(())
         };
-        match timeout(ROLLBACK_TIMEOUT, rolled_back).await {
-            Ok(Ok(())) => Some(self),
+        match timeout(PATIENCE, rolled_back).await {
+            Ok(Ok(())) => {
+                self.doubtful = false;
+                Some(self)
+            }
             Ok(Err(error)) => {
                 tracing::debug!(%error, "closing the connection instead of rolling back");
                 self.close();
@@ -435,12 +478,21 @@ impl Drop for Link {
                     connection.execute("BEGIN").await?;
                     PgTransactionManager::rollback(&mut connection).await
                 };
-                if !matches!(timeout(ROLLBACK_TIMEOUT, stepped).await, Ok(Ok(()))) {
+                if !matches!(timeout(PATIENCE, stepped).await, Ok(Ok(()))) {
                     connection.close_on_drop();
                 }
                 drop(running);
             });
         }
+    }
+}
+
+/// Sends a text whose last answer is one row, and fails unless that very row comes back: sqlx loses
+/// count of the answers when a COPY is abandoned, and then takes one for another.
+async fn answers(connection: &mut PgConnection, text: &'static str) -> Result<(), sqlx::Error> {
+    match connection.fetch_optional(text).await? {
+        Some(row) if row.try_get::<&str, _>(0)? == "in step" => Ok(()),
+        _ => Err(gone()),
     }
 }
 

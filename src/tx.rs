@@ -36,7 +36,9 @@ use crate::{
 /// transaction, and an answer that claims success becomes a 500. To go on after an error that is
 /// expected, use a [`savepoint`](Self::savepoint).
 ///
-/// A text that begins with transaction control (`COMMIT`, `SET TRANSACTION`, …) is refused.
+/// A text that begins with transaction control (`COMMIT`, `SET TRANSACTION`, …) is refused, and so
+/// are `RESET ALL`, `DISCARD` and `LISTEN`. Any other `SET` outlives the request on the pooled
+/// connection: PostgreSQL's `SET LOCAL` does not.
 ///
 /// # Cancellation
 ///
@@ -89,8 +91,8 @@ impl Tx {
     /// registered before it.
     ///
     /// It runs at most once: not after a rollback, not for an attempt that is replayed, not when
-    /// the outcome is unknown, and not when the process ends before. The client's disconnect does
-    /// not stop it, and [`drain`](crate::Interlock::drain) waits for it. The answer does not.
+    /// COMMIT is never acknowledged, and not when the process ends before. The client's disconnect
+    /// does not stop it, and [`drain`](crate::Interlock::drain) waits for it. The answer does not.
     pub fn after_commit(&mut self, hook: impl Future<Output = ()> + Send + 'static) {
         self.lease.slot().after_commit(0, Box::pin(hook));
     }
@@ -232,6 +234,6 @@ impl fmt::Debug for Tx {
 fn transaction_control() -> Error {
     Error::because(
         ErrorKind::Misconfigured,
-        "transaction control in a statement: the layer begins and ends the transaction, Tx::savepoint() nests in it",
+        "a statement that controls the transaction or its session: the layer begins and ends it, Tx::savepoint() nests in it",
     )
 }

@@ -466,3 +466,14 @@ impl Client {
         String::from_utf8(answer.to_vec()).unwrap()
     }
 }
+
+#[test]
+fn a_limit_further_out_is_the_same_answer() {
+    test(async |kit| {
+        let app = crate::kit::guarded(kit.interlock.require(crate::kit::anyone), async || ());
+        let limited = http_body_util::Limited::new(Body::from("too much"), 4);
+        let request = Request::put("/1").body(Body::new(limited)).unwrap();
+        let answer = crate::kit::send(&app, request).await;
+        answer.assert_problem(ErrorKind::BodyTooLarge);
+    });
+}

@@ -3,11 +3,15 @@
 //! Whatever is done there, a 200 is only answered over a transaction that is still the same and
 //! healthy. What a handler has committed on its own stays.
 
+use std::time::Duration;
+
 use futures::poll;
 use sqlx::{Connection as _, Executor as _, PgConnection};
+use support::Kind;
+use tokio::time::timeout;
 use tower_interlock::{Error, ErrorKind, Outcome, Tx};
 
-use crate::kit::{Answer, Kit, anyone, guarded, note, put, test};
+use crate::kit::{Answer, Kit, anyone, guarded, note, put, test, test_with_pool};
 
 async fn run<Fut>(kit: &Kit, handler: fn(Tx) -> Fut) -> Answer
 where
@@ -369,3 +373,37 @@ async fn begin_and_drop(connection: &mut PgConnection) {
     drop(slow);
     assert!(poll!(Box::pin(connection.begin())).is_pending());
 }
+
+/// Whoever abandons a COPY leaves answers that sqlx does not count, and takes each later one for
+/// that of the statement before it.
+#[test]
+fn a_copy_that_is_abandoned_is_no_success_and_its_connection_is_not_used_again() {
+    test_with_pool(1, async |kit| {
+        if kit.database.kind() != Kind::PostgreSql {
+            return eprintln!("not tested: CockroachDB has no slow trigger");
+        }
+        kit.database.run(SLOW_COPY).await;
+        async fn handler(mut tx: Tx) -> Result<(), Error> {
+            let connection = tx.connection().await?;
+            let mut copy = connection.copy_in_raw("COPY copied FROM STDIN").await?;
+            copy.send(b"7\n".as_slice()).await?;
+            let finished = timeout(Duration::from_millis(50), copy.finish()).await;
+            assert!(finished.is_err());
+            Ok(())
+        }
+        for _ in 0..2 {
+            assert_aborted(&run(&kit, handler).await);
+        }
+        let stored: i64 = sqlx::query_scalar("SELECT count(*) FROM copied")
+            .fetch_one(&kit.outside)
+            .await
+            .unwrap();
+        assert_eq!(stored, 0);
+    });
+}
+
+const SLOW_COPY: &str = "
+    CREATE TABLE copied (id INT8);
+    CREATE FUNCTION slow() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN PERFORM pg_sleep(0.2); RETURN NULL; END $$;
+    CREATE TRIGGER slow AFTER INSERT ON copied FOR EACH STATEMENT EXECUTE FUNCTION slow();
+";

@@ -575,3 +575,23 @@ fn a_pool_of_any_options_will_do() {
         }
     });
 }
+
+/// On CockroachDB this SQLSTATE is a COMMIT whose schema change failed. Here it is any other error.
+#[test]
+fn what_only_cockroachdb_commits_is_not_committed() {
+    test(async |kit| {
+        if kit.database.kind() != Kind::PostgreSql {
+            return eprintln!("not tested: CockroachDB has no deferred trigger");
+        }
+        kit.database.run(FAILS_AT_COMMIT).await;
+        let answer = put(&guarded(kit.interlock.require(anyone), write), "/1", "").await;
+        answer.assert_problem(ErrorKind::Database);
+        assert_eq!(answer.outcome(), Outcome::RolledBack);
+        assert!(kit.notes().await.is_empty());
+    });
+}
+
+const FAILS_AT_COMMIT: &str = "
+    CREATE FUNCTION fail() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RAISE EXCEPTION USING ERRCODE = 'XXA00'; END $$;
+    CREATE CONSTRAINT TRIGGER fail AFTER INSERT ON notes DEFERRABLE INITIALLY DEFERRED FOR EACH ROW EXECUTE FUNCTION fail();
+";

@@ -447,3 +447,24 @@ fn two_of_them_side_by_side_use_one_transaction_each() {
         assert_eq!(kit.notes().await, [1]);
     });
 }
+
+/// With the extensions of a request that is over, another one is a request of its own.
+#[test]
+fn a_request_that_is_over_is_not_joined() {
+    test(async |kit| {
+        let kept = Arc::new(std::sync::Mutex::new(None));
+        let keep = Arc::clone(&kept);
+        let handler = move |mut tx: Tx, request: Request| async move {
+            *keep.lock().unwrap() = Some(request.extensions().clone());
+            note(&mut tx, 2).await.map_err(Error::from)
+        };
+        let app = guarded(kit.interlock.require(anyone), handler);
+        assert_eq!(put(&app, "/1", "").await.status, 200);
+        let app = guarded(kit.interlock.require(anyone), write);
+        let mut request = Request::put("/1").body(axum::body::Body::empty()).unwrap();
+        *request.extensions_mut() = kept.lock().unwrap().take().unwrap();
+        let answer = crate::kit::send(&app, request).await;
+        assert_eq!(answer.outcome(), Outcome::Committed);
+        assert_eq!(kit.notes().await, [1, 2]);
+    });
+}

@@ -803,3 +803,29 @@ fn auto_traits() {
     cloned::<Denied>();
     cloned::<Report>();
 }
+
+/// What a service of its own error type met in the transaction counts before its error.
+#[test]
+fn a_service_that_fails_over_a_conflict_is_called_again() {
+    test(async |kit| {
+        let outside = kit.outside.clone();
+        let service = service_fn(move |request: Request| {
+            let outside = outside.clone();
+            async move {
+                let (mut parts, _) = request.into_parts();
+                let mut tx = Tx::from_request_parts(&mut parts, &()).await.unwrap();
+                note(&mut tx, 1).await?;
+                conflict_once(&mut tx, &outside).await?;
+                Ok::<_, sqlx::Error>(Response::new(Body::empty()))
+            }
+        });
+        let service = kit.interlock.require(anyone).layer(service);
+        let response = service.oneshot(Request::<Body>::default()).await.unwrap();
+        let answer = crate::kit::read(response).await;
+        assert_eq!(
+            (answer.status.as_u16(), answer.report().attempts()),
+            (200, 2)
+        );
+        assert_eq!(kit.notes().await, [1]);
+    });
+}

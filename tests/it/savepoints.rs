@@ -1,5 +1,6 @@
 //! Savepoints: what they heal, and what they do not.
 
+use futures::StreamExt as _;
 use tower_interlock::{Error, ErrorKind, Outcome, Savepoint, Tx};
 
 use crate::{
@@ -347,5 +348,39 @@ fn a_row_stream_on_it_may_be_dropped() {
         }
         assert_committed(&run(&kit, handler).await);
         assert_eq!(kit.notes().await, [1]);
+    });
+}
+
+/// The stream has an error behind its rows.
+#[test]
+fn rolled_back_it_heals_what_a_dropped_row_stream_left() {
+    test(async |kit| {
+        async fn handler(mut tx: Tx) -> Result<(), Error> {
+            note(&mut tx, 1).await?;
+            let mut savepoint = tx.savepoint().await?;
+            let text = "SELECT 1::INT8; SELECT id FROM missing";
+            let mut rows = sqlx::raw_sql(text).fetch(&mut savepoint);
+            rows.next().await.unwrap()?;
+            drop(rows);
+            savepoint.rollback().await?;
+            Ok(())
+        }
+        let answer = put(&guarded(kit.interlock.require(anyone), handler), "/1", "").await;
+        assert_eq!(answer.status, 200, "{}", answer.body);
+        assert_eq!(kit.notes().await, [1]);
+    });
+}
+
+#[test]
+fn its_hooks_may_hold_a_tx() {
+    test(async |kit| {
+        async fn handler(mut tx: Tx, other: Tx) -> Result<(), Error> {
+            let mut savepoint = tx.savepoint().await?;
+            savepoint.after_commit(async move { drop(other) });
+            savepoint.rollback().await?;
+            Ok(())
+        }
+        let answer = put(&guarded(kit.interlock.require(anyone), handler), "/1", "").await;
+        assert_eq!(answer.status, 200, "{}", answer.body);
     });
 }
