@@ -267,10 +267,15 @@ fn mutated(random: &mut fastrand::Rng) -> String {
     for _ in 0..random.usize(0..5) {
         let at = random.usize(..words.len());
         let word = WORDS[random.usize(..WORDS.len())];
-        match random.u8(..4) {
+        match random.u8(..5) {
             0 | 1 => words.insert(at, word),
             2 => words[at] = word,
-            _ => drop(words.remove(at)),
+            3 => drop(words.remove(at)),
+            _ => {
+                let open = random.choice(["(", "NOT (", "EXISTS ( SELECT 1 WHERE"]);
+                words.insert(random.usize(at..words.len()) + 1, ")");
+                words.insert(at, open.unwrap_or_default());
+            }
         }
         if words.is_empty() {
             words.push(word);
