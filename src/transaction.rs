@@ -5,28 +5,22 @@
     reason = "this is the one module that acquires connections and begins transactions on them"
 )]
 
-use std::{io, sync::Arc, time::Duration};
+mod link;
 
-use sqlx::{
-    AssertSqlSafe, Connection as _, Executor as _, PgConnection, Postgres, Row as _,
-    pool::PoolConnection, postgres::PgTransactionManager,
-};
+use std::sync::Arc;
+
+use sqlx::{AssertSqlSafe, Executor as _, PgConnection, postgres::PgTransactionManager};
 use sqlx_core::{sql_str::SqlSafeStr as _, transaction::TransactionManager as _};
-use tokio::{runtime::Handle, time::timeout};
-use tokio_util::task::task_tracker::TaskTrackerToken;
 
+pub(crate) use self::link::Link;
+use self::link::{answers, drain};
 use crate::{
     detach::Detached,
     error::{Error, ErrorKind},
-    fused::{Fused, Written},
     interlock::Shared,
     retry::{self, Meaning, Refusal},
-    server::{self, Kind},
+    server::Kind,
 };
-
-/// How long a BEGIN or ROLLBACK may take before the connection is closed instead, which rolls back
-/// too. COMMIT has no such limit: to close the connection does not undo it.
-const PATIENCE: Duration = Duration::from_secs(5);
 
 /// An open transaction. Dropped, it is rolled back in the background.
 pub(crate) struct Transaction {
@@ -304,207 +298,6 @@ impl CommitError {
             refusal: Refusal::Definite,
             error,
             spare: None,
-        }
-    }
-}
-
-/// A connection of the pool, on its way from one transaction to the next.
-pub(crate) struct Link {
-    connection: Option<PoolConnection<Postgres>>,
-    /// The server has ended the transaction, and sqlx does not know: a failed COMMIT leaves its
-    /// depth at 1. A BEGIN that sqlx does not count brings both into step again; a ROLLBACK
-    /// would be an error on CockroachDB before v25.1.
-    ended: bool,
-    /// Something was done on it that could not be seen.
-    doubtful: bool,
-    /// It has failed below SQL, and would only make the next one wait.
-    broken: bool,
-    runtime: Handle,
-    running: TaskTrackerToken,
-}
-
-impl Link {
-    /// Cancelled, it leaves nothing behind.
-    pub(crate) async fn acquire(shared: &Shared) -> Result<Self, Error> {
-        let connection = shared
-            .pool
-            .acquire()
-            .await
-            .map_err(|error| Error::database(ErrorKind::Unavailable, error))?;
-        Ok(Self {
-            connection: Some(connection),
-            ended: false,
-            doubtful: false,
-            broken: false,
-            runtime: Handle::current(),
-            running: shared.running.token(),
-        })
-    }
-
-    async fn begin(
-        mut self,
-        shared: Arc<Shared>,
-        read_only: bool,
-    ) -> Result<Transaction, sqlx::Error> {
-        let begun = timeout(PATIENCE, self.try_begin(&shared, read_only)).await;
-        match begun.unwrap_or_else(|_| Err(io::Error::from(io::ErrorKind::TimedOut).into())) {
-            Ok(server) => Ok(Transaction {
-                link: Some(self),
-                server,
-                read_only,
-                depth: 0,
-                dropped: None,
-                seal: None,
-            }),
-            // sqlx pools a connection whose BEGIN failed as if nothing were open on it.
-            Err(error) => {
-                self.close();
-                Err(error)
-            }
-        }
-    }
-
-    async fn try_begin(&mut self, shared: &Shared, read_only: bool) -> Result<Kind, sqlx::Error> {
-        // Nothing travels with BEGIN: on CockroachDB a SET in its batch would cost the
-        // server's own retry of the first statement.
-        let begin = if read_only {
-            "BEGIN ISOLATION LEVEL SERIALIZABLE, READ ONLY"
-        } else {
-            "BEGIN ISOLATION LEVEL SERIALIZABLE"
-        };
-        let server = self.look(shared).await?;
-        let ended = std::mem::take(&mut self.ended);
-        let connection = self.connection()?;
-        if ended {
-            connection.execute(begin).await?;
-        } else {
-            PgTransactionManager::begin(connection, Some(begin.into_sql_str())).await?;
-        }
-        Ok(server)
-    }
-
-    /// Which server it is, with a first look at it. Nobody waits for another one's look: its
-    /// connection may hang.
-    async fn look(&mut self, shared: &Shared) -> Result<Kind, sqlx::Error> {
-        if let Some(server) = shared.server.get() {
-            return Ok(*server);
-        }
-        let server = server::inspect(self.connection()?).await?;
-        Ok(*shared.server.get_or_init(|| server))
-    }
-
-    /// Sends a write that is its own COMMIT. Not to be cancelled: run it in a [`Detached`].
-    pub(crate) async fn write(
-        mut self,
-        shared: Arc<Shared>,
-        write: Fused,
-    ) -> Result<(Option<Written>, Self), CommitError> {
-        let server = self.look(&shared).await.map_err(CommitError::unsent)?;
-        let connection = self.connection().map_err(CommitError::unsent)?;
-        match write.write(connection).await {
-            Ok(written) => Ok((written, self)),
-            Err(error) => {
-                let refusal = retry::refusal_of_write(&error, server);
-                if refusal == Refusal::Unknown {
-                    self.close();
-                }
-                Err(CommitError {
-                    refusal,
-                    error,
-                    spare: None,
-                })
-            }
-        }
-    }
-
-    async fn roll_back(mut self) -> Option<Self> {
-        if self.broken {
-            self.close();
-            return None;
-        }
-        let doubtful = self.doubtful;
-        let rolled_back = async {
-            let connection = self.connection()?;
-            drop(drain(connection).await);
-            if PgTransactionManager::get_transaction_depth(connection) != 1 {
-                return Err(gone());
-            }
-            PgTransactionManager::rollback(connection).await?;
-            if doubtful {
-                answers(connection, "SELECT 'in step'").await?;
-            }
-            Ok(())
-        };
-        match timeout(PATIENCE, rolled_back).await {
-            Ok(Ok(())) => {
-                self.doubtful = false;
-                Some(self)
-            }
-            Ok(Err(error)) => {
-                tracing::debug!(%error, "closing the connection instead of rolling back");
-                self.close();
-                None
-            }
-            Err(_) => {
-                tracing::warn!("ROLLBACK took too long, closing the connection");
-                self.close();
-                None
-            }
-        }
-    }
-
-    /// The connection, outside of a transaction.
-    pub(crate) fn connection(&mut self) -> Result<&mut PgConnection, sqlx::Error> {
-        self.connection.as_deref_mut().ok_or_else(gone)
-    }
-
-    fn close(&mut self) {
-        if let Some(mut connection) = self.connection.take() {
-            connection.close_on_drop();
-        }
-    }
-}
-
-impl Drop for Link {
-    fn drop(&mut self) {
-        let _runtime = self.runtime.enter();
-        let Some(mut connection) = self.connection.take() else {
-            return;
-        };
-        if self.ended {
-            let running = self.running.clone();
-            self.runtime.spawn(async move {
-                let stepped = async {
-                    connection.execute("BEGIN").await?;
-                    PgTransactionManager::rollback(&mut connection).await
-                };
-                if !matches!(timeout(PATIENCE, stepped).await, Ok(Ok(()))) {
-                    connection.close_on_drop();
-                }
-                drop(running);
-            });
-        }
-    }
-}
-
-/// Sends a text whose last answer is one row, and fails unless that very row comes back: sqlx loses
-/// count of the answers when a COPY is abandoned, and then takes one for another.
-async fn answers(connection: &mut PgConnection, text: &'static str) -> Result<(), sqlx::Error> {
-    match connection.fetch_optional(text).await? {
-        Some(row) if row.try_get::<&str, _>(0)? == "in step" => Ok(()),
-        _ => Err(gone()),
-    }
-}
-
-/// Reads to the end of all answers, and returns the first error among them.
-async fn drain(connection: &mut PgConnection) -> Result<(), sqlx::Error> {
-    let mut first = Ok(());
-    loop {
-        match connection.flush().await {
-            Ok(()) => return first,
-            // One for each statement that the server refused; the connection goes on.
-            Err(error @ sqlx::Error::Database(_)) => first = first.and(Err(error)),
-            Err(error) => return first.and(Err(error)),
         }
     }
 }
