@@ -377,3 +377,16 @@ fn run_hooks(hooks: Vec<(u32, Hook)>, running: TaskTrackerToken) {
 fn aborted(cause: &'static str) -> Error {
     Error::because(ErrorKind::Aborted, cause)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_setting_is_too_long() {
+        let now = Instant::now();
+        assert!(later(now, Duration::MAX) > now);
+        let last = (0..64).fold(now, |moment, _| later(moment, Duration::MAX / 4));
+        assert!(later(last, Duration::MAX) >= last);
+    }
+}
