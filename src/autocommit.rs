@@ -83,7 +83,9 @@ impl<'i> Writer<'i> {
                 Tried::Again(error) => error,
             };
             let pause = self.settings.backoff.pause(attempt);
-            if attempt >= self.settings.max_attempts || Instant::now() + pause >= self.deadline {
+            if attempt >= self.settings.max_attempts
+                || later(Instant::now(), pause) >= self.deadline
+            {
                 return Err(error.with_kind(ErrorKind::Contended));
             }
             tracing::debug!(

@@ -80,7 +80,7 @@ impl<'t> Savepoint<'t> {
     ///
     /// # Errors
     ///
-    /// As any statement. It fails after a serialization failure.
+    /// As any statement. After a serialization failure it may succeed, and the request is run again all the same.
     pub async fn rollback(mut self) -> Result<(), sqlx::Error> {
         self.tx.lease().roll_back(self.depth).await?;
         self.open = false;

@@ -61,8 +61,7 @@ impl Link {
         shared: Arc<Shared>,
         read_only: bool,
     ) -> Result<Transaction, sqlx::Error> {
-        let begun = timeout(PATIENCE, self.try_begin(&shared, read_only)).await;
-        match begun.unwrap_or_else(|_| Err(io::Error::from(io::ErrorKind::TimedOut).into())) {
+        match patiently(self.try_begin(&shared, read_only)).await {
             Ok(server) => Ok(Transaction {
                 link: Some(self),
                 server,
@@ -104,7 +103,7 @@ impl Link {
         if let Some(server) = shared.server.get() {
             return Ok(*server);
         }
-        let server = server::inspect(self.connection()?).await?;
+        let server = patiently(server::inspect(self.connection()?)).await?;
         Ok(*shared.server.get_or_init(|| server))
     }
 
@@ -150,18 +149,13 @@ impl Link {
             }
             Ok(())
         };
-        match timeout(PATIENCE, rolled_back).await {
-            Ok(Ok(())) => {
+        match patiently(rolled_back).await {
+            Ok(()) => {
                 self.doubtful = false;
                 Some(self)
             }
-            Ok(Err(error)) => {
+            Err(error) => {
                 tracing::debug!(%error, "closing the connection instead of rolling back");
-                self.close();
-                None
-            }
-            Err(_) => {
-                tracing::warn!("ROLLBACK took too long, closing the connection");
                 self.close();
                 None
             }
@@ -193,13 +187,21 @@ impl Drop for Link {
                     connection.execute("BEGIN").await?;
                     PgTransactionManager::rollback(&mut connection).await
                 };
-                if !matches!(timeout(PATIENCE, stepped).await, Ok(Ok(()))) {
+                if patiently(stepped).await.is_err() {
                     connection.close_on_drop();
                 }
                 drop(running);
             });
         }
     }
+}
+
+/// Awaits what only a connection that hangs takes so long for.
+async fn patiently<T>(
+    answer: impl Future<Output = Result<T, sqlx::Error>>,
+) -> Result<T, sqlx::Error> {
+    let answer = timeout(PATIENCE, answer).await;
+    answer.unwrap_or_else(|_| Err(io::Error::from(io::ErrorKind::TimedOut).into()))
 }
 
 /// Sends a text whose last answer is one row, and fails unless that very row comes back: sqlx loses
