@@ -32,6 +32,7 @@ mod database;
 mod error;
 mod find;
 mod postgres;
+mod proxy;
 mod random;
 mod server;
 mod sql;
@@ -44,6 +45,7 @@ use self::random::random;
 pub use self::{
     database::Database,
     error::StartError,
+    proxy::{Counts, Fault, Moment, Proxy, ServerError},
     server::{Kind, Server, Shutdown},
     test::test,
 };
