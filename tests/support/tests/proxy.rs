@@ -1,0 +1,199 @@
+//! What each fault of the proxy does, to sqlx in front of it and to the rows behind it.
+
+#![allow(clippy::unwrap_used, reason = "helpers of tests")]
+
+use sqlx::{Connection, PgConnection, PgPool, postgres::PgPoolOptions};
+use std::time::{Duration, Instant};
+use support::{Database, Fault, Moment, Proxy, ServerError, test};
+use tokio::time::{sleep, timeout};
+
+#[test]
+fn what_passes_is_counted() {
+    test(async |database| {
+        let (proxy, mut client) = proxy(&database).await;
+        assert_eq!(proxy.counts().connections, 1);
+        insert(&mut client, 1).await.unwrap();
+        insert(&mut client, 2).await.unwrap();
+        client.ping().await.unwrap();
+        let counts = proxy.counts();
+        // BEGIN, INSERT, COMMIT; the first INSERT was prepared.
+        assert_eq!(counts.round_trips, 3 + 3 + 1);
+        assert_eq!(
+            (counts.begins, counts.statements, counts.commits),
+            (2, 2, 2)
+        );
+        assert_eq!((counts.pings, counts.rollbacks), (1, 0));
+        assert_eq!(rows(&database).await, [1, 2]);
+    });
+}
+
+#[test]
+fn a_cut_comes_before_or_after_the_server_has_done_it() {
+    for (fault, stored) in [
+        (Fault::CutBefore, false),
+        (Fault::CutSent, true),
+        (Fault::CutAfter, true),
+    ] {
+        test(async move |database| {
+            let (proxy, mut client) = proxy(&database).await;
+            proxy.inject(Moment::Commit, fault.clone());
+            let error = insert(&mut client, 1).await.unwrap_err();
+            assert!(matches!(error, sqlx::Error::Io(_)), "{error:?}");
+            let expected: &[i64] = if stored { &[1] } else { &[] };
+            assert_eq!(settled(&database, expected).await, expected, "{fault:?}");
+            assert_eq!(proxy.counts().faults, 1);
+        });
+    }
+}
+
+#[test]
+fn an_answer_that_is_swallowed_or_stalled_never_comes() {
+    for (fault, stored) in [(Fault::Swallow, true), (Fault::Stall, false)] {
+        test(async move |database| {
+            let (proxy, mut client) = proxy(&database).await;
+            proxy.inject(Moment::Commit, fault.clone());
+            let answer = timeout(Duration::from_millis(200), insert(&mut client, 1)).await;
+            assert!(answer.is_err(), "{answer:?}");
+            let expected: &[i64] = if stored { &[1] } else { &[] };
+            assert_eq!(settled(&database, expected).await, expected, "{fault:?}");
+            // Nobody waits for it any more: the server is to let go of the row.
+            proxy.cut();
+        });
+    }
+}
+
+#[test]
+fn a_refusal_is_one_for_the_server_too() {
+    for moment in [
+        Moment::Begin,
+        Moment::Statement(1),
+        Moment::Text("INTO t"),
+        Moment::Commit,
+    ] {
+        test(async move |database| {
+            let (proxy, mut client) = proxy(&database).await;
+            proxy.inject(moment.clone(), Fault::Refuse(ServerError::RESTART));
+            let error = insert(&mut client, 1).await.unwrap_err();
+            assert_eq!(code(&error), "40001");
+            assert!(error.to_string().contains("restart transaction"));
+            drop(client);
+            assert_eq!(rows(&database).await, [0; 0]);
+
+            let mut client = PgConnection::connect_with(&proxy.options()).await.unwrap();
+            insert(&mut client, 1).await.unwrap();
+            assert_eq!(rows(&database).await, [1]);
+        });
+    }
+}
+
+#[test]
+fn a_false_report_hides_what_was_done() {
+    test(async |database| {
+        let (proxy, mut client) = proxy(&database).await;
+        proxy.inject(Moment::Commit, Fault::Misreport(ServerError::AMBIGUOUS));
+        let error = insert(&mut client, 1).await.unwrap_err();
+        assert_eq!(code(&error), "40003");
+        assert_eq!(rows(&database).await, [1]);
+    });
+}
+
+#[test]
+fn a_termination_ends_the_session() {
+    test(async |database| {
+        let (proxy, mut client) = proxy(&database).await;
+        proxy.inject(
+            Moment::Statement(1),
+            Fault::Terminate(ServerError::SHUTDOWN),
+        );
+        assert_eq!(code(&insert(&mut client, 1).await.unwrap_err()), "57P01");
+        assert!(client.ping().await.is_err());
+        assert_eq!(rows(&database).await, [0; 0]);
+    });
+}
+
+#[test]
+fn a_rollback_can_fail_as_well() {
+    test(async |database| {
+        let (proxy, _) = proxy(&database).await;
+        let pool = PgPoolOptions::new()
+            .max_connections(1)
+            .connect_with(proxy.options())
+            .await
+            .unwrap();
+        proxy.inject(Moment::Rollback, Fault::CutBefore);
+        let transaction = pool.begin().await.unwrap();
+        transaction.rollback().await.unwrap_err();
+        assert_eq!(proxy.counts().rollbacks, 1);
+    });
+}
+
+#[test]
+fn distance_is_kept_to_a_fraction_of_a_millisecond() {
+    test(async |database| {
+        let near = round_trip(&Proxy::start(&database)).await;
+        for distance in [1, 5] {
+            let distance = Duration::from_millis(distance);
+            let far = round_trip(&Proxy::with_delay(&database, distance)).await;
+            let added = far.saturating_sub(near);
+            println!("{distance:?} of distance add {added:?} to {near:?}");
+            assert!(added >= distance - Duration::from_micros(200), "{added:?}");
+            // The machine may be busy.
+            assert!(added < distance + Duration::from_millis(2), "{added:?}");
+        }
+    });
+}
+
+/// A proxy in front of a table, and a client that has come through it.
+async fn proxy(database: &Database) -> (Proxy, PgConnection) {
+    database.run("CREATE TABLE t (id INT8 PRIMARY KEY)").await;
+    let proxy = Proxy::start(database);
+    let client = PgConnection::connect_with(&proxy.options()).await.unwrap();
+    (proxy, client)
+}
+
+async fn insert(client: &mut PgConnection, id: i64) -> Result<(), sqlx::Error> {
+    let mut transaction = client.begin().await?;
+    sqlx::query("INSERT INTO t VALUES ($1)")
+        .bind(id)
+        .execute(&mut *transaction)
+        .await?;
+    transaction.commit().await
+}
+
+async fn rows(database: &Database) -> Vec<i64> {
+    let pool: PgPool = database.pool(1).await;
+    sqlx::query_scalar("SELECT id FROM t ORDER BY id")
+        .fetch_all(&pool)
+        .await
+        .unwrap()
+}
+
+/// The rows, once they are as expected or the server has had its time.
+async fn settled(database: &Database, expected: &[i64]) -> Vec<i64> {
+    let patience = Instant::now() + Duration::from_secs(5);
+    loop {
+        let rows = rows(database).await;
+        if rows == expected || Instant::now() > patience {
+            return rows;
+        }
+        sleep(Duration::from_millis(10)).await;
+    }
+}
+
+/// The median of some.
+async fn round_trip(proxy: &Proxy) -> Duration {
+    let mut client = PgConnection::connect_with(&proxy.options()).await.unwrap();
+    let mut times = Vec::new();
+    for _ in 0..51 {
+        let asked = Instant::now();
+        client.ping().await.unwrap();
+        times.push(asked.elapsed());
+    }
+    times.sort();
+    times[times.len() / 2]
+}
+
+fn code(error: &sqlx::Error) -> String {
+    let error = error.as_database_error();
+    error.and_then(|error| error.code()).unwrap().into_owned()
+}
