@@ -116,8 +116,8 @@ where
             visit(&*layer.policy, &slot, &mut inner, request).await
         };
         let visited = timeout_at(deadline, visited).await;
-        let state = slot.close();
-        let policies = state.policies.as_slice().into();
+        let mut state = slot.close();
+        let policies = std::mem::take(&mut state.policies);
         let report = |outcome| Report {
             policies,
             attempts: attempt,
@@ -258,7 +258,7 @@ struct Answer {
 impl Answer {
     fn refused(error: Error) -> Self {
         let report = Report {
-            policies: Arc::default(),
+            policies: Vec::new(),
             attempts: 0,
             outcome: Outcome::NoTransaction,
         };

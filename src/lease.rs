@@ -172,7 +172,8 @@ impl Lease {
             (state.spare.take(), state.read_only)
         };
         self.progress = Progress::Waiting;
-        let begun = Transaction::begin(self.slot.shared(), spare, read_only).await;
+        // Boxed: with sqlx's acquire it takes 8 KiB, which every statement would carry around.
+        let begun = Box::pin(Transaction::begin(self.slot.shared(), spare, read_only)).await;
         let begun = self.done(begun.map_err(Error::into_sqlx))?;
         self.transaction = Some(begun);
         Ok(())
@@ -181,7 +182,9 @@ impl Lease {
     fn give_back(&mut self) {
         let abandoned = self.progress == Progress::Waiting;
         self.progress = Progress::Resting;
-        self.slot.give_back(self.transaction.take(), abandoned);
+        if self.transaction.is_some() || abandoned {
+            self.slot.give_back(self.transaction.take(), abandoned);
+        }
     }
 
     fn note(&mut self, error: &sqlx::Error) {

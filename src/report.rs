@@ -1,11 +1,9 @@
 //! What became of a request, for logs and tests.
 
-use std::sync::Arc;
-
 /// What the layer did, in the extensions of every answer that leaves it.
 #[derive(Debug, Clone)]
 pub struct Report {
-    pub(crate) policies: Arc<[&'static str]>,
+    pub(crate) policies: Vec<&'static str>,
     pub(crate) attempts: u32,
     pub(crate) outcome: Outcome,
 }

@@ -118,6 +118,14 @@ impl<'c> Executor<'c> for &'c mut Savepoint<'_> {
         self.tx.fetch_many(query)
     }
 
+    fn execute<'e, 'q: 'e, E>(self, query: E) -> BoxFuture<'e, Result<PgQueryResult, sqlx::Error>>
+    where
+        'c: 'e,
+        E: 'q + Execute<'q, Postgres>,
+    {
+        self.tx.execute(query)
+    }
+
     fn fetch_optional<'e, 'q: 'e, E>(
         self,
         query: E,

@@ -1,5 +1,7 @@
 //! A statement on its way to the transaction: what its text may do to it.
 
+use std::borrow::Cow;
+
 use sqlx::{
     Execute, Postgres, SqlStr,
     postgres::{PgArguments, PgStatement},
@@ -67,7 +69,7 @@ impl Execute<'_, Postgres> for Statement {
 pub(crate) fn controls_transaction(sql: &str) -> bool {
     let mut words = sql_words(sql);
     let mut word = || words.next().unwrap_or_default();
-    match word().as_str() {
+    match &*word() {
         "ABORT" | "BEGIN" | "COMMIT" | "END" | "RELEASE" | "ROLLBACK" | "SAVEPOINT" | "START" => {
             true
         }
@@ -78,7 +80,7 @@ pub(crate) fn controls_transaction(sql: &str) -> bool {
             let next = word();
             next == "ALL" || is_transaction_setting(&next)
         }
-        "SET" => match word().as_str() {
+        "SET" => match &*word() {
             "LOCAL" => is_transaction_setting(&word()),
             "SESSION" => {
                 let next = word();
@@ -96,15 +98,23 @@ fn is_transaction_setting(word: &str) -> bool {
 }
 
 /// The words that a text begins with, in upper case: between them white space, comments and punctuation.
-fn sql_words(sql: &str) -> impl Iterator<Item = String> {
+fn sql_words(sql: &str) -> impl Iterator<Item = Cow<'_, str>> {
     let mut rest = sql;
     std::iter::from_fn(move || {
         rest = skip_to_word(rest);
         let end = rest.find(|c: char| !is_word(c)).unwrap_or(rest.len());
         let (word, tail) = rest.split_at(end);
         rest = tail;
-        (!word.is_empty()).then(|| word.to_ascii_uppercase())
+        (!word.is_empty()).then(|| upper_case(word))
     })
+}
+
+fn upper_case(word: &str) -> Cow<'_, str> {
+    if word.contains(|c: char| c.is_ascii_lowercase()) {
+        Cow::Owned(word.to_ascii_uppercase())
+    } else {
+        Cow::Borrowed(word)
+    }
 }
 
 fn skip_to_word(mut sql: &str) -> &str {

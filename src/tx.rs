@@ -169,6 +169,20 @@ impl<'c> Executor<'c> for &'c mut Tx {
         })
     }
 
+    // As by default, without a stream around the connection's own.
+    fn execute<'e, 'q: 'e, E>(self, query: E) -> BoxFuture<'e, Result<PgQueryResult, sqlx::Error>>
+    where
+        'c: 'e,
+        E: 'q + Execute<'q, Postgres>,
+    {
+        let statement = Statement::new(query);
+        Box::pin(async move {
+            let mut lease = self.take_for(&statement).await?;
+            let done = lease.start()?.connection()?.execute(statement).await;
+            lease.done(done)
+        })
+    }
+
     fn fetch_optional<'e, 'q: 'e, E>(
         self,
         query: E,

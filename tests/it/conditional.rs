@@ -5,14 +5,13 @@ use std::time::Duration;
 use axum::{extract::Path, http::StatusCode};
 use futures::{StreamExt as _, future::join_all, stream};
 use sqlx::{AssertSqlSafe, Connection as _, PgConnection, PgPool};
-use support::Kind;
+use support::{Kind, Proxy};
 use tokio::{task::JoinHandle, time::timeout};
 use tower_interlock::{Condition, ConditionalWrite, Error, ErrorKind, Interlock, Outcome, Tx};
 
 use crate::{
     cancellation::drop_after,
     kit::{Kit, anyone, conflict_once, guarded, note, put, test, test_with_pool},
-    wire::Wire,
 };
 
 const EXISTS: Condition = Condition::exists("EXISTS (SELECT 1 FROM documents WHERE id = $2)");
@@ -688,39 +687,36 @@ fn a_dropped_write_is_whole_or_absent_and_poisons_nothing() {
 #[test]
 fn a_success_is_one_round_trip_and_a_refusal_two() {
     test(async |kit| {
-        let wire = Wire::tap(&kit.database).await;
+        let proxy = Proxy::start(&kit.database);
         let pool = Interlock::pool_options()
             .max_connections(1)
-            .connect_with(wire.options())
+            .connect_with(proxy.options())
             .await
             .unwrap();
         let interlock = Interlock::new(pool);
         let mut version = 0;
         for warm in [false, true, true] {
-            let before = wire.round_trips();
+            let before = proxy.counts().round_trips;
             version = update(&UPDATE, &interlock, (1, 1, Some(version)))
                 .await
                 .unwrap();
-            let success = wire.round_trips() - before;
+            let success = proxy.counts().round_trips - before;
             for (who, kind) in [
                 ((1, 9, Some(version)), ErrorKind::NotFound),
                 ((2, 1, Some(version)), ErrorKind::Denied),
                 ((1, 1, Some(0)), ErrorKind::PreconditionFailed),
             ] {
-                let before = wire.round_trips();
+                let before = proxy.counts().round_trips;
                 let answer = update(&UPDATE, &interlock, who).await;
                 assert_eq!(answer.unwrap_err().kind(), kind);
-                let refusal = wire.round_trips() - before;
+                let refusal = proxy.counts().round_trips - before;
                 println!("warm: {warm}, success: {success}, refusal: {refusal}");
                 assert!(!warm || (success, refusal) == (1, 2));
             }
         }
         let made = 3 * 4;
-        assert!(
-            wire.pings() <= made,
-            "{} pings for {made} writes",
-            wire.pings()
-        );
+        let pings = proxy.counts().pings;
+        assert!(pings <= made, "{pings} pings for {made} writes");
         interlock.drain().await;
     });
 }

@@ -28,4 +28,3 @@ mod server;
 mod settlement;
 mod template;
 mod trace;
-mod wire;
