@@ -21,6 +21,7 @@ mod kinds;
 mod kit;
 mod nesting;
 mod precondition;
+mod race;
 mod routing;
 mod same_rule;
 mod savepoints;

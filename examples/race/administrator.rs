@@ -1,0 +1,163 @@
+//! The administrator, who grants and revokes.
+
+use std::{fmt, time::Instant};
+
+use sqlx::{Connection as _, PgConnection};
+use support::Database;
+
+/// How the administrator revokes. Granting is always SERIALIZABLE.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Isolation {
+    Serializable,
+    /// READ COMMITTED, which the guard refuses, and then SERIALIZABLE. For PostgreSQL.
+    Guarded,
+    ReadCommitted,
+}
+
+/// An administrator, with a connection of its own.
+pub(crate) struct Administrator {
+    connection: PgConnection,
+    isolation: Isolation,
+}
+
+/// A transaction that took a grant away and stored how many writes it saw.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Revocation {
+    pub(crate) seen: i64,
+    /// The guard has refused it under READ COMMITTED.
+    pub(crate) refused: bool,
+    pub(crate) begin_sent: Instant,
+    pub(crate) deleted: Instant,
+    pub(crate) commit_sent: Instant,
+    pub(crate) acknowledged: Instant,
+}
+
+/// `seen` is what the revoking transaction saw, `acknowledged` what was there after its COMMIT.
+pub(crate) const SCHEMA: &str = "
+    CREATE TABLE revocations (document INT8 PRIMARY KEY, seen INT8 NOT NULL, acknowledged INT8);
+";
+
+const SERIALIZABLE: &str = "BEGIN ISOLATION LEVEL SERIALIZABLE";
+const READ_COMMITTED: &str = "BEGIN ISOLATION LEVEL READ COMMITTED";
+
+impl Administrator {
+    pub(crate) async fn connect(
+        database: &Database,
+        isolation: Isolation,
+    ) -> Result<Self, sqlx::Error> {
+        let connection = PgConnection::connect_with(&database.options()).await?;
+        Ok(Self {
+            connection,
+            isolation,
+        })
+    }
+
+    pub(crate) async fn grant(&mut self, document: i64) -> Result<(), sqlx::Error> {
+        loop {
+            match self.try_grant(document).await {
+                Err(error) if has_code(&error, CONFLICT) => {}
+                granted => return granted,
+            }
+        }
+    }
+
+    /// Revokes, and once that is acknowledged counts the writes again.
+    pub(crate) async fn revoke(&mut self, document: i64) -> Result<Revocation, sqlx::Error> {
+        let mut begin = match self.isolation {
+            Isolation::Serializable => SERIALIZABLE,
+            Isolation::Guarded | Isolation::ReadCommitted => READ_COMMITTED,
+        };
+        let mut refused = false;
+        let revocation = loop {
+            match self.try_revoke(begin, document).await {
+                Err(error) if has_code(&error, CONFLICT) => {}
+                Err(error) if self.isolation == Isolation::Guarded && has_code(&error, REFUSED) => {
+                    refused = true;
+                    begin = SERIALIZABLE;
+                }
+                revoked => break revoked?,
+            }
+        };
+        while let Err(error) = self.try_count(document).await {
+            if !has_code(&error, CONFLICT) {
+                return Err(error);
+            }
+        }
+        Ok(Revocation {
+            refused,
+            ..revocation
+        })
+    }
+
+    #[allow(clippy::disallowed_methods, reason = "an administrator has no layer")]
+    async fn try_grant(&mut self, document: i64) -> Result<(), sqlx::Error> {
+        let mut transaction = self.connection.begin_with(SERIALIZABLE).await?;
+        sqlx::query("INSERT INTO grants (document) VALUES ($1)")
+            .bind(document)
+            .execute(&mut *transaction)
+            .await?;
+        transaction.commit().await
+    }
+
+    #[allow(clippy::disallowed_methods, reason = "an administrator has no layer")]
+    async fn try_revoke(
+        &mut self,
+        begin: &'static str,
+        document: i64,
+    ) -> Result<Revocation, sqlx::Error> {
+        let begin_sent = Instant::now();
+        let mut transaction = self.connection.begin_with(begin).await?;
+        sqlx::query("DELETE FROM grants WHERE document = $1")
+            .bind(document)
+            .execute(&mut *transaction)
+            .await?;
+        let deleted = Instant::now();
+        let seen = sqlx::query_scalar(
+            "INSERT INTO revocations (document, seen)
+             SELECT $1, count(*) FROM writes WHERE document = $1 RETURNING seen",
+        )
+        .bind(document)
+        .fetch_one(&mut *transaction)
+        .await?;
+        let commit_sent = Instant::now();
+        transaction.commit().await?;
+        Ok(Revocation {
+            seen,
+            refused: false,
+            begin_sent,
+            deleted,
+            commit_sent,
+            acknowledged: Instant::now(),
+        })
+    }
+
+    async fn try_count(&mut self, document: i64) -> Result<(), sqlx::Error> {
+        sqlx::query(
+            "UPDATE revocations SET acknowledged = (SELECT count(*) FROM writes WHERE document = $1)
+             WHERE document = $1",
+        )
+        .bind(document)
+        .execute(&mut self.connection)
+        .await?;
+        Ok(())
+    }
+}
+
+impl fmt::Display for Isolation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Serializable => "SERIALIZABLE",
+            Self::Guarded => "READ COMMITTED with the guard",
+            Self::ReadCommitted => "READ COMMITTED",
+        })
+    }
+}
+
+const CONFLICT: &str = "40001";
+/// What the guard raises.
+const REFUSED: &str = "25000";
+
+fn has_code(error: &sqlx::Error, code: &str) -> bool {
+    let found = error.as_database_error().and_then(|error| error.code());
+    found.as_deref() == Some(code)
+}
