@@ -1,6 +1,6 @@
 //! One attempt at a request, and the loop of attempts.
 
-use std::{future::poll_fn, sync::Arc, task::Poll};
+use std::{future::poll_fn, pin::pin, sync::Arc, task::Poll};
 
 use axum_core::{
     BoxError,
@@ -9,12 +9,13 @@ use axum_core::{
 };
 use bytes::Bytes;
 use http::Request;
-use tokio::time::{Instant, sleep, timeout_at};
+use tokio::time::Instant;
 use tower_service::Service;
 use tracing::{Instrument as _, Span, field::Empty};
 
 use crate::{
     body::Buffered,
+    detach::Detached,
     error::{Error, ErrorKind},
     interlock::Settings,
     layer::AuthorizeLayer,
@@ -23,21 +24,23 @@ use crate::{
     retry::Meaning,
     settlement::{Settled, later, settle, settle_failure},
     slot::{Owner, Slot, Verdict},
+    transaction::Transaction,
+    until::until,
 };
 
 /// Runs a request: reads its body, and makes attempts until one of them has an answer.
-pub(crate) async fn run<S, B>(
+pub(crate) fn run<S, B>(
     layer: AuthorizeLayer,
     inner: S,
     request: Request<Body>,
-) -> Result<Response, S::Error>
+) -> impl Future<Output = Result<Response, S::Error>>
 where
     S: Service<Request<Body>, Response = http::Response<B>>,
     B: http_body::Body<Data = Bytes> + Send + 'static,
     B::Error: Into<BoxError>,
 {
     let span = tracing::info_span!("authorize", policies = Empty, attempt = Empty);
-    async {
+    async move {
         let running = layer.interlock.shared.running.token();
         let answer = if layer.interlock.shared.running.is_closed() {
             Answer::refused(Error::because(ErrorKind::Unavailable, "draining"))
@@ -51,7 +54,6 @@ where
         Ok(answer.finish(&layer.interlock.settings))
     }
     .instrument(span)
-    .await
 }
 
 /// Lets the request through one policy, and on to the service behind it.
@@ -102,20 +104,29 @@ where
     let settings = &*layer.interlock.settings;
     let deadline = later(Instant::now(), settings.deadline);
     let mut budget = Budget::new(source.max_attempts(settings));
-    let mut spare = None;
+    let mut begun = None;
+    let mut place = None;
+    if !layer.read_only {
+        let patience = settings.backoff.cap;
+        let gone = pin!(shared.turns.give_way(source.path(), patience));
+        until(deadline, gone).await;
+    }
     loop {
         let attempt = budget.next();
         Span::current().record("attempt", attempt);
-        let slot = Owner::new(Arc::clone(shared), attempt, layer.read_only, spare.take());
-        let visited = async {
-            if attempt > 1 {
-                poll_fn(|cx| inner.poll_ready(cx)).await?;
-            }
-            let mut request = source.next(budget.is_last());
-            request.extensions_mut().insert(Arc::clone(&*slot));
-            visit(&*layer.policy, &slot, &mut inner, request).await
-        };
-        let visited = timeout_at(deadline, visited).await;
+        let slot = Owner::new(Arc::clone(shared), attempt, layer.read_only, begun.take());
+        let visited = until(
+            deadline,
+            pin!(async {
+                if attempt > 1 {
+                    poll_fn(|cx| inner.poll_ready(cx)).await?;
+                }
+                let mut request = source.next(budget.is_last());
+                request.extensions_mut().insert(Arc::clone(&*slot));
+                visit(&*layer.policy, &slot, &mut inner, request).await
+            }),
+        )
+        .await;
         let mut state = slot.close();
         let policies = std::mem::take(&mut state.policies);
         let report = |outcome| Report {
@@ -124,11 +135,11 @@ where
             outcome,
         };
         let settled = match visited {
-            Ok(Ok(response)) => settle(state, response, shared, settings, deadline).await,
-            Ok(Err(error)) => settle_failure(state, deadline).await.ok_or(error)?,
-            Err(_) => Settled::refused(Error::new(ErrorKind::DeadlineExceeded), state.outcome()),
+            Some(Ok(response)) => settle(state, response, shared, settings, deadline).await,
+            Some(Err(error)) => settle_failure(state).ok_or(error)?,
+            None => Settled::refused(Error::new(ErrorKind::DeadlineExceeded), state.outcome()),
         };
-        let (meaning, error, link) = match settled {
+        let (meaning, error, left) = match settled {
             Settled::Answer { response, outcome } => {
                 let report = report(outcome);
                 return Ok(Answer { response, report });
@@ -136,31 +147,49 @@ where
             Settled::Again {
                 meaning,
                 error,
-                spare,
-            } => (meaning, error, spare),
+                left,
+            } => (meaning, error, left),
         };
-        let pause = settings.backoff.pause(attempt);
-        if !budget.allows(meaning) || later(Instant::now(), pause) >= deadline {
-            let response = exhausted(meaning, &error).into_response();
-            let report = report(Outcome::RolledBack);
-            return Ok(Answer { response, report });
+        let exhausted = || Answer {
+            response: exhausted(meaning, &error).into_response(),
+            report: report(Outcome::RolledBack),
+        };
+        if !budget.allows(meaning) {
+            return Ok(exhausted());
         }
-        tracing::debug!(
-            attempt,
-            sqlstate = error.sqlstate(),
-            ?pause,
-            "running the request again"
-        );
-        if !pause.is_zero() {
-            drop(link);
-            sleep(pause).await;
-            continue;
-        }
+        let sqlstate = error.sqlstate();
+        tracing::debug!(attempt, sqlstate, "running the request again");
+        let mut place = (meaning == Meaning::Conflict)
+            .then(|| place.get_or_insert_with(|| shared.turns.join(source.path())));
+        let at_once = place.as_mut().is_none_or(|place| place.goes_at_once());
         // Nobody waits with a connection in hand: others may need it to get out of the way.
-        spare = match poll_fn(|cx| Poll::Ready(inner.poll_ready(cx))).await {
-            Poll::Ready(ready) => ready.map(|()| link)?,
-            Poll::Pending => None,
+        let ready = match poll_fn(|cx| Poll::Ready(inner.poll_ready(cx))).await {
+            Poll::Ready(ready) => ready.map(|()| true)?,
+            Poll::Pending => false,
         };
+        let Some(restarted) = until(deadline, pin!(end(left, at_once && ready))).await else {
+            return Ok(exhausted());
+        };
+        begun = restarted;
+        if let Some(place) = place.filter(|_| !at_once)
+            && until(deadline, pin!(place.wait(settings.backoff)))
+                .await
+                .is_none()
+        {
+            return Ok(exhausted());
+        }
+    }
+}
+
+/// Ends what an attempt has left, `at_once` by beginning the next transaction in its place. Not put
+/// off until the next attempt, because CockroachDB keeps the locks of a failed transaction.
+async fn end(left: Option<Transaction>, at_once: bool) -> Option<Transaction> {
+    let left = left?;
+    if at_once {
+        Detached::new(left.restart()).await
+    } else {
+        drop(Detached::new(left.roll_back()).await);
+        None
     }
 }
 
@@ -236,6 +265,13 @@ impl Source {
         match self {
             Self::Buffered(_) => settings.max_attempts,
             Self::Streaming(_) => 1,
+        }
+    }
+
+    fn path(&self) -> &str {
+        match self {
+            Self::Buffered(request) => request.uri().path(),
+            Self::Streaming(request) => request.uri().path(),
         }
     }
 

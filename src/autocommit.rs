@@ -1,8 +1,8 @@
 //! A conditional write on an `Interlock`: the statement is its own COMMIT.
 
-use std::sync::Arc;
+use std::{pin::pin, sync::Arc};
 
-use tokio::time::{Instant, sleep, timeout_at};
+use tokio::time::{Instant, sleep};
 use tracing::Instrument as _;
 
 use crate::{
@@ -13,6 +13,7 @@ use crate::{
     retry::{self, Meaning, Refusal},
     settlement::{self, later},
     transaction::{CommitError, Link, Transaction},
+    until::until,
 };
 
 /// Writes, or finds the reason why not. `None` if there is none.
@@ -108,15 +109,14 @@ impl<'i> Writer<'i> {
             settlement::log(&answer, limit);
             answer
         };
-        let mut link = match self.committed(committing).await? {
+        let link = match self.committed(committing).await? {
             Ok((Some(written), _)) => return Ok(Tried::Written(written)),
             Ok((None, link)) => link,
             Err(again) => return Ok(again),
         };
-        let diagnosed = self.in_time(write.diagnose(link.connection()?)).await?;
-        match diagnosed {
-            Ok(Some(reason)) => Ok(Tried::Refused(reason)),
-            Ok(None) => Ok(Tried::Unexplained(Some(link))),
+        match Detached::new(link.diagnose(write.clone(), self.deadline)).await {
+            Ok((Some(reason), _)) => Ok(Tried::Refused(reason)),
+            Ok((None, link)) => Ok(Tried::Unexplained(Some(link))),
             Err(error) => again(error),
         }
     }
@@ -124,13 +124,16 @@ impl<'i> Writer<'i> {
     /// Statement and diagnosis in one transaction.
     async fn together(&self, spare: Option<Link>, write: &Fused) -> Result<Tried, Error> {
         let begun = Transaction::begin(self.shared, spare, false);
-        let mut transaction = self.in_time(begun).await??;
+        let mut transaction = match self.in_time(begun).await? {
+            Ok(transaction) => transaction,
+            Err(error) => return again(error.into_sqlx()),
+        };
         let written = match self.in_time(both(&mut transaction, write)).await? {
             Ok(Tried::Written(written)) => written,
             ended => {
                 // Awaited, because CockroachDB keeps the locks of a failed transaction until then.
                 let rolled_back = Detached::new(transaction.roll_back());
-                drop(timeout_at(self.deadline, rolled_back).await);
+                drop(until(self.deadline, rolled_back).await);
                 return ended.or_else(again);
             }
         };
@@ -155,7 +158,7 @@ impl<'i> Writer<'i> {
         committing: impl Future<Output = Result<T, CommitError>> + Send + 'static,
     ) -> Result<Result<T, Tried>, Error> {
         let committing = Detached::new(committing.in_current_span());
-        let Ok(answer) = timeout_at(self.limit, committing).await else {
+        let Some(answer) = until(self.limit, committing).await else {
             let cause =
                 "the write was not answered in time; it goes on, and its outcome will be logged";
             return Err(Error::because(ErrorKind::OutcomeUnknown, cause));
@@ -168,8 +171,8 @@ impl<'i> Writer<'i> {
 
     /// Awaits what writes nothing by itself.
     async fn in_time<T>(&self, future: impl Future<Output = T>) -> Result<T, Error> {
-        let answer = timeout_at(self.deadline, future).await;
-        answer.map_err(|_| Error::new(ErrorKind::DeadlineExceeded))
+        let answer = until(self.deadline, pin!(future)).await;
+        answer.ok_or_else(|| Error::new(ErrorKind::DeadlineExceeded))
     }
 }
 

@@ -16,6 +16,7 @@ use crate::{
     policy::{Policy, Stateful},
     retry::Backoff,
     server::{self, Kind},
+    turn::Turns,
 };
 
 /// The handle that makes [layers](AuthorizeLayer): a pool, and the settings for requests.
@@ -47,6 +48,7 @@ pub(crate) struct Shared {
     pub(crate) pool: PgPool,
     /// Filled by the first transaction.
     pub(crate) server: OnceLock<Kind>,
+    pub(crate) turns: Turns,
     /// Requests, transactions and hooks under way. Closed by `drain`.
     pub(crate) running: TaskTracker,
 }
@@ -81,6 +83,7 @@ impl Interlock {
             shared: Arc::new(Shared {
                 pool,
                 server: OnceLock::new(),
+                turns: Turns::default(),
                 running: TaskTracker::new(),
             }),
             settings: Arc::new(Settings::default()),
@@ -178,8 +181,15 @@ impl Interlock {
         self
     }
 
-    /// The pauses between attempts: full jitter up to `base`, doubled for each attempt, up to `cap`.
-    /// Default: 2 ms and 100 ms. The first retry comes at once.
+    /// How requests wait that have met a serialization failure. Default: 2 ms and 100 ms.
+    ///
+    /// They stand in a line with those for the same path, for of those who want one row only one can
+    /// commit. Whose turn it is runs again at once, and after some failures more with pauses: full
+    /// jitter up to `base`, doubled for each, up to `cap`. Nobody waits for a turn longer than
+    /// `cap`. While the line is a crowd, those who have not begun yet wait as long, for it to disperse.
+    /// No connection is held meanwhile.
+    ///
+    /// Lines are those of this process. A conditional write only pauses.
     #[must_use]
     pub fn backoff(mut self, base: Duration, cap: Duration) -> Self {
         self.change().backoff = Backoff { base, cap };

@@ -167,13 +167,10 @@ impl Lease {
     }
 
     async fn begin(&mut self) -> Result<(), sqlx::Error> {
-        let (spare, read_only) = {
-            let mut state = self.slot.lock();
-            (state.spare.take(), state.read_only)
-        };
+        let read_only = self.slot.lock().read_only;
         self.progress = Progress::Waiting;
         // Boxed: with sqlx's acquire it takes 8 KiB, which every statement would carry around.
-        let begun = Box::pin(Transaction::begin(self.slot.shared(), spare, read_only)).await;
+        let begun = Box::pin(Transaction::begin(self.slot.shared(), None, read_only)).await;
         let begun = self.done(begun.map_err(Error::into_sqlx))?;
         self.transaction = Some(begun);
         Ok(())
@@ -188,10 +185,7 @@ impl Lease {
     }
 
     fn note(&mut self, error: &sqlx::Error) {
-        let broken = matches!(
-            error,
-            sqlx::Error::Io(_) | sqlx::Error::Protocol(_) | sqlx::Error::Tls(_)
-        );
+        let broken = retry::is_broken(error);
         if let Some(transaction) = self.transaction.as_mut().filter(|_| broken) {
             transaction.break_off();
         }

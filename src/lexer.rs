@@ -143,6 +143,8 @@ impl<'a> Lexer<'a> {
                 && *next == quote
             {
                 self.refuse(BACKSLASH);
+            } else if *byte == 0 {
+                self.refuse(NUL);
             } else {
                 self.rest = rest;
             }
@@ -236,6 +238,7 @@ const PARAMETER_NUMBER: &str = "parameters are numbered from $1 to at most $127"
 const COMMENT: &str = "a comment: move it out of the SQL, where it could hide a part of it";
 const SEMICOLON: &str = "a `;`: write one statement, without a semicolon";
 const BRACE: &str = "a brace outside of a literal: the one placeholder is `{conditions}`";
+const NUL: &str = "a NUL character ends the text for the server";
 const CHARACTER: &str =
     "a character that SQL reads differently elsewhere: put it into a literal or a quoted name";
 const MARKER_IN_QUOTES: &str =

@@ -122,7 +122,9 @@ mod slot;
 mod statement;
 mod template;
 mod transaction;
+mod turn;
 mod tx;
+mod until;
 mod write_on;
 
 pub use crate::{

@@ -4,7 +4,10 @@ use std::time::Duration;
 
 use sqlx::postgres::{PgDatabaseError, PgSeverity};
 
-use crate::{error::ErrorKind, server::Kind};
+use crate::{
+    error::{Error, ErrorKind},
+    server::Kind,
+};
 
 /// What an error says about the transaction that it happened in, before COMMIT was sent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -29,10 +32,12 @@ pub(crate) fn meaning(error: &sqlx::Error) -> Option<Meaning> {
             _ => Meaning::Failed,
         }),
         sqlx::Error::Io(_) => Some(Meaning::Lost),
-        // `Configuration` carries an error of this crate.
-        sqlx::Error::Configuration(_) | sqlx::Error::Protocol(_) | sqlx::Error::Tls(_) => {
-            Some(Meaning::Failed)
+        // It carries an error of this crate, and what that one means.
+        sqlx::Error::Configuration(cause) => {
+            let meaning = cause.downcast_ref().and_then(Error::meaning);
+            Some(meaning.unwrap_or(Meaning::Failed))
         }
+        sqlx::Error::Protocol(_) | sqlx::Error::Tls(_) => Some(Meaning::Failed),
         _ => None,
     }
 }
@@ -90,7 +95,7 @@ pub(crate) fn refusal_of_write(error: &sqlx::Error, server: Kind) -> Refusal {
     }
     let code = error.as_database_error().and_then(|error| error.code());
     match code.as_deref().and_then(|code| code.get(..2)) {
-        Some("0A" | "21" | "22" | "25" | "42") => Refusal::Definite,
+        Some("0A" | "21" | "22" | "25" | "42") if !is_broken(error) => Refusal::Definite,
         _ => refusal(error, server).unwrap_or(Refusal::Unknown),
     }
 }
@@ -159,6 +164,14 @@ pub(crate) fn describe(error: &sqlx::Error) -> String {
 /// idle transaction, is not among them: it would only happen again.
 fn is_lost(code: &str) -> bool {
     matches!(code, "57P01" | "57P02" | "57P03") || code.starts_with("08")
+}
+
+/// Whether the connection is of no use any more.
+pub(crate) fn is_broken(error: &sqlx::Error) -> bool {
+    match error {
+        sqlx::Error::Io(_) | sqlx::Error::Protocol(_) | sqlx::Error::Tls(_) => true,
+        error => matches!(severity(error), Some(PgSeverity::Fatal | PgSeverity::Panic)),
+    }
 }
 
 fn severity(error: &sqlx::Error) -> Option<PgSeverity> {

@@ -1,9 +1,9 @@
 //! The settlement of an attempt: commit it, roll it back, or run it again.
 
-use std::{sync::Arc, time::Duration};
+use std::{pin::pin, sync::Arc, time::Duration};
 
 use axum_core::response::{IntoResponse as _, Response};
-use tokio::time::{Instant, timeout_at};
+use tokio::time::Instant;
 use tokio_util::task::task_tracker::TaskTrackerToken;
 use tracing::Instrument as _;
 
@@ -14,7 +14,8 @@ use crate::{
     report::Outcome,
     retry::{self, Meaning, Refusal},
     slot::{Hook, State, Verdict},
-    transaction::{CommitError, Link, Transaction},
+    transaction::{CommitError, Transaction},
+    until::until,
 };
 
 /// What comes of an attempt.
@@ -26,7 +27,8 @@ pub(crate) enum Settled {
     Again {
         meaning: Meaning,
         error: Error,
-        spare: Option<Link>,
+        /// The transaction, to be ended.
+        left: Option<Transaction>,
     },
 }
 
@@ -41,50 +43,41 @@ pub(crate) async fn settle(
     deadline: Instant,
 ) -> Settled {
     let answer = Kind::of(&response, &state, settings);
-    let verified = timeout_at(deadline, verify(&mut state, answer)).await;
-    if verified.is_err() {
+    let verified = until(deadline, pin!(verify(&mut state, answer))).await;
+    if verified.is_none() {
         return Settled::refused(Error::new(ErrorKind::DeadlineExceeded), state.outcome());
     }
     match decide(&state, answer, &response) {
-        Decision::Again(meaning, error) => again(state, meaning, error, deadline).await,
+        Decision::Again(meaning, error) => Settled::Again {
+            meaning,
+            error,
+            left: state.transaction,
+        },
         Decision::Refuse(error) => Settled::refused(error, state.outcome()),
         Decision::RollBack => {
             let outcome = state.outcome();
             log_rollback(&state, &response, outcome);
             Settled::Answer { response, outcome }
         }
-        Decision::Commit if settings.dry_run => rehearse(state, response, deadline).await,
+        // Boxed: what is for tests only need not be in every request's future.
+        Decision::Commit if settings.dry_run => Box::pin(rehearse(state, response, deadline)).await,
         Decision::Commit => commit(state, response, shared, later(deadline, settings.grace)).await,
     }
 }
 
 /// Settles an attempt whose service has answered with an error of its own. `None` if that error is
 /// the answer.
-pub(crate) async fn settle_failure(state: State, deadline: Instant) -> Option<Settled> {
+pub(crate) fn settle_failure(state: State) -> Option<Settled> {
     let fault = state.faults.iter().find(|fault| fault.meaning.is_final());
     let Some(fault) = fault.filter(|_| !state.escaped()) else {
         tracing::debug!("the service failed, rolling back");
         return None;
     };
-    let (meaning, error) = (fault.meaning, fault.error.clone());
-    Some(again(state, meaning, error, deadline).await)
-}
-
-/// Rolls back, so that another attempt can be made. Awaited, because CockroachDB keeps the locks of
-/// a failed transaction until then.
-async fn again(mut state: State, meaning: Meaning, error: Error, deadline: Instant) -> Settled {
-    let spare = match state.transaction.take() {
-        Some(transaction) => {
-            let rolled_back = Detached::new(transaction.roll_back());
-            timeout_at(deadline, rolled_back).await.ok().flatten()
-        }
-        None => None,
-    };
-    Settled::Again {
-        meaning,
-        error,
-        spare,
-    }
+    Some(Settled::Again {
+        meaning: fault.meaning,
+        error: fault.error.clone(),
+        left: state.transaction,
+    })
 }
 
 impl Settled {
@@ -269,7 +262,7 @@ async fn commit(mut state: State, response: Response, shared: &Shared, limit: In
         };
     };
     let committing = acknowledge(transaction, hooks, running, limit).in_current_span();
-    let Ok(acknowledged) = timeout_at(limit, Detached::new(committing)).await else {
+    let Some(acknowledged) = until(limit, Detached::new(committing)).await else {
         let cause = "COMMIT was not answered in time; it goes on, and its outcome will be logged";
         return Settled::refused(
             Error::because(ErrorKind::OutcomeUnknown, cause),
@@ -289,13 +282,13 @@ async fn commit(mut state: State, response: Response, shared: &Shared, limit: In
 async fn rehearse(mut state: State, response: Response, deadline: Instant) -> Settled {
     let outcome = state.outcome();
     let rehearsed = match state.transaction.take() {
-        Some(transaction) => timeout_at(deadline, transaction.rehearse()).await,
-        None => Ok(Ok(())),
+        Some(transaction) => until(deadline, pin!(transaction.rehearse())).await,
+        None => Some(Ok(())),
     };
     match rehearsed {
-        Ok(Ok(())) => Settled::Answer { response, outcome },
-        Ok(Err(error)) => refused(error),
-        Err(_) => Settled::refused(Error::new(ErrorKind::DeadlineExceeded), outcome),
+        Some(Ok(())) => Settled::Answer { response, outcome },
+        Some(Err(error)) => refused(error),
+        None => Settled::refused(Error::new(ErrorKind::DeadlineExceeded), outcome),
     }
 }
 
@@ -305,7 +298,7 @@ fn refused(refused: CommitError) -> Settled {
             return Settled::Again {
                 meaning: Meaning::Conflict,
                 error: Error::database(ErrorKind::Contended, refused.error),
-                spare: refused.spare,
+                left: refused.left,
             };
         }
         Refusal::Rejected => (ErrorKind::Rejected, Outcome::RolledBack),

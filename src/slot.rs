@@ -14,7 +14,7 @@ use crate::{
     lease::Lease,
     report::Outcome,
     retry::{self, Meaning},
-    transaction::{Link, Transaction},
+    transaction::Transaction,
 };
 
 /// A future that runs once the transaction is committed.
@@ -36,9 +36,7 @@ pub(crate) struct Slot {
 pub(crate) struct State {
     /// The transaction, while no statement runs on it.
     pub(crate) transaction: Option<Transaction>,
-    /// A connection that the attempt before this one left.
-    pub(crate) spare: Option<Link>,
-    /// Whether a transaction was ever asked for.
+    /// Whether a statement was ever asked for.
     pub(crate) opened: bool,
     /// What went wrong and was not healed, in order.
     pub(crate) faults: Vec<Fault>,
@@ -202,7 +200,7 @@ impl Slot {
     pub(crate) async fn prove(self: &Arc<Self>) {
         let idle = {
             let state = self.lock();
-            state.transaction.is_some() && !state.granted
+            state.opened && state.transaction.is_some() && !state.granted
         };
         if idle {
             drop(Lease::new(Arc::clone(self)).take().await);
@@ -227,15 +225,16 @@ impl Slot {
 pub(crate) struct Owner(Arc<Slot>);
 
 impl Owner {
+    /// `transaction` is begun already, in place of the attempt before.
     pub(crate) fn new(
         shared: Arc<Shared>,
         attempt: u32,
         read_only: bool,
-        spare: Option<Link>,
+        transaction: Option<Transaction>,
     ) -> Self {
         let state = Mutex::new(State {
+            transaction,
             read_only,
-            spare,
             ..State::default()
         });
         Self(Arc::new(Slot {

@@ -65,11 +65,30 @@ impl Transaction {
         }
     }
 
-    /// The connection, for statements.
+    /// Ends this transaction and begins the next one in its place, in one round trip. `None` if the
+    /// connection is not fit for it. Not to be cancelled: run it in a [`Detached`].
+    pub(crate) async fn restart(mut self) -> Option<Self> {
+        let link = self.link.take()?;
+        let link = link.restart(self.read_only).await?;
+        Some(Self::on(link, self.server, self.read_only))
+    }
+
+    fn on(link: Link, server: Kind, read_only: bool) -> Self {
+        Self {
+            link: Some(link),
+            server,
+            read_only,
+            depth: 0,
+            dropped: None,
+            seal: None,
+        }
+    }
+
+    /// The connection, for statements. One that was broken off would let them wait for nothing.
     pub(crate) fn connection(&mut self) -> Result<&mut PgConnection, sqlx::Error> {
         match &mut self.link {
-            Some(link) => link.connection(),
-            None => Err(gone()),
+            Some(link) if !link.broken => link.connection(),
+            _ => Err(gone()),
         }
     }
 
@@ -215,7 +234,7 @@ impl Transaction {
         Err(CommitError {
             refusal,
             error,
-            spare: None,
+            left: None,
         })
     }
 
@@ -238,15 +257,16 @@ impl Transaction {
                     Err(CommitError {
                         refusal,
                         error,
-                        spare: None,
+                        left: None,
                     })
                 }
                 Some(refusal) => {
                     link.ended = true;
+                    self.link = Some(link);
                     Err(CommitError {
                         refusal,
                         error,
-                        spare: Some(link),
+                        left: Some(self),
                     })
                 }
             },
@@ -288,8 +308,8 @@ impl Drop for Transaction {
 pub(crate) struct CommitError {
     pub(crate) refusal: Refusal,
     pub(crate) error: sqlx::Error,
-    /// The connection, where a refusal left it usable.
-    pub(crate) spare: Option<Link>,
+    /// What the server has ended, where its connection can be used again.
+    pub(crate) left: Option<Transaction>,
 }
 
 impl CommitError {
@@ -297,7 +317,7 @@ impl CommitError {
         Self {
             refusal: Refusal::Definite,
             error,
-            spare: None,
+            left: None,
         }
     }
 }

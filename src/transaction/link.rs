@@ -1,13 +1,16 @@
 //! A connection on its way from one transaction to the next: BEGIN, ROLLBACK, restart.
 
-use std::{io, sync::Arc, time::Duration};
+use std::{io, pin::pin, sync::Arc, time::Duration};
 
 use sqlx::{
-    Connection as _, Executor as _, PgConnection, Postgres, Row as _, pool::PoolConnection,
-    postgres::PgTransactionManager,
+    AssertSqlSafe, Connection as _, Executor as _, PgConnection, Postgres, Row as _,
+    pool::PoolConnection, postgres::PgTransactionManager,
 };
 use sqlx_core::{sql_str::SqlSafeStr as _, transaction::TransactionManager as _};
-use tokio::{runtime::Handle, time::timeout};
+use tokio::{
+    runtime::Handle,
+    time::{Instant, timeout},
+};
 use tokio_util::task::task_tracker::TaskTrackerToken;
 
 use super::{CommitError, Transaction, gone};
@@ -15,8 +18,9 @@ use crate::{
     error::{Error, ErrorKind},
     fused::{Fused, Written},
     interlock::Shared,
-    retry::{self, Refusal},
+    retry::{self, Meaning, Refusal},
     server::{self, Kind},
+    until::until,
 };
 
 /// How long a BEGIN or ROLLBACK may take before the connection is closed instead, which rolls back
@@ -41,11 +45,15 @@ pub(crate) struct Link {
 impl Link {
     /// Cancelled, it leaves nothing behind.
     pub(crate) async fn acquire(shared: &Shared) -> Result<Self, Error> {
-        let connection = shared
-            .pool
-            .acquire()
-            .await
-            .map_err(|error| Error::database(ErrorKind::Unavailable, error))?;
+        let acquired = match shared.pool.acquire().await {
+            // A server that goes down resets who is just connecting.
+            Err(error) if retry::meaning(&error) == Some(Meaning::Lost) => {
+                shared.pool.acquire().await
+            }
+            acquired => acquired,
+        };
+        let connection =
+            acquired.map_err(|error| Error::database(ErrorKind::Unavailable, error))?;
         Ok(Self {
             connection: Some(connection),
             ended: false,
@@ -62,14 +70,7 @@ impl Link {
         read_only: bool,
     ) -> Result<Transaction, sqlx::Error> {
         match patiently(self.try_begin(&shared, read_only)).await {
-            Ok(server) => Ok(Transaction {
-                link: Some(self),
-                server,
-                read_only,
-                depth: 0,
-                dropped: None,
-                seal: None,
-            }),
+            Ok(server) => Ok(Transaction::on(self, server, read_only)),
             // sqlx pools a connection whose BEGIN failed as if nothing were open on it.
             Err(error) => {
                 self.close();
@@ -79,22 +80,45 @@ impl Link {
     }
 
     async fn try_begin(&mut self, shared: &Shared, read_only: bool) -> Result<Kind, sqlx::Error> {
-        // Nothing travels with BEGIN: on CockroachDB a SET in its batch would cost the
-        // server's own retry of the first statement.
-        let begin = if read_only {
-            "BEGIN ISOLATION LEVEL SERIALIZABLE, READ ONLY"
-        } else {
-            "BEGIN ISOLATION LEVEL SERIALIZABLE"
-        };
         let server = self.look(shared).await?;
-        let ended = std::mem::take(&mut self.ended);
-        let connection = self.connection()?;
-        if ended {
-            connection.execute(begin).await?;
-        } else {
-            PgTransactionManager::begin(connection, Some(begin.into_sql_str())).await?;
-        }
+        let begin = begin(read_only).into_sql_str();
+        PgTransactionManager::begin(self.connection()?, Some(begin)).await?;
         Ok(server)
+    }
+
+    /// Ends the transaction that has failed on it and begins another one, which for sqlx is the same.
+    pub(super) async fn restart(mut self, read_only: bool) -> Option<Self> {
+        match patiently(self.try_restart(read_only)).await {
+            Ok(()) => Some(self),
+            Err(error) => {
+                tracing::debug!(%error, "closing the connection instead of beginning again");
+                self.close();
+                None
+            }
+        }
+    }
+
+    async fn try_restart(&mut self, read_only: bool) -> Result<(), sqlx::Error> {
+        let ended = std::mem::take(&mut self.ended);
+        let doubtful = std::mem::take(&mut self.doubtful);
+        let broken = self.broken;
+        let connection = self.connection()?;
+        if broken || PgTransactionManager::get_transaction_depth(connection) != 1 {
+            return Err(gone());
+        }
+        let begin = begin(read_only);
+        let restart = if ended {
+            begin.to_owned()
+        } else {
+            drop(drain(connection).await);
+            format!("ROLLBACK; {begin}")
+        };
+        if doubtful {
+            answers(connection, format!("{restart}; SELECT 'in step'")).await
+        } else {
+            let restart = AssertSqlSafe(restart).into_sql_str();
+            connection.execute(restart).await.map(drop)
+        }
     }
 
     /// Which server it is, with a first look at it. Nobody waits for another one's look: its
@@ -125,13 +149,33 @@ impl Link {
                 Err(CommitError {
                     refusal,
                     error,
-                    spare: None,
+                    left: None,
                 })
             }
         }
     }
 
+    /// Asks for the reason why a write has written nothing. Not to be cancelled: a connection that
+    /// still owes the answer would wait for it on its way into the pool.
+    pub(crate) async fn diagnose(
+        mut self,
+        write: Fused,
+        deadline: Instant,
+    ) -> Result<(Option<Error>, Self), sqlx::Error> {
+        let reason = until(deadline, pin!(write.diagnose(self.connection()?))).await;
+        match reason {
+            Some(reason) => Ok((reason?, self)),
+            None => {
+                self.close();
+                Err(Error::new(ErrorKind::DeadlineExceeded).into_sqlx())
+            }
+        }
+    }
+
     pub(super) async fn roll_back(mut self) -> Option<Self> {
+        if self.ended {
+            return Some(self);
+        }
         if self.broken {
             self.close();
             return None;
@@ -196,6 +240,16 @@ impl Drop for Link {
     }
 }
 
+/// Nothing travels with it but a ROLLBACK: on CockroachDB a SET in its batch would cost the server's own
+/// retry of the first statement.
+fn begin(read_only: bool) -> &'static str {
+    if read_only {
+        "BEGIN ISOLATION LEVEL SERIALIZABLE, READ ONLY"
+    } else {
+        "BEGIN ISOLATION LEVEL SERIALIZABLE"
+    }
+}
+
 /// Awaits what only a connection that hangs takes so long for.
 async fn patiently<T>(
     answer: impl Future<Output = Result<T, sqlx::Error>>,
@@ -208,8 +262,9 @@ async fn patiently<T>(
 /// count of the answers when a COPY is abandoned, and then takes one for another.
 pub(super) async fn answers(
     connection: &mut PgConnection,
-    text: &'static str,
+    text: impl Into<String>,
 ) -> Result<(), sqlx::Error> {
+    let text = AssertSqlSafe(text.into()).into_sql_str();
     match connection.fetch_optional(text).await? {
         Some(row) if row.try_get::<&str, _>(0)? == "in step" => Ok(()),
         _ => Err(gone()),

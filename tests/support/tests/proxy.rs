@@ -1,6 +1,11 @@
 //! What each fault of the proxy does, to sqlx in front of it and to the rows behind it.
 
-#![allow(clippy::unwrap_used, reason = "helpers of tests")]
+#![allow(
+    clippy::disallowed_methods,
+    clippy::indexing_slicing,
+    clippy::unwrap_used,
+    reason = "a test fails by panicking, and is a client of any kind"
+)]
 
 use sqlx::{Connection, PgConnection, PgPool, postgres::PgPoolOptions};
 use std::time::{Duration, Instant};
@@ -124,6 +129,35 @@ fn a_rollback_can_fail_as_well() {
         let transaction = pool.begin().await.unwrap();
         transaction.rollback().await.unwrap_err();
         assert_eq!(proxy.counts().rollbacks, 1);
+    });
+}
+
+#[test]
+fn a_connection_can_be_refused() {
+    test(async |database| {
+        let (proxy, _) = proxy(&database).await;
+        let starting = ServerError::fatal("57P03", "the database system is starting up");
+        for fault in [Fault::Refuse(starting.clone()), Fault::Terminate(starting)] {
+            proxy.inject(Moment::Connect, fault);
+            let refused = PgConnection::connect_with(&proxy.options()).await;
+            assert_eq!(code(&refused.unwrap_err()), "57P03");
+        }
+        proxy.inject(Moment::Connect, Fault::CutBefore);
+        let cut = PgConnection::connect_with(&proxy.options()).await;
+        assert!(matches!(cut.unwrap_err(), sqlx::Error::Io(_)));
+        PgConnection::connect_with(&proxy.options()).await.unwrap();
+    });
+}
+
+#[test]
+fn only_statements_of_a_transaction_are_numbered() {
+    test(async |database| {
+        let (proxy, mut client) = proxy(&database).await;
+        sqlx::query("SELECT 1").execute(&mut client).await.unwrap();
+        proxy.inject(Moment::Statement(1), Fault::Refuse(ServerError::RESTART));
+        sqlx::query("SELECT 1").execute(&mut client).await.unwrap();
+        assert_eq!(code(&insert(&mut client, 1).await.unwrap_err()), "40001");
+        insert(&mut client, 1).await.unwrap();
     });
 }
 

@@ -38,19 +38,14 @@ impl Connection {
             server: Arc::new(server),
             open: Arc::new(AtomicBool::new(true)),
         };
-        // What the client opens with is answered like any request.
-        let open = Awaited {
-            step: Step::Open,
-            treatment: Treatment::Relay,
-        };
-        let awaited = Arc::new(Mutex::new(VecDeque::from([open])));
+        let awaited = Arc::new(Mutex::new(VecDeque::new()));
         let requests = Requests {
             client: Arc::clone(&connection.client),
             server: Outlet::new(Arc::clone(&connection.server), shared.delay),
             shared: Arc::clone(shared),
             awaited: Arc::clone(&awaited),
             texts: HashMap::new(),
-            statements: 0,
+            statements: None,
         };
         let answers = Answers {
             server: Arc::clone(&connection.server),
@@ -95,6 +90,8 @@ enum Step {
     Statement,
     Commit,
     Rollback,
+    /// ROLLBACK and BEGIN at once.
+    Restart,
 }
 
 impl Step {
@@ -106,6 +103,7 @@ impl Step {
             "BEGIN" | "START" => Self::Begin,
             "COMMIT" | "END" => Self::Commit,
             "ABORT" => Self::Rollback,
+            "ROLLBACK" if second.eq_ignore_ascii_case("BEGIN") => Self::Restart,
             "ROLLBACK" if !second.eq_ignore_ascii_case("TO") => Self::Rollback,
             _ => Self::Statement,
         }
@@ -138,8 +136,8 @@ struct Requests {
     awaited: Arc<Mutex<VecDeque<Awaited>>>,
     /// Of the prepared statements, by name.
     texts: HashMap<String, String>,
-    /// Since BEGIN.
-    statements: usize,
+    /// Since BEGIN, while a transaction is open.
+    statements: Option<usize>,
 }
 
 impl Requests {
@@ -149,7 +147,8 @@ impl Requests {
         loop {
             let opening = Opening::read(&mut client)?;
             if !opening.asks_for_encryption() {
-                self.server.send(opening.bytes())?;
+                // It is answered like any request.
+                self.request(opening.bytes(), Step::Open, "")?;
                 break;
             }
             (&*self.client).write_all(b"N")?;
@@ -197,25 +196,41 @@ impl Requests {
         let counters = &self.shared.counters;
         match step {
             Step::Begin => {
-                self.statements = 0;
+                self.statements = Some(0);
                 count(&counters.begins);
             }
             Step::Statement => {
-                self.statements += 1;
+                self.statements = self.statements.map(|statements| statements + 1);
                 count(&counters.statements);
             }
-            Step::Commit => count(&counters.commits),
-            Step::Rollback => count(&counters.rollbacks),
+            Step::Commit => {
+                self.statements = None;
+                count(&counters.commits);
+            }
+            Step::Rollback => {
+                self.statements = None;
+                count(&counters.rollbacks);
+            }
+            Step::Restart => {
+                self.statements = Some(0);
+                count(&counters.rollbacks);
+            }
             Step::Open | Step::Ping | Step::Prepare => {}
         }
         let nth = self.statements;
         let fault = self.shared.strike(|moment| match moment {
-            Moment::Begin => step == Step::Begin,
-            Moment::Statement(n) => step == Step::Statement && *n == nth,
+            Moment::Connect => step == Step::Open,
+            Moment::Begin => matches!(step, Step::Begin | Step::Restart),
+            Moment::Statement(n) => step == Step::Statement && nth == Some(*n),
             Moment::Text(part) => step == Step::Statement && text.contains(part),
             Moment::Commit => step == Step::Commit,
-            Moment::Rollback => step == Step::Rollback,
+            Moment::Rollback => matches!(step, Step::Rollback | Step::Restart),
         });
+        // What keeps its ROLLBACK from being done keeps its BEGIN from it, too.
+        let done = matches!(fault, None | Some(Fault::Delay(_)));
+        if step == Step::Restart && done {
+            count(&counters.begins);
+        }
         let treatment = match &fault {
             None | Some(Fault::Delay(_)) => Treatment::Relay,
             Some(Fault::CutBefore | Fault::CutSent | Fault::CutAfter) => Treatment::Cut,
@@ -240,6 +255,11 @@ impl Requests {
             }
             // The thread rests until the client hangs up.
             Some(Fault::Stall) => io::copy(&mut &*self.client, &mut io::sink()).map(drop),
+            // The server cannot be asked for anything yet.
+            Some(Fault::Refuse(error) | Fault::Terminate(error)) if step == Step::Open => {
+                (&*self.client).write_all(&error.message().bytes())?;
+                Err(ErrorKind::ConnectionAborted.into())
+            }
             Some(Fault::Refuse(_) | Fault::Terminate(_)) => {
                 self.server.send(Message::query(refusal(step)).bytes())
             }
@@ -251,7 +271,7 @@ impl Requests {
 fn refusal(step: Step) -> &'static str {
     match step {
         Step::Statement => "SELECT 1 / 0",
-        Step::Commit | Step::Rollback => "ROLLBACK",
+        Step::Commit | Step::Rollback | Step::Restart => "ROLLBACK",
         Step::Open | Step::Ping | Step::Prepare | Step::Begin => "SELECT 1",
     }
 }

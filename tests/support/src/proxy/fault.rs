@@ -6,9 +6,11 @@ use std::time::Duration;
 /// When a fault is brought about. All are moments at which the client asks for something.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Moment {
+    /// When a connection is made.
+    Connect,
     /// At BEGIN.
     Begin,
-    /// At the n-th statement after BEGIN, counted from 1. Those of savepoints count, preparing one does not.
+    /// At the n-th statement of a transaction, counted from 1. Those of savepoints count, preparing one does not.
     Statement(usize),
     /// At a statement, in or out of a transaction, whose text contains this.
     Text(&'static str),
@@ -82,6 +84,16 @@ impl ServerError {
             code,
             message,
         }
+    }
+
+    /// Its severity.
+    pub fn severity(&self) -> &'static str {
+        self.severity
+    }
+
+    /// Its SQLSTATE.
+    pub fn code(&self) -> &'static str {
+        self.code
     }
 
     pub(super) fn message(&self) -> Message {

@@ -4,7 +4,7 @@ use std::{
     io::{self, Write as _},
     net::TcpStream,
     sync::{
-        Arc,
+        Arc, LazyLock,
         mpsc::{self, Sender},
     },
     thread,
@@ -25,6 +25,7 @@ impl Outlet {
         if delay.is_zero() {
             return Self::Near(stream);
         }
+        let delay = delay.saturating_sub(*OVERSLEPT);
         let (queue, sent) = mpsc::channel::<(Instant, Vec<u8>)>();
         thread::spawn(move || {
             for (due, bytes) in sent {
@@ -46,3 +47,18 @@ impl Outlet {
         }
     }
 }
+
+/// How much longer than told a thread sleeps here: some 0.1 ms.
+static OVERSLEPT: LazyLock<Duration> = LazyLock::new(|| {
+    const NAP: Duration = Duration::from_micros(500);
+    let mut overslept = [Duration::ZERO; 31].map(|_| {
+        let begun = Instant::now();
+        thread::sleep(NAP);
+        begun.elapsed().saturating_sub(NAP)
+    });
+    overslept.sort_unstable();
+    overslept
+        .get(overslept.len() / 2)
+        .copied()
+        .unwrap_or_default()
+});
