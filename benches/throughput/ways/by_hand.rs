@@ -1,0 +1,102 @@
+//! What a careful engineer writes without this crate: a transaction, and a loop around it.
+//!
+//! The loop runs again at once, at most as often as the layer does. To pause first was measured on
+//! PostgreSQL: it wins nothing, and the slowest requests take twice as long. What is dropped on
+//! the way sqlx rolls back behind the scenes, where nobody waits for it.
+
+use axum::{
+    Extension, Router,
+    extract::{Path, State},
+    http::StatusCode,
+    response::IntoResponse,
+    routing::put,
+};
+use sqlx::PgPool;
+
+use super::{Attempts, CHECK, PATH, READ, UPDATE, User, failed};
+
+pub(super) fn router(pool: PgPool) -> Router {
+    Router::new()
+        .route(PATH, put(update).get(read))
+        .with_state(pool)
+}
+
+async fn update(
+    Extension(user): Extension<User>,
+    State(pool): State<PgPool>,
+    Path(id): Path<i64>,
+    body: String,
+) -> impl IntoResponse {
+    let mut attempts = 1;
+    loop {
+        match try_update(&pool, user, id, &body).await {
+            Err(error) if attempts < MAX_ATTEMPTS && is_conflict(&error) => attempts += 1,
+            done => return answer(done, attempts),
+        }
+    }
+}
+
+async fn read(
+    Extension(user): Extension<User>,
+    State(pool): State<PgPool>,
+    Path(id): Path<i64>,
+) -> impl IntoResponse {
+    let mut attempts = 1;
+    loop {
+        match try_read(&pool, user, id).await {
+            Err(error) if attempts < MAX_ATTEMPTS && is_conflict(&error) => attempts += 1,
+            done => return answer(done, attempts),
+        }
+    }
+}
+
+async fn try_update(
+    pool: &PgPool,
+    User(user): User,
+    id: i64,
+    body: &str,
+) -> Result<Option<()>, sqlx::Error> {
+    let mut tx = pool
+        .begin_with("BEGIN ISOLATION LEVEL SERIALIZABLE")
+        .await?;
+    let check = sqlx::query_scalar(CHECK).bind(user).bind(id);
+    let allowed: bool = check.fetch_one(&mut *tx).await?;
+    if !allowed {
+        return Ok(None);
+    }
+    let update = sqlx::query(UPDATE).bind(id).bind(body);
+    update.execute(&mut *tx).await?;
+    tx.commit().await?;
+    Ok(Some(()))
+}
+
+async fn try_read(pool: &PgPool, User(user): User, id: i64) -> Result<Option<String>, sqlx::Error> {
+    let mut tx = pool
+        .begin_with("BEGIN ISOLATION LEVEL SERIALIZABLE, READ ONLY")
+        .await?;
+    let check = sqlx::query_scalar(CHECK).bind(user).bind(id);
+    let allowed: bool = check.fetch_one(&mut *tx).await?;
+    if !allowed {
+        return Ok(None);
+    }
+    let read = sqlx::query_scalar(READ).bind(id);
+    let body = read.fetch_one(&mut *tx).await?;
+    tx.commit().await?;
+    Ok(Some(body))
+}
+
+fn is_conflict(error: &sqlx::Error) -> bool {
+    let code = error.as_database_error().and_then(|error| error.code());
+    matches!(code.as_deref(), Some("40001" | "40P01"))
+}
+
+fn answer<T>(
+    done: Result<Option<T>, sqlx::Error>,
+    attempts: u32,
+) -> (Extension<Attempts>, Result<T, StatusCode>) {
+    let allowed = done.map_err(failed);
+    let answer = allowed.and_then(|answer| answer.ok_or(StatusCode::FORBIDDEN));
+    (Extension(Attempts(attempts)), answer)
+}
+
+const MAX_ATTEMPTS: u32 = 100;

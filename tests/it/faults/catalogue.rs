@@ -1,0 +1,84 @@
+//! What can go wrong, and when.
+
+use std::{iter, time::Duration};
+
+use support::{Fault, Kind, Moment, ServerError};
+
+/// BEGIN, and the statements of it.
+pub(super) fn before() -> impl Iterator<Item = Moment> {
+    iter::once(Moment::Begin).chain((1..=9).map(Moment::Statement))
+}
+
+/// Faults after which something is heard soon.
+pub(super) fn heard() -> impl Iterator<Item = Fault> + Clone {
+    let refused = ERRORS.map(|code| Fault::Refuse(ServerError::error(code, TEXT)));
+    let terminated = FATAL.map(|code| Fault::Terminate(ServerError::fatal(code, TEXT)));
+    CUTS.into_iter().chain(refused).chain(terminated)
+}
+
+pub(super) const CUTS: [Fault; 4] = [
+    Fault::Delay(Duration::from_millis(20)),
+    Fault::CutBefore,
+    Fault::CutSent,
+    Fault::CutAfter,
+];
+
+/// Later than anybody waits who is in a hurry.
+const LATE: Duration = Duration::from_millis(3500);
+
+/// Faults after which nothing is heard in time.
+pub(super) const SILENT: [Fault; 3] = [Fault::Stall, Fault::Swallow, Fault::Delay(LATE)];
+
+const ERRORS: [&str; 16] = [
+    "40001", "40P01", "40003", "08006", "0A000", "22012", "23505", "25006", "25P02", "53300",
+    "57014", "57P01", "58030", "P0001", "XX000", "XXUUU",
+];
+
+pub(super) const FATAL: [&str; 8] = [
+    "08006", "25P03", "53300", "57P01", "57P02", "57P03", "58030", "XX000",
+];
+
+/// After which COMMIT may have been done, on CockroachDB.
+pub(super) const UNSURE: [&str; 8] = [
+    "08006", "40003", "57014", "57P01", "58030", "XX000", "XXUUU", "XXA00",
+];
+
+/// The server for what it is, and on PostgreSQL as if it were the other one.
+pub(super) fn taken_for(server: Kind) -> Vec<Kind> {
+    match server {
+        Kind::CockroachDb => vec![server],
+        Kind::PostgreSql => vec![server, Kind::CockroachDb],
+    }
+}
+
+/// What no client may read.
+pub(super) const TEXT: &str = "restart transaction: key=/Table/grants/SELECT";
+
+/// How often a fault comes: where another attempt is made, that one may meet it as well.
+pub(super) fn times(fault: &Fault) -> &'static [u32] {
+    let again = match fault {
+        Fault::CutBefore | Fault::CutSent | Fault::CutAfter => true,
+        Fault::Refuse(error) | Fault::Terminate(error) => AGAIN.contains(&error.code()),
+        _ => false,
+    };
+    if again { &[1, ALWAYS] } else { &[1] }
+}
+
+const AGAIN: [&str; 6] = ["08006", "40001", "40P01", "57P01", "57P02", "57P03"];
+
+/// As often as anybody asks.
+pub(super) const ALWAYS: u32 = 1000;
+
+/// Every one of these with every one of those.
+pub(super) fn pairs<A: Clone, B>(
+    ones: impl IntoIterator<Item = A>,
+    others: impl IntoIterator<Item = B> + Clone,
+) -> impl Iterator<Item = (A, B)> {
+    let ones = ones.into_iter();
+    ones.flat_map(move |one| {
+        others
+            .clone()
+            .into_iter()
+            .map(move |other| (one.clone(), other))
+    })
+}

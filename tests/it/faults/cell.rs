@@ -1,0 +1,213 @@
+//! One field of the matrix: a request, a fault at a moment, and what is seen of it.
+
+use std::{
+    fmt,
+    time::{Duration, Instant},
+};
+
+use futures::{StreamExt as _, stream};
+use sqlx::{Executor as _, PgPool};
+use support::{Kind, Proxy};
+use tokio::time::timeout;
+use tower::ServiceExt as _;
+use tower_interlock::{Interlock, Outcome};
+
+use crate::{
+    kit::{self, Kit},
+    model::{Answer, Prediction, Strike, World, predict},
+    script::{EFFECTS, Script, Stage},
+    trace::{Log, traced},
+};
+
+/// One request, and what goes wrong.
+#[derive(Debug, Clone)]
+pub(super) struct Cell {
+    script: Script,
+    strike: Strike,
+    /// What the crate takes the server for.
+    server: Kind,
+}
+
+pub(super) const POOL: u32 = 1;
+/// What a busy machine may need beyond what is waited for.
+pub(super) const SLACK: Duration = Duration::from_secs(4);
+/// What everything is over in that does not hang.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+impl Cell {
+    pub(super) fn new(script: Script, strike: Strike, server: Kind) -> Self {
+        Self {
+            script,
+            strike,
+            server,
+        }
+    }
+
+    /// What is seen of it in another way than predicted.
+    pub(super) async fn compare(self, kit: Kit, number: i64) -> Option<String> {
+        let world = World {
+            server: self.server,
+            pool: POOL,
+            strikes: vec![self.strike.clone()],
+        };
+        let predicted = predict(&self.script, &world);
+        let mut seen = self.play(&kit, number, &predicted).await;
+        // What is left open.
+        if predicted.answer.agrees_with(seen.answer) {
+            seen.answer = predicted.answer;
+        }
+        if (predicted.waited..predicted.waited + SLACK).contains(&seen.waited) {
+            seen.waited = predicted.waited;
+        }
+        // A BEGIN brings a connection back into step whose COMMIT was refused.
+        let begins = predicted.begins..=predicted.begins + predicted.commits;
+        if begins.contains(&seen.begins) {
+            seen.begins = predicted.begins;
+        }
+        (seen != predicted).then(|| format!("  {predicted:?}\n  {seen:?}"))
+    }
+
+    async fn play(&self, kit: &Kit, number: i64, predicted: &Prediction) -> Prediction {
+        let (kit, proxy) = behind_a_proxy(kit, self.server).await;
+        let (moment, fault, times) = self.strike.clone();
+        proxy.inject_times(times as usize, moment, fault);
+        let interlock = Interlock::new(kit.pool.clone());
+        let stage = Stage::new(number, &kit.outside);
+        let app = self.script.app(&interlock, &stage);
+        let unknown = predicted.outcome == Outcome::Unknown;
+        let late = unknown && !predicted.hooks.is_empty();
+
+        let request = async {
+            let asked = Instant::now();
+            let answer = kit::read(app.oneshot(Script::request()).await.unwrap()).await;
+            let waited = asked.elapsed();
+            // A COMMIT that is never answered is waited for as long as there is a connection.
+            if unknown && !late && !predicted.waited.is_zero() {
+                proxy.cut();
+            }
+            let drained = timeout(PATIENCE, interlock.drain()).await;
+            drained.expect("something hangs");
+            (answer, waited)
+        };
+        let ((answer, waited), log) = traced(request).await;
+        proxy.relent();
+        let counts = proxy.counts();
+        assert!(counts.faults > 0, "nothing went wrong");
+        if unknown {
+            let outcome = if late { "committed" } else { "unknown" };
+            assert!(tells(&log, outcome), "{log:?}");
+        }
+        assert_eq!(stage.attempts(), answer.report().attempts());
+        kit.assert_nothing_leaked().await;
+        self.assert_it_goes_on(&kit, number).await;
+        Prediction {
+            answer: Answer::of(&answer),
+            outcome: answer.outcome(),
+            attempts: stage.attempts(),
+            rows: stage.rows().await,
+            hooks: stage.hooks(),
+            begins: counts.begins as u32,
+            commits: counts.commits as u32,
+            waited,
+        }
+    }
+
+    /// The same request can be made again, with nothing that goes wrong.
+    async fn assert_it_goes_on(&self, kit: &Kit, number: i64) {
+        let world = World {
+            server: self.server,
+            pool: POOL,
+            strikes: Vec::new(),
+        };
+        let predicted = predict(&self.script, &world);
+        let interlock = Interlock::new(kit.pool.clone());
+        let stage = Stage::new(-number, &kit.outside);
+        let app = self.script.app(&interlock, &stage);
+        let answer = kit::read(app.oneshot(Script::request()).await.unwrap()).await;
+        interlock.drain().await;
+        assert_eq!(Answer::of(&answer), predicted.answer);
+        assert_eq!(answer.outcome(), predicted.outcome);
+        assert_eq!(stage.rows().await, predicted.rows);
+    }
+}
+
+/// Whether the log tells aloud what became of a COMMIT.
+fn tells(log: &Log, outcome: &str) -> bool {
+    let mut loud = log.loud().into_iter();
+    loud.any(|event| {
+        event
+            .fields
+            .get("outcome")
+            .is_some_and(|told| told == outcome)
+    })
+}
+
+/// Compares what is seen of each cell with what is predicted, many at a time. Each is told its
+/// number, and says how it differs.
+pub(super) async fn compare<C, F>(kit: &Kit, cells: Vec<C>, compare: fn(C, Kit, i64) -> F)
+where
+    C: fmt::Debug + Send + 'static,
+    F: Future<Output = Option<String>> + Send + 'static,
+{
+    let count = cells.len();
+    let different: Vec<String> = stream::iter((10..).zip(cells))
+        .map(async |(number, cell)| {
+            let what = format!("{cell:?}");
+            let compared = tokio::spawn(compare(cell, kit.clone(), number)).await;
+            let difference = compared.unwrap_or_else(|panic| Some(panic.to_string()));
+            difference.map(|difference| format!("{what}\n{difference}\n"))
+        })
+        .buffer_unordered(16)
+        .filter_map(async |difference| difference)
+        .collect()
+        .await;
+    println!("{count} cells");
+    let differ = different.len();
+    assert!(differ == 0, "{differ} differ:\n{}", different.join("\n"));
+}
+
+pub(super) async fn prepare(kit: &Kit) {
+    kit.database.run(EFFECTS).await;
+    if kit.database.kind() == Kind::PostgreSql {
+        kit.database.run(SHADOW).await;
+    }
+}
+
+/// With a pool of its own through a proxy, whose server is taken for `server`.
+pub(super) async fn behind_a_proxy(kit: &Kit, server: Kind) -> (Kit, Proxy) {
+    let proxy = Proxy::start(&kit.database);
+    let pool = pool(kit, server, &proxy).await;
+    (
+        Kit {
+            pool,
+            ..kit.clone()
+        },
+        proxy,
+    )
+}
+
+/// A recommended pool with a connection in it. Its server is taken for `server`.
+async fn pool(kit: &Kit, server: Kind, proxy: &Proxy) -> PgPool {
+    let options = Interlock::pool_options().max_connections(POOL);
+    let options = if server == kit.database.kind() {
+        options
+    } else {
+        options.after_connect(|connection, _| {
+            Box::pin(async {
+                connection.execute(POSE).await?;
+                connection.execute(SERIALIZABLE).await?;
+                Ok(())
+            })
+        })
+    };
+    options.connect_with(proxy.options()).await.unwrap()
+}
+
+const SERIALIZABLE: &str = "SET default_transaction_isolation = 'serializable'";
+const POSE: &str = "SET search_path = shadow, pg_catalog, public";
+
+/// PostgreSQL that says it is CockroachDB: it is all that the crate goes by.
+const SHADOW: &str = "
+    CREATE SCHEMA shadow;
+    CREATE FUNCTION shadow.version() RETURNS TEXT LANGUAGE sql AS 'SELECT ''CockroachDB CCL v24.1.0'''
+";

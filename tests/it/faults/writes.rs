@@ -1,0 +1,155 @@
+//! Every fault at every moment of a conditional write.
+
+use std::time::Instant;
+
+use sqlx::{AssertSqlSafe, Executor as _};
+use support::{Fault, Kind, Moment, ServerError};
+use tokio::time::timeout;
+use tower_interlock::{Condition, ConditionalWrite, ErrorKind, Interlock};
+
+use super::{
+    ATTEMPTS, GRACE, LONG, SHORT,
+    catalogue::{ALWAYS, CUTS, FATAL, SILENT, TEXT, taken_for},
+    cell::{POOL, SLACK, behind_a_proxy, compare, prepare},
+};
+use crate::{
+    kit::{Kit, test},
+    model::write::{REASON, Scene, WRITE, Write, predict},
+};
+
+static GRANTED: ConditionalWrite = ConditionalWrite::new(
+    "INSERT INTO effects SELECT $1, 0 WHERE {conditions}",
+    &[Condition::permitted(
+        "EXISTS (SELECT 1 FROM grants WHERE user_id = $1 AND document_id = $1)",
+    )],
+);
+
+/// It asks for a document that is not there.
+static NOTHING: ConditionalWrite = ConditionalWrite::new(
+    "INSERT INTO effects SELECT $1, 0 FROM documents WHERE id = -1 AND {conditions}",
+    &[Condition::permitted(
+        "EXISTS (SELECT 1 FROM grants WHERE user_id = $1 AND document_id = $1)",
+    )],
+);
+
+/// It is refused at first, and at second sight it is not.
+static LATER: ConditionalWrite = ConditionalWrite::new(
+    "INSERT INTO effects SELECT $1, 0 WHERE {conditions}",
+    &[Condition::permitted("nextval('sights_' || $1::TEXT) > 1")],
+);
+
+/// Classes that say of a statement that it was not even evaluated are left out: 0A, 21, 22, 25, 42.
+const ERRORS: [&str; 11] = [
+    "40001", "40P01", "40003", "08006", "23505", "53300", "57014", "57P01", "58030", "XX000",
+    "XXUUU",
+];
+
+#[test]
+fn a_conditional_write_repeats_nothing_that_is_unknown() {
+    test(async |kit| {
+        prepare(&kit).await;
+        compare(&kit, cells(kit.database.kind()), difference).await;
+    });
+}
+
+fn cells(server: Kind) -> Vec<Write> {
+    use Scene::{False, Nothing, True, TrueMeanwhile};
+    let mut cells = Vec::new();
+    let mut add = |server, scene, moment: &Moment, fault: &Fault, times, deadline| {
+        cells.push(Write {
+            scene,
+            server,
+            pool: POOL,
+            max_attempts: ATTEMPTS,
+            deadline,
+            grace: GRACE,
+            strike: (moment.clone(), fault.clone(), times),
+        });
+    };
+    let refused = ERRORS.map(|code| Fault::Refuse(ServerError::error(code, TEXT)));
+    let terminated = FATAL.map(|code| Fault::Terminate(ServerError::fatal(code, TEXT)));
+    let heard: Vec<_> = CUTS.into_iter().chain(refused).chain(terminated).collect();
+    for (scene, moment) in [
+        (True, WRITE),
+        (False, WRITE),
+        (False, REASON),
+        (Nothing, Moment::Begin),
+        (Nothing, Moment::Statement(1)),
+        (Nothing, Moment::Statement(2)),
+        (Nothing, Moment::Rollback),
+        (TrueMeanwhile, Moment::Commit),
+    ] {
+        let commits = moment == Moment::Commit || (scene, &moment) == (True, &WRITE);
+        let servers = if commits {
+            taken_for(server)
+        } else {
+            vec![server]
+        };
+        for server in servers {
+            for fault in &heard {
+                let again = matches!(fault, Fault::Refuse(error) if error.code().starts_with("40"));
+                add(server, scene, &moment, fault, 1, LONG);
+                if again || moment == Moment::Begin {
+                    add(server, scene, &moment, fault, ALWAYS, LONG);
+                }
+            }
+            for fault in &SILENT {
+                add(server, scene, &moment, fault, 1, SHORT);
+            }
+            if commits {
+                let lies = FATAL.map(|code| ServerError::fatal(code, TEXT));
+                for error in lies {
+                    add(server, scene, &moment, &Fault::Misreport(error), 1, LONG);
+                }
+            }
+        }
+    }
+    cells
+}
+
+/// What is seen of it in another way than predicted.
+async fn difference(cell: Write, kit: Kit, who: i64) -> Option<String> {
+    let (kit, proxy) = behind_a_proxy(&kit, cell.server).await;
+    let interlock = Interlock::new(kit.pool.clone())
+        .max_attempts(ATTEMPTS)
+        .deadline(cell.deadline)
+        .grace(GRACE);
+    let statement = match cell.scene {
+        Scene::True | Scene::False => &GRANTED,
+        Scene::Nothing => &NOTHING,
+        Scene::TrueMeanwhile => &LATER,
+    };
+    if cell.scene != Scene::False {
+        let grant = format!("INSERT INTO grants VALUES ({who}, {who})");
+        kit.outside.execute(AssertSqlSafe(grant)).await.unwrap();
+    }
+    if cell.scene == Scene::TrueMeanwhile {
+        let sights = format!("CREATE SEQUENCE sights_{who}");
+        kit.outside.execute(AssertSqlSafe(sights)).await.unwrap();
+    }
+    let (moment, fault, times) = cell.strike.clone();
+    proxy.inject_times(times as usize, moment, fault);
+    let asked = Instant::now();
+    let written = statement.bind(who).execute(&interlock).await;
+    assert!(asked.elapsed() < cell.deadline + cell.grace + SLACK);
+    let answer = written.map(|rows| assert_eq!(rows, 1));
+    let answer = answer.map_err(|error| error.kind());
+
+    // A write that is never answered is waited for as long as there is a connection.
+    let late = matches!(cell.strike.1, Fault::Delay(_));
+    if answer == Err(ErrorKind::OutcomeUnknown) && !late {
+        proxy.cut();
+    }
+    let drained = timeout(LONG, interlock.drain()).await;
+    drained.expect("something hangs");
+    proxy.relent();
+    assert!(proxy.counts().faults > 0, "nothing went wrong");
+    kit.assert_nothing_leaked().await;
+    let rows: i64 = sqlx::query_scalar("SELECT count(*) FROM effects WHERE request = $1")
+        .bind(who)
+        .fetch_one(&kit.outside)
+        .await
+        .unwrap();
+    let (predicted, seen) = (predict(&cell), (answer, rows as usize));
+    (seen != predicted).then(|| format!("  {predicted:?}\n  {seen:?}"))
+}

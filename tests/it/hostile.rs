@@ -1,0 +1,155 @@
+//! Hostile input: what a client sends, and what texts and reasons can be made of.
+//!
+//! What `if_match`, `problem` and `template` hold to be true of every input is also what `fuzz/`
+//! looks for exceptions to.
+
+mod headers;
+mod if_match;
+mod problem;
+mod template;
+mod texts;
+mod values;
+
+use std::{
+    fs, io,
+    path::{Path, PathBuf},
+    sync::{Arc, Mutex},
+};
+
+use proptest::{collection::vec, prelude::*, sample::select, test_runner::TestRunner};
+use support::Database;
+
+use self::template::Judge;
+
+#[test]
+fn every_seed_holds() {
+    seeds("if_match")
+        .iter()
+        .for_each(|seed| if_match::check(seed));
+    seeds("problem")
+        .iter()
+        .for_each(|seed| problem::check(seed));
+    support::test(async |database: Database| {
+        let judge = Judge::new(&database).await;
+        for seed in seeds("template") {
+            judge.check(str::from_utf8(&seed).unwrap()).await;
+        }
+    });
+}
+
+#[test]
+fn every_precondition_is_read_as_the_grammar_says() {
+    let piece = prop_oneof![
+        8 => select(dictionary("if_match")),
+        1 => vec(any::<u8>(), 1..4),
+        1 => any::<i64>().prop_map(|version| format!("\"{version}\"").into_bytes()),
+    ];
+    let input = vec(piece, 0..12).prop_map(|pieces| pieces.concat());
+    hold(20_000, &input, if_match::check);
+}
+
+#[test]
+fn no_reason_reaches_a_client() {
+    let piece = prop_oneof![
+        20 => select(dictionary("problem")),
+        20 => any::<String>().prop_map(String::into_bytes),
+        20 => vec(any::<u8>(), 0..9),
+        1 => (any::<char>(), 0..50_000_usize)
+            .prop_map(|(c, times)| c.to_string().repeat(times).into_bytes()),
+    ];
+    let input = vec(piece, 0..4).prop_map(|pieces| pieces.concat());
+    hold(500, &input, problem::check);
+}
+
+/// Where a reason is logged, it cannot be taken for something else that was logged.
+#[test]
+fn a_reason_stays_on_its_line_of_the_log() {
+    problem::check(b"plain");
+    let plain = logged(|| problem::check(b"plain"));
+    assert!(plain.contains("plain"));
+    for seed in seeds("problem") {
+        let log = logged(|| problem::check(&seed));
+        assert_eq!(log.lines().count(), plain.lines().count(), "{log}");
+        assert!(
+            !log.contains(|c: char| c.is_control() && c != '\n'),
+            "{log}"
+        );
+    }
+}
+
+/// What a subscriber writes meanwhile.
+fn logged(work: impl FnOnce()) -> String {
+    #[derive(Clone, Default)]
+    struct Lines(Arc<Mutex<Vec<u8>>>);
+
+    impl io::Write for Lines {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            self.0.lock().unwrap().write(bytes)
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    let lines = Lines::default();
+    let writer = lines.clone();
+    let subscriber = tracing_subscriber::fmt()
+        .with_ansi(false)
+        .with_writer(move || writer.clone())
+        .finish();
+    tracing::subscriber::with_default(subscriber, work);
+    let bytes = lines.0.lock().unwrap().clone();
+    String::from_utf8(bytes).unwrap()
+}
+
+/// Looks for an input for which `check` panics.
+fn hold(cases: u32, inputs: &impl Strategy<Value = Vec<u8>>, check: fn(&[u8])) {
+    let mut runner = TestRunner::new(ProptestConfig {
+        cases,
+        failure_persistence: None,
+        ..ProptestConfig::default()
+    });
+    let held = runner.run(inputs, |input| {
+        check(&input);
+        Ok(())
+    });
+    held.unwrap_or_else(|error| panic!("{error}"));
+}
+
+/// The inputs that a fuzzer begins with.
+fn seeds(target: &str) -> Vec<Vec<u8>> {
+    let files = fs::read_dir(fuzz().join("seeds").join(target)).unwrap();
+    let read = |file: io::Result<fs::DirEntry>| fs::read(file.unwrap().path()).unwrap();
+    files.map(read).collect()
+}
+
+/// The words that it is given.
+fn dictionary(target: &str) -> Vec<Vec<u8>> {
+    let text = fs::read_to_string(fuzz().join("dictionaries").join(target)).unwrap();
+    let words = text
+        .lines()
+        .filter_map(|line| line.strip_prefix('"')?.strip_suffix('"'));
+    words.map(unescaped).collect()
+}
+
+/// `\\` and `\"` are a character each, and `\x41` is a byte.
+fn unescaped(word: &str) -> Vec<u8> {
+    let (mut bytes, mut rest) = (Vec::new(), word);
+    while let Some((before, escape)) = rest.split_once('\\') {
+        bytes.extend_from_slice(before.as_bytes());
+        let length = if escape.starts_with('x') { 3 } else { 1 };
+        let (escape, after) = escape.split_at(length);
+        bytes.push(match escape.strip_prefix('x') {
+            Some(digits) => u8::from_str_radix(digits, 16).unwrap(),
+            None => escape.as_bytes()[0],
+        });
+        rest = after;
+    }
+    bytes.extend_from_slice(rest.as_bytes());
+    bytes
+}
+
+fn fuzz() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz")
+}

@@ -1,0 +1,200 @@
+//! Five hundred requests at once on five connections: clients that go away, policies, handlers and
+//! hooks that panic, work that outlasts its deadline.
+
+mod traffic;
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    ops::Range,
+    time::Duration,
+};
+
+use axum::{Router, extract::Path, http::StatusCode, routing::put};
+use sqlx::PgPool;
+use tokio::time::timeout;
+use tower_interlock::{Error, ErrorKind};
+
+use self::traffic::{End, Fate, Hooks, Sent};
+use crate::kit::{Kit, test_with_pool};
+
+const CONNECTIONS: u32 = 5;
+/// What a busy machine may add to a deadline.
+const SLACK: Duration = Duration::from_secs(2);
+
+fn wave(number: i64) -> Range<i64> {
+    const REQUESTS: i64 = 500;
+    number * REQUESTS..(number + 1) * REQUESTS
+}
+
+/// What goes wrong by hand is a matter of these two.
+fn is_left_or_alone(request: &i64) -> bool {
+    matches!(Fate::of(*request), Fate::Left | Fate::Alone)
+}
+
+fn answer(sent: &Sent) -> Option<(StatusCode, Option<ErrorKind>)> {
+    let End::Answered(response) = &sent.end else {
+        return None;
+    };
+    let error = response.extensions().get::<Error>();
+    Some((response.status(), error.map(Error::kind)))
+}
+
+fn has_succeeded(sent: &Sent) -> bool {
+    answer(sent) == Some((StatusCode::OK, None))
+}
+
+/// The request has ended as its fate would have it, or for want of a connection.
+fn assert_fate(sent: &Sent) {
+    let fits = match (sent.fate, &sent.end) {
+        (Fate::Panics, End::Panicked) | (Fate::Left, End::Left) => true,
+        (_, End::Panicked | End::Left) => false,
+        (fate, End::Answered(_)) => match answer(sent) {
+            Some((StatusCode::SERVICE_UNAVAILABLE, Some(ErrorKind::Unavailable))) => true,
+            Some((StatusCode::SERVICE_UNAVAILABLE, Some(ErrorKind::DeadlineExceeded))) => {
+                fate == Fate::Outlasted
+            }
+            Some((StatusCode::FORBIDDEN, Some(ErrorKind::Denied))) => fate == Fate::Denied,
+            Some((StatusCode::OK, None)) => {
+                !matches!(fate, Fate::Denied | Fate::Panics | Fate::Outlasted)
+            }
+            _ => false,
+        },
+    };
+    assert!(fits, "{:?}: {:?}", sent.fate, answer(sent));
+    assert!(
+        sent.took <= sent.fate.deadline() + SLACK,
+        "{:?} has taken {:?}",
+        sent.fate,
+        sent.took
+    );
+}
+
+fn print(sent: &[Sent]) {
+    let mut ends = BTreeMap::<_, usize>::new();
+    for sent in sent {
+        let end = match &sent.end {
+            End::Answered(response) => response.status().to_string(),
+            End::Panicked => "a panic".to_owned(),
+            End::Left => "not answered".to_owned(),
+        };
+        *ends.entry((sent.fate, end)).or_default() += 1;
+    }
+    for ((fate, end), times) in ends {
+        println!("{fate:?}: {times} x {end}");
+    }
+    let longest = sent.iter().map(|sent| sent.took).max();
+    println!("the longest took {:?}", longest.unwrap_or_default());
+}
+
+/// The requests that are stored. Half a write fails the test, and so does a second one.
+async fn stored(kit: &Kit) -> BTreeSet<i64> {
+    let halves = sqlx::query_as("SELECT request, count(*) FROM written GROUP BY request");
+    let halves: Vec<(i64, i64)> = halves.fetch_all(&kit.outside).await.unwrap();
+    assert!(halves.iter().all(|(_, halves)| *halves == 2));
+    halves.into_iter().map(|(request, _)| request).collect()
+}
+
+#[test]
+fn every_request_ends_in_time_and_is_stored_if_and_only_if_it_was_committed() {
+    test_with_pool(CONNECTIONS, async |kit: Kit| {
+        kit.database.run(traffic::SCHEMA).await;
+        let hooks = Hooks::default();
+        let app = traffic::app(&kit.interlock, &hooks);
+        let mut sent = Vec::new();
+        for number in 0..4 {
+            sent.extend(traffic::send(&app, wave(number)).await);
+        }
+        for number in 4..34 {
+            sent.extend(traffic::send(&app, wave(number).filter(is_left_or_alone)).await);
+        }
+        kit.interlock.drain().await;
+        sent.iter().for_each(assert_fate);
+        print(&sent);
+
+        let committed = hooks.lock().unwrap().clone();
+        let once: BTreeSet<_> = committed.iter().copied().collect();
+        assert_eq!(committed.len(), once.len(), "a hook has run twice");
+        let succeeded = |alone: bool| {
+            let sent = sent.iter().filter(|sent| has_succeeded(sent));
+            let sent = sent.filter(move |sent| (sent.fate == Fate::Alone) == alone);
+            sent.map(|sent| sent.request).collect::<BTreeSet<_>>()
+        };
+        let heard = succeeded(false);
+        assert!(heard.is_subset(&once));
+        let unheard = once.difference(&heard);
+        assert!(
+            unheard
+                .copied()
+                .map(Fate::of)
+                .all(|fate| fate == Fate::Left),
+            "an error was answered for what was committed"
+        );
+        assert_eq!(stored(&kit).await, &once | &succeeded(true));
+    });
+}
+
+/// The same requests to handlers that time out their own work and settle their own transactions.
+fn by_hand(pool: &PgPool) -> Router {
+    async fn work(pool: &PgPool, request: i64) -> Result<StatusCode, sqlx::Error> {
+        let serializable = "BEGIN ISOLATION LEVEL SERIALIZABLE";
+        let mut tx = pool.begin_with(serializable).await?;
+        if !traffic::check(&mut *tx, request).await? {
+            return Ok(StatusCode::FORBIDDEN);
+        }
+        traffic::write(&mut *tx, request).await?;
+        tx.commit().await?;
+        Ok(StatusCode::OK)
+    }
+    async fn work_alone(pool: &PgPool, request: i64) -> Result<StatusCode, sqlx::Error> {
+        let write = sqlx::query("INSERT INTO written VALUES ($1, 0), ($1, 1)");
+        write.bind(request).execute(pool).await?;
+        Ok(StatusCode::OK)
+    }
+    let pool = pool.clone();
+    let handler = async move |Path(request): Path<i64>| {
+        let fate = Fate::of(request);
+        let work = async {
+            match fate {
+                Fate::Alone => work_alone(&pool, request).await,
+                _ => work(&pool, request).await,
+            }
+        };
+        match timeout(fate.deadline(), work).await {
+            Ok(Ok(status)) => status,
+            Ok(Err(_)) => StatusCode::INTERNAL_SERVER_ERROR,
+            Err(_) => StatusCode::SERVICE_UNAVAILABLE,
+        }
+    };
+    let handler = put(handler);
+    Router::new()
+        .route("/{request}", handler.clone())
+        .route("/alone/{request}", handler.clone())
+        .route("/hurried/{request}", handler)
+}
+
+/// One client goes away during BEGIN, its connection goes back to the pool, and somebody else's
+/// write becomes part of a transaction that nobody commits.
+#[test]
+fn by_hand_an_acknowledged_write_is_lost_to_somebody_elses_disconnect() {
+    const PATIENCE: i64 = 40;
+    test_with_pool(1, async |kit: Kit| {
+        kit.database.run(traffic::SCHEMA).await;
+        let mut acknowledged = 0;
+        for number in 0..PATIENCE {
+            let pool = kit.database.pool(CONNECTIONS).await;
+            let sent = wave(number).filter(is_left_or_alone);
+            let sent = traffic::send(&by_hand(&pool), sent).await;
+            pool.close().await;
+
+            let succeeded = sent.iter().filter(|sent| has_succeeded(sent));
+            let succeeded: BTreeSet<_> = succeeded.map(|sent| sent.request).collect();
+            acknowledged += succeeded.len();
+            let lost = succeeded.difference(&stored(&kit).await).count();
+            if lost > 0 {
+                println!("{lost} of {acknowledged} acknowledged writes are lost");
+                return;
+            }
+        }
+        panic!("no write was lost in {PATIENCE} waves: has sqlx mended it?");
+    });
+}

@@ -1,0 +1,508 @@
+//! A request as data, and how it is played: what its policies and its handler do, step by step.
+//! What has to come of it is for [`model`](crate::model) to say.
+
+use std::{
+    future::pending,
+    mem,
+    panic::{AssertUnwindSafe, resume_unwind},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicI64, AtomicU32, Ordering},
+    },
+    time::Duration,
+};
+
+use axum::{
+    Router,
+    body::Body,
+    http::{Request, StatusCode},
+    middleware::map_response,
+    response::{IntoResponse as _, Response},
+    routing::any,
+};
+use futures::{FutureExt as _, TryStreamExt as _, future::BoxFuture, poll};
+use sqlx::{AssertSqlSafe, Executor, PgPool, Postgres};
+use tokio::{sync::Notify, time::sleep};
+use tower_interlock::{AuthorizeLayer, Error, Interlock, Savepoint, Tx};
+
+/// A request that is made up, to be played, predicted and printed.
+#[derive(Debug, Clone)]
+pub(crate) struct Script {
+    pub(crate) settings: Settings,
+    pub(crate) outer: Layer,
+    /// A layer of the same `Interlock` inside of the outer one.
+    pub(crate) inner: Option<Layer>,
+    pub(crate) handler: Part,
+    /// Between the layers stands a middleware that makes a 200 of every answer.
+    pub(crate) covered: bool,
+    /// Around the handler stands a middleware that makes a 200 of a panic.
+    pub(crate) caught: bool,
+}
+
+#[derive(Debug, Clone)]
+pub(crate) struct Settings {
+    pub(crate) max_attempts: u32,
+    pub(crate) deadline: Duration,
+    pub(crate) grace: Duration,
+    pub(crate) dry_run: bool,
+    /// A 202 is no success.
+    pub(crate) commit_if: bool,
+}
+
+#[derive(Debug, Clone)]
+pub(crate) struct Layer {
+    pub(crate) read_only: bool,
+    pub(crate) policy: Part,
+}
+
+/// A policy, or the handler.
+#[derive(Debug, Clone)]
+pub(crate) struct Part {
+    pub(crate) steps: Vec<Step>,
+    pub(crate) end: End,
+}
+
+#[derive(Debug, Clone)]
+pub(crate) enum Step {
+    Do(Statement, OnError),
+    /// An error that is passed on leaves the savepoint, which is then dropped.
+    Savepoint(Vec<Step>, Close, OnError),
+    /// A statement, and one that is dropped while the server is at it.
+    Abandon,
+    RollbackOnly,
+    Hook,
+    Sleep,
+    /// Waits for what never comes, until the deadline. If there is none, the client disconnects.
+    Hang,
+    Panic,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum OnError {
+    Swallow,
+    PassOn,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Close {
+    Release,
+    RollBack,
+    Drop,
+}
+
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Statement {
+    Plain(Plain),
+    /// On the connection behind the `Tx`; not for savepoints.
+    Raw(Plain),
+    /// A row stream, dropped at its first row. An error may come behind that row.
+    Stream {
+        fails: bool,
+    },
+    /// Two writes in one text.
+    Several,
+    /// A ROLLBACK behind another statement.
+    HiddenEnd,
+    /// COMMIT.
+    Control,
+    /// On another `Tx` of the same part.
+    Rival,
+}
+
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Plain {
+    /// A row of effects.
+    Write,
+    Read,
+    /// A row that is not there.
+    Missing,
+    /// A division by zero.
+    Fail,
+    /// A serialization failure, in the first so many attempts.
+    Conflict(u32),
+}
+
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum End {
+    /// A policy allows, a handler answers 200.
+    Pass,
+    /// A policy refuses with it, a handler answers it.
+    Answer(u16),
+    /// The same, and what was written is to be kept.
+    Keep(u16),
+    /// As `Pass`, with the `Tx` carried off.
+    Escape,
+}
+
+/// The table that scripts write to. It has no key, so that what is done twice is there twice.
+pub(crate) const EFFECTS: &str =
+    "CREATE TABLE effects (request INT8 NOT NULL, number INT8 NOT NULL)";
+
+/// The deadline of a client that waits.
+pub(crate) const FOREVER: Duration = Duration::MAX;
+
+/// Where one request is played, and what it leaves behind.
+pub(crate) struct Stage {
+    /// The number of the request.
+    request: i64,
+    outside: PgPool,
+    /// How many writes the attempt has come to, which number them.
+    writes: AtomicI64,
+    /// How often the outer policy was asked.
+    attempts: AtomicU32,
+    hooks: Mutex<Vec<i64>>,
+    escaped: Mutex<Vec<Tx>>,
+    /// Told when the client is to disconnect.
+    hung: Notify,
+}
+
+impl Script {
+    /// A service behind layers of `interlock` that does what is written here.
+    pub(crate) fn app(&self, interlock: &Interlock, stage: &Arc<Stage>) -> Router {
+        let settings = &self.settings;
+        let mut interlock = interlock
+            .clone()
+            .max_attempts(settings.max_attempts)
+            .deadline(settings.deadline)
+            .grace(settings.grace);
+        if settings.dry_run {
+            interlock = interlock.dry_run();
+        }
+        if settings.commit_if {
+            interlock = interlock.commit_if(|answer| answer.status() != StatusCode::ACCEPTED);
+        }
+        let handler = any({
+            let (part, caught) = (Arc::new(self.handler.clone()), self.caught);
+            let stage = Arc::clone(stage);
+            move |tx: Tx, rival: Tx| handle(part, caught, tx, rival, stage)
+        });
+        let mut app = Router::new().route("/", handler);
+        if let Some(inner) = &self.inner {
+            app = app.route_layer(inner.build(&interlock, stage, false));
+        }
+        if self.covered {
+            app = app.route_layer(map_response(async |_: Response| StatusCode::OK));
+        }
+        app.route_layer(self.outer.build(&interlock, stage, true))
+    }
+
+    /// Whether something in it is left to chance, at which a fault would come or not.
+    pub(crate) fn abandons(&self) -> bool {
+        fn any(steps: &[Step]) -> bool {
+            steps.iter().any(|step| match step {
+                Step::Abandon => true,
+                Step::Savepoint(steps, ..) => any(steps),
+                _ => false,
+            })
+        }
+        let policies = [Some(&self.outer), self.inner.as_ref()]
+            .into_iter()
+            .flatten();
+        let mut parts = policies.map(|layer| &layer.policy).chain([&self.handler]);
+        parts.any(|part| any(&part.steps))
+    }
+
+    pub(crate) fn request() -> Request<Body> {
+        Request::put("/").body(Body::from("body")).unwrap()
+    }
+}
+
+impl Layer {
+    fn build(&self, interlock: &Interlock, stage: &Arc<Stage>, first: bool) -> AuthorizeLayer {
+        let policy = Arc::new(self.policy.clone());
+        let stage = Arc::clone(stage);
+        let layer = interlock.require(move |tx: Tx, rival: Tx| {
+            if first {
+                stage.attempts.fetch_add(1, Ordering::SeqCst);
+                stage.writes.store(0, Ordering::SeqCst);
+            }
+            check(policy, tx, rival, stage)
+        });
+        if self.read_only {
+            layer.read_only()
+        } else {
+            layer
+        }
+    }
+}
+
+impl Stage {
+    pub(crate) fn new(request: i64, outside: &PgPool) -> Arc<Self> {
+        Arc::new(Self {
+            request,
+            outside: outside.clone(),
+            writes: AtomicI64::new(0),
+            attempts: AtomicU32::new(0),
+            hooks: Mutex::default(),
+            escaped: Mutex::default(),
+            hung: Notify::new(),
+        })
+    }
+
+    pub(crate) fn attempts(&self) -> u32 {
+        self.attempts.load(Ordering::SeqCst)
+    }
+
+    /// The hooks that have run, by what they were given.
+    pub(crate) fn hooks(&self) -> Vec<i64> {
+        self.hooks.lock().unwrap().clone()
+    }
+
+    /// When the client is to disconnect.
+    pub(crate) async fn hung(&self) {
+        self.hung.notified().await;
+    }
+
+    /// Lets go of what was carried off.
+    pub(crate) fn let_go(&self) {
+        drop(mem::take(&mut *self.escaped.lock().unwrap()));
+    }
+
+    /// The writes that are stored, as anybody else sees them.
+    pub(crate) async fn rows(&self) -> Vec<i64> {
+        sqlx::query_scalar("SELECT number FROM effects WHERE request = $1 ORDER BY number")
+            .bind(self.request)
+            .fetch_all(&self.outside)
+            .await
+            .unwrap()
+    }
+
+    /// A hook that tells of itself, by how much was written before it.
+    fn hook(self: &Arc<Self>) -> impl Future<Output = ()> + Send + 'static {
+        let stage = Arc::clone(self);
+        let number = self.writes.load(Ordering::SeqCst);
+        async move { stage.hooks.lock().unwrap().push(number) }
+    }
+
+    fn next_write(&self) -> i64 {
+        self.writes.fetch_add(1, Ordering::SeqCst)
+    }
+}
+
+async fn check(part: Arc<Part>, tx: Tx, rival: Tx, stage: Arc<Stage>) -> Result<(), Response> {
+    match part.play(tx, rival, &stage).await {
+        Ok(None) => Ok(()),
+        Ok(Some(status)) => Err(status.into_response()),
+        Err(error) => Err(error.into_response()),
+    }
+}
+
+async fn handle(part: Arc<Part>, caught: bool, tx: Tx, rival: Tx, stage: Arc<Stage>) -> Response {
+    let played = AssertUnwindSafe(part.play(tx, rival, &stage));
+    match played.catch_unwind().await {
+        Ok(Ok(status)) => status.unwrap_or_default().into_response(),
+        Ok(Err(error)) => error.into_response(),
+        Err(_) if caught => StatusCode::OK.into_response(),
+        Err(panic) => resume_unwind(panic),
+    }
+}
+
+impl Part {
+    async fn play(
+        &self,
+        mut tx: Tx,
+        mut rival: Tx,
+        stage: &Arc<Stage>,
+    ) -> Result<Option<StatusCode>, Error> {
+        for step in &self.steps {
+            step.play(On::Tx(&mut tx), &mut rival, stage).await?;
+        }
+        let status = |code| StatusCode::from_u16(code).unwrap();
+        Ok(match self.end {
+            End::Pass => None,
+            End::Answer(code) => Some(status(code)),
+            End::Keep(code) => {
+                tx.commit_on_error();
+                Some(status(code))
+            }
+            End::Escape => {
+                stage.escaped.lock().unwrap().push(tx);
+                None
+            }
+        })
+    }
+}
+
+/// What a step runs on.
+enum On<'a, 't> {
+    Tx(&'a mut Tx),
+    Savepoint(&'a mut Savepoint<'t>),
+}
+
+impl Step {
+    fn play<'a, 't: 'a>(
+        &'a self,
+        on: On<'a, 't>,
+        rival: &'a mut Tx,
+        stage: &'a Arc<Stage>,
+    ) -> BoxFuture<'a, Result<(), Error>> {
+        Box::pin(async move {
+            let done = match (self, on) {
+                (Self::Do(statement, on_error), on) => {
+                    (statement.play(on, rival, stage).await, *on_error)
+                }
+                (Self::Savepoint(steps, close, on_error), On::Tx(tx)) => {
+                    let opened = tx.savepoint().await;
+                    (inside(opened, steps, *close, rival, stage).await, *on_error)
+                }
+                (Self::Savepoint(steps, close, on_error), On::Savepoint(savepoint)) => {
+                    let opened = savepoint.savepoint().await;
+                    (inside(opened, steps, *close, rival, stage).await, *on_error)
+                }
+                (Self::Abandon, On::Tx(tx)) => (abandon(tx, stage).await, OnError::Swallow),
+                (Self::Abandon, On::Savepoint(savepoint)) => {
+                    (abandon(savepoint, stage).await, OnError::Swallow)
+                }
+                (Self::RollbackOnly, On::Tx(tx)) => {
+                    tx.rollback_only();
+                    return Ok(());
+                }
+                (Self::RollbackOnly, On::Savepoint(_)) => unreachable!("not on a savepoint"),
+                (Self::Hook, On::Tx(tx)) => {
+                    tx.after_commit(stage.hook());
+                    return Ok(());
+                }
+                (Self::Hook, On::Savepoint(savepoint)) => {
+                    savepoint.after_commit(stage.hook());
+                    return Ok(());
+                }
+                (Self::Sleep, _) => {
+                    sleep(Duration::from_millis(1)).await;
+                    return Ok(());
+                }
+                (Self::Hang, _) => {
+                    stage.hung.notify_one();
+                    return pending().await;
+                }
+                // Without a word on standard error.
+                (Self::Panic, _) => resume_unwind(Box::new("as written")),
+            };
+            match done {
+                (Err(error), OnError::PassOn) => Err(error),
+                _ => Ok(()),
+            }
+        })
+    }
+}
+
+/// Plays what stands in a savepoint, and closes it.
+async fn inside(
+    opened: Result<Savepoint<'_>, sqlx::Error>,
+    steps: &[Step],
+    close: Close,
+    rival: &mut Tx,
+    stage: &Arc<Stage>,
+) -> Result<(), Error> {
+    let mut savepoint = opened?;
+    for step in steps {
+        step.play(On::Savepoint(&mut savepoint), rival, stage)
+            .await?;
+    }
+    match close {
+        Close::Release => savepoint.release().await?,
+        Close::RollBack => savepoint.rollback().await?,
+        Close::Drop => drop(savepoint),
+    }
+    Ok(())
+}
+
+impl Statement {
+    async fn play(self, on: On<'_, '_>, rival: &mut Tx, stage: &Arc<Stage>) -> Result<(), Error> {
+        let attempt = rival.attempt();
+        let done = match (self, on) {
+            (Self::Rival, _) => Plain::Read.play(rival, attempt, stage).await,
+            (Self::Raw(plain), On::Tx(tx)) => {
+                plain.play(tx.connection().await?, attempt, stage).await
+            }
+            (Self::Raw(_), On::Savepoint(_)) => unreachable!("not on a savepoint"),
+            (statement, On::Tx(tx)) => statement.play_on(tx, attempt, stage).await,
+            (statement, On::Savepoint(savepoint)) => {
+                statement.play_on(savepoint, attempt, stage).await
+            }
+        };
+        Ok(done?)
+    }
+
+    async fn play_on<C>(self, on: &mut C, attempt: u32, stage: &Stage) -> Result<(), sqlx::Error>
+    where
+        for<'c> &'c mut C: Executor<'c, Database = Postgres>,
+    {
+        match self {
+            Self::Plain(plain) => return plain.play(on, attempt, stage).await,
+            Self::Stream { fails } => {
+                let text = if fails {
+                    "SELECT 1 / (2 - i) FROM generate_series(1, 2) AS numbers (i)"
+                } else {
+                    "SELECT i FROM generate_series(1, 2) AS numbers (i)"
+                };
+                on.fetch(text).try_next().await?;
+            }
+            Self::Several => {
+                let request = stage.request;
+                let (one, two) = (stage.next_write(), stage.next_write());
+                let text = format!(
+                    "INSERT INTO effects VALUES ({request}, {one}); \
+                     INSERT INTO effects VALUES ({request}, {two})"
+                );
+                on.execute(AssertSqlSafe(text)).await?;
+            }
+            Self::HiddenEnd => {
+                on.execute("SELECT 1; ROLLBACK").await?;
+            }
+            Self::Control => {
+                on.execute("COMMIT").await?;
+            }
+            Self::Raw(_) | Self::Rival => unreachable!("on a connection of their own"),
+        }
+        Ok(())
+    }
+}
+
+impl Plain {
+    async fn play<C>(self, on: &mut C, attempt: u32, stage: &Stage) -> Result<(), sqlx::Error>
+    where
+        for<'c> &'c mut C: Executor<'c, Database = Postgres>,
+    {
+        match self {
+            // The one with values; it is prepared each time, so that none is different for being the first.
+            Self::Write => {
+                sqlx::query("INSERT INTO effects VALUES ($1, $2)")
+                    .bind(stage.request)
+                    .bind(stage.next_write())
+                    .persistent(false)
+                    .execute(on)
+                    .await?;
+            }
+            Self::Missing => {
+                on.fetch_one("SELECT 1 FROM grants WHERE user_id = -1")
+                    .await?;
+            }
+            Self::Fail => {
+                on.execute("SELECT 1 / 0").await?;
+            }
+            Self::Conflict(attempts) if attempt <= attempts => {
+                const INCREMENT: &str = "UPDATE documents SET version = version + 1 WHERE id = 2";
+                on.fetch_one("SELECT version FROM documents WHERE id = 2")
+                    .await?;
+                stage.outside.execute(INCREMENT).await?;
+                on.execute(INCREMENT).await?;
+            }
+            Self::Read | Self::Conflict(_) => {
+                on.fetch_one("SELECT 1 FROM grants").await?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Polls a statement once, and drops it. Another one comes first, so that it is this one that is
+/// under way, and not what may have to be done before it.
+async fn abandon<C>(on: &mut C, stage: &Stage) -> Result<(), Error>
+where
+    for<'c> &'c mut C: Executor<'c, Database = Postgres>,
+{
+    Plain::Read.play(on, 0, stage).await?;
+    // On a machine that is busy enough, the server can be done within one poll.
+    while poll!(on.execute("SELECT pg_sleep(0.002)")).is_ready() {}
+    Ok(())
+}

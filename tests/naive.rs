@@ -1,0 +1,181 @@
+//! The usual ways under the faults that `tests/it/faults.rs` brings about. Each has to fail: what
+//! a fault does no harm to, it proves nothing of.
+
+#![allow(
+    clippy::disallowed_methods,
+    clippy::indexing_slicing,
+    clippy::unwrap_used,
+    reason = "a test fails by panicking, and does by hand what the crate does for others"
+)]
+
+use std::time::Duration;
+
+use axum::{
+    Router,
+    body::{Body, to_bytes},
+    handler::Handler,
+    http::{Request, StatusCode},
+    routing::put,
+};
+use sqlx::{Executor as _, PgPool, Postgres, postgres::PgPoolOptions};
+use support::{Database, Fault, Moment, Proxy, ServerError, test};
+use tokio::time::timeout;
+use tower::ServiceExt as _;
+
+const EFFECTS: &str = "CREATE TABLE effects (id INT8 NOT NULL)";
+const WRITE: &str = "INSERT INTO effects VALUES (1)";
+
+/// "Success means committed", and axum-sqlx-tx.
+#[test]
+fn a_success_is_answered_and_nothing_is_stored() {
+    async fn handler(mut tx: axum_sqlx_tx::Tx<Postgres>) -> &'static str {
+        tx.execute(WRITE).await.unwrap();
+        // What does not matter if it fails.
+        drop(tx.execute("SELECT 1").await);
+        "stored"
+    }
+    test(async |database| {
+        let (proxy, pool) = through(&database).await;
+        proxy.inject(Moment::Statement(2), Fault::Refuse(ServerError::RESTART));
+        let answer = send(&peer(pool, handler)).await;
+        assert_eq!(answer, (StatusCode::OK, "stored".to_owned()));
+        assert_eq!(rows(&database).await, 0);
+    });
+}
+
+/// "All or nothing", and two statements on a pool.
+#[test]
+fn half_is_stored() {
+    test(async |database| {
+        let (proxy, pool) = through(&database).await;
+        pool.execute(WRITE).await.unwrap();
+        proxy.inject(Moment::Text("INSERT"), Fault::CutBefore);
+        pool.execute(WRITE).await.unwrap_err();
+        assert_eq!(rows(&database).await, 1);
+    });
+}
+
+/// "Once", and a loop that tries again, whatever the error is.
+#[test]
+fn an_effect_is_there_twice() {
+    async fn write(pool: &PgPool) -> Result<(), sqlx::Error> {
+        let mut transaction = pool
+            .begin_with("BEGIN ISOLATION LEVEL SERIALIZABLE")
+            .await?;
+        transaction.execute(WRITE).await?;
+        transaction.commit().await
+    }
+    test(async |database| {
+        let (proxy, pool) = through(&database).await;
+        proxy.inject(Moment::Commit, Fault::CutAfter);
+        while write(&pool).await.is_err() {}
+        assert_eq!(proxy.counts().commits, 2);
+        assert_eq!(rows(&database).await, 2);
+    });
+}
+
+/// "Nothing leaks", and sqlx: the connection of a BEGIN that nobody waits for any more.
+#[test]
+fn the_pool_is_given_an_open_transaction() {
+    test(async |database| {
+        let (proxy, pool) = through(&database).await;
+        proxy.inject(Moment::Begin, Fault::Delay(Duration::from_millis(300)));
+        let begun = timeout(Duration::from_millis(100), pool.begin()).await;
+        assert!(begun.is_err());
+        pool.execute("SAVEPOINT which_only_a_transaction_has")
+            .await
+            .unwrap();
+    });
+}
+
+/// "No database text reaches a client", and axum-sqlx-tx. Nor does it try again.
+#[test]
+fn the_answer_is_the_text_of_the_server() {
+    test(async |database| {
+        let (proxy, pool) = through(&database).await;
+        proxy.inject(Moment::Commit, Fault::Refuse(ServerError::RESTART));
+        let (status, body) = send(&peer(pool, write)).await;
+        assert_eq!(status, StatusCode::INTERNAL_SERVER_ERROR);
+        assert!(body.contains("restart transaction"), "{body}");
+        assert_eq!(proxy.counts().commits, 1);
+        assert_eq!(rows(&database).await, 0);
+    });
+}
+
+/// "Unknown is said", and axum-sqlx-tx.
+#[test]
+fn stored_and_not_stored_are_answered_alike() {
+    test(async |database| {
+        let (proxy, pool) = through(&database).await;
+        let app = peer(pool, write);
+        let mut answers = Vec::new();
+        for (fault, stored) in [(Fault::CutBefore, 0), (Fault::CutAfter, 1)] {
+            proxy.inject(Moment::Commit, fault);
+            answers.push(send(&app).await);
+            assert_eq!(rows(&database).await, stored);
+        }
+        assert_eq!(answers[0], answers[1]);
+        assert_eq!(answers[0].0, StatusCode::INTERNAL_SERVER_ERROR);
+    });
+}
+
+/// "Fail closed", and a check that takes an error for a no.
+#[test]
+fn an_outage_is_answered_with_a_denial() {
+    async fn may(pool: &PgPool) -> Result<bool, sqlx::Error> {
+        sqlx::query_scalar("SELECT true").fetch_one(pool).await
+    }
+    test(async |database| {
+        let (proxy, pool) = through(&database).await;
+        let handler = async move || match may(&pool).await.unwrap_or(false) {
+            true => StatusCode::OK,
+            false => StatusCode::FORBIDDEN,
+        };
+        let app = Router::new().route("/", put(handler));
+        let outage = Fault::Terminate(ServerError::SHUTDOWN);
+        proxy.inject(Moment::Text("SELECT true"), outage);
+        assert_eq!(send(&app).await.0, StatusCode::FORBIDDEN);
+        assert_eq!(send(&app).await.0, StatusCode::OK);
+    });
+}
+
+async fn write(mut tx: axum_sqlx_tx::Tx<Postgres>) -> &'static str {
+    tx.execute(WRITE).await.unwrap();
+    "stored"
+}
+
+/// A service on axum-sqlx-tx.
+fn peer<H, T>(pool: PgPool, handler: H) -> Router
+where
+    H: Handler<T, axum_sqlx_tx::State<Postgres>>,
+    T: 'static,
+{
+    let (state, layer) = axum_sqlx_tx::Tx::<Postgres>::setup(pool);
+    Router::new()
+        .route("/", put(handler))
+        .layer(layer)
+        .with_state(state)
+}
+
+async fn send(app: &Router) -> (StatusCode, String) {
+    let request = Request::put("/").body(Body::empty()).unwrap();
+    let answer = app.clone().oneshot(request).await.unwrap();
+    let status = answer.status();
+    let body = to_bytes(answer.into_body(), usize::MAX).await.unwrap();
+    (status, String::from_utf8(body.to_vec()).unwrap())
+}
+
+/// A table, and a pool of one connection that reaches it through a proxy.
+async fn through(database: &Database) -> (Proxy, PgPool) {
+    database.run(EFFECTS).await;
+    let proxy = Proxy::start(database);
+    let options = PgPoolOptions::new().max_connections(1);
+    let pool = options.connect_with(proxy.options()).await.unwrap();
+    (proxy, pool)
+}
+
+/// How many are stored.
+async fn rows(database: &Database) -> i64 {
+    let count = sqlx::query_scalar("SELECT count(*) FROM effects");
+    count.fetch_one(&database.pool(1).await).await.unwrap()
+}
