@@ -188,7 +188,7 @@ async fn end(left: Option<Transaction>, at_once: bool) -> Option<Transaction> {
     if at_once {
         Detached::new(left.restart()).await
     } else {
-        drop(Detached::new(left.roll_back()).await);
+        Detached::new(left.roll_back()).await;
         None
     }
 }

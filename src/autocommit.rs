@@ -110,12 +110,18 @@ impl<'i> Writer<'i> {
             answer
         };
         let link = match self.committed(committing).await? {
-            Ok((Some(written), _)) => return Ok(Tried::Written(written)),
+            Ok((Some(written), link)) => {
+                link.hand_on();
+                return Ok(Tried::Written(written));
+            }
             Ok((None, link)) => link,
             Err(again) => return Ok(again),
         };
         match Detached::new(link.diagnose(write.clone(), self.deadline)).await {
-            Ok((Some(reason), _)) => Ok(Tried::Refused(reason)),
+            Ok((Some(reason), link)) => {
+                link.hand_on();
+                Ok(Tried::Refused(reason))
+            }
             Ok((None, link)) => Ok(Tried::Unexplained(Some(link))),
             Err(error) => again(error),
         }
@@ -133,7 +139,7 @@ impl<'i> Writer<'i> {
             ended => {
                 // Awaited, because CockroachDB keeps the locks of a failed transaction until then.
                 let rolled_back = Detached::new(transaction.roll_back());
-                drop(until(self.deadline, rolled_back).await);
+                until(self.deadline, rolled_back).await;
                 return ended.or_else(again);
             }
         };

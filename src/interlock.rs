@@ -12,6 +12,7 @@ use tokio_util::task::TaskTracker;
 
 use crate::{
     error::Error,
+    handoff::Handoff,
     layer::AuthorizeLayer,
     policy::{Policy, Stateful},
     retry::Backoff,
@@ -48,6 +49,7 @@ pub(crate) struct Shared {
     pub(crate) pool: PgPool,
     /// Filled by the first transaction.
     pub(crate) server: OnceLock<Kind>,
+    pub(crate) handoff: OnceLock<Arc<Handoff>>,
     pub(crate) turns: Turns,
     /// Requests, transactions and hooks under way. Closed by `drain`.
     pub(crate) running: TaskTracker,
@@ -83,6 +85,7 @@ impl Interlock {
             shared: Arc::new(Shared {
                 pool,
                 server: OnceLock::new(),
+                handoff: OnceLock::new(),
                 turns: Turns::default(),
                 running: TaskTracker::new(),
             }),
@@ -193,6 +196,24 @@ impl Interlock {
     #[must_use]
     pub fn backoff(mut self, base: Duration, cap: Duration) -> Self {
         self.change().backoff = Backoff { base, cap };
+        self
+    }
+
+    /// Hands a connection that a request is done with straight to the next one. Off by default.
+    ///
+    /// sqlx pings each connection that comes back to its pool, and nobody has it until that is answered.
+    /// Without the trip through the pool, a full one serves up to twice as many conditional writes,
+    /// and a quarter more requests that make four round trips.
+    ///
+    /// **In between, the pool's `after_release` and `before_acquire` do not run.** Leave it off if they
+    /// take back what a request may leave on its connection, as with `RESET ALL`.
+    ///
+    /// A connection is handed on only when it is known to be in step with the server, outside of a
+    /// transaction. It goes to the pool when no request wants it at once, and after 100 ms at the
+    /// latest, so that others who wait there get their turn. Holds for all clones of this one.
+    #[must_use]
+    pub fn handoff(self) -> Self {
+        self.shared.handoff.get_or_init(Arc::default);
         self
     }
 

@@ -107,6 +107,7 @@ mod conditional;
 mod detach;
 mod error;
 mod fused;
+mod handoff;
 mod interlock;
 mod layer;
 mod lease;

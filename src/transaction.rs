@@ -245,7 +245,10 @@ impl Transaction {
         };
         let connection = link.connection().map_err(CommitError::unsent)?;
         match PgTransactionManager::commit(connection).await {
-            Ok(()) => Ok(()),
+            Ok(()) => {
+                link.hand_on();
+                Ok(())
+            }
             Err(error) => match retry::refusal(&error, self.server) {
                 None => {
                     tracing::error!(%error, "committed, but for its schema change");
@@ -273,9 +276,11 @@ impl Transaction {
         }
     }
 
-    /// Rolls back, and returns the connection if it can be used again. Not to be cancelled.
-    pub(crate) async fn roll_back(mut self) -> Option<Link> {
-        self.link.take()?.roll_back().await
+    /// Rolls back. Not to be cancelled: run it in a [`Detached`].
+    pub(crate) async fn roll_back(mut self) {
+        if let Some(link) = self.link.take() {
+            link.roll_back().await;
+        }
     }
 
     async fn send(&mut self, statement: String) -> Result<(), sqlx::Error> {
@@ -299,7 +304,7 @@ impl Drop for Transaction {
             let runtime = link.runtime.clone();
             // sqlx needs a runtime where a connection is dropped, as here when ours is gone.
             let _runtime = runtime.enter();
-            runtime.spawn(async move { drop(link.roll_back().await) });
+            runtime.spawn(link.roll_back());
         }
     }
 }

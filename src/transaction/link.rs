@@ -17,6 +17,7 @@ use super::{CommitError, Transaction, gone};
 use crate::{
     error::{Error, ErrorKind},
     fused::{Fused, Written},
+    handoff::{Handoff, LAP},
     interlock::Shared,
     retry::{self, Meaning, Refusal},
     server::{self, Kind},
@@ -40,11 +41,25 @@ pub(crate) struct Link {
     pub(super) broken: bool,
     pub(super) runtime: Handle,
     running: TaskTrackerToken,
+    /// Where it goes when its request is done with it, if not to the pool.
+    handoff: Option<Arc<Handoff>>,
+    /// When it came from the pool.
+    taken: Instant,
 }
 
 impl Link {
     /// Cancelled, it leaves nothing behind.
     pub(crate) async fn acquire(shared: &Shared) -> Result<Self, Error> {
+        let Some(handoff) = shared.handoff.get().filter(|_| !shared.pool.is_closed()) else {
+            return Self::from_pool(shared).await;
+        };
+        let mut link = handoff.take(&shared.pool, Self::from_pool(shared)).await?;
+        link.handoff = Some(Arc::clone(handoff));
+        link.runtime = Handle::current();
+        Ok(link)
+    }
+
+    async fn from_pool(shared: &Shared) -> Result<Self, Error> {
         let acquired = match shared.pool.acquire().await {
             // A server that goes down resets who is just connecting.
             Err(error) if retry::meaning(&error) == Some(Meaning::Lost) => {
@@ -61,6 +76,8 @@ impl Link {
             broken: false,
             runtime: Handle::current(),
             running: shared.running.token(),
+            handoff: None,
+            taken: Instant::now(),
         })
     }
 
@@ -172,13 +189,12 @@ impl Link {
         }
     }
 
-    pub(super) async fn roll_back(mut self) -> Option<Self> {
+    pub(super) async fn roll_back(mut self) {
         if self.ended {
-            return Some(self);
+            return;
         }
         if self.broken {
-            self.close();
-            return None;
+            return self.close();
         }
         let doubtful = self.doubtful;
         let rolled_back = async {
@@ -196,12 +212,11 @@ impl Link {
         match patiently(rolled_back).await {
             Ok(()) => {
                 self.doubtful = false;
-                Some(self)
+                self.hand_on();
             }
             Err(error) => {
                 tracing::debug!(%error, "closing the connection instead of rolling back");
                 self.close();
-                None
             }
         }
     }
@@ -209,6 +224,15 @@ impl Link {
     /// The connection, outside of a transaction.
     pub(crate) fn connection(&mut self) -> Result<&mut PgConnection, sqlx::Error> {
         self.connection.as_deref_mut().ok_or_else(gone)
+    }
+
+    /// To the next request, or else to the pool. It is outside of a transaction, and the server has
+    /// just answered on it.
+    pub(crate) fn hand_on(mut self) {
+        let handoff = self.handoff.take();
+        if let Some(handoff) = handoff.filter(|_| !self.doubtful && self.taken.elapsed() < LAP) {
+            handoff.give(self);
+        }
     }
 
     pub(super) fn close(&mut self) {

@@ -74,9 +74,18 @@ fn request(id: i64) -> Request<Body> {
 
 #[test]
 fn a_dropped_request_is_whole_or_absent_and_poisons_nothing() {
+    drop_requests(|interlock| interlock);
+}
+
+#[test]
+fn nor_does_it_if_connections_are_handed_on() {
+    drop_requests(Interlock::handoff);
+}
+
+fn drop_requests(set_up: fn(Interlock) -> Interlock) {
     test_with_pool(2, async |kit: Kit| {
         let hooks = Committed::default();
-        let app = app(&kit.interlock, &hooks);
+        let app = app(&set_up(kit.interlock.clone()), &hooks);
 
         let answered = stream::iter(0..POLLS * ROUNDS)
             .map(|id| drop_after(id % POLLS, app.clone().oneshot(request(id))))

@@ -65,6 +65,16 @@ pub(crate) fn pool(database: &Database, size: u32) -> PgPool {
         .connect_lazy_with(database.options())
 }
 
+/// An interlock that hands connections on in every other one of many cases.
+pub(crate) fn interlock(pool: &PgPool, case: i64) -> Interlock {
+    let interlock = Interlock::new(pool.clone());
+    if case % 2 == 0 {
+        interlock
+    } else {
+        interlock.handoff()
+    }
+}
+
 const SCHEMA: &str = "
     CREATE TABLE grants (user_id INT8 NOT NULL, document_id INT8 NOT NULL, PRIMARY KEY (user_id, document_id));
     CREATE TABLE documents (id INT8 PRIMARY KEY, body TEXT NOT NULL, version INT8 NOT NULL DEFAULT 0);

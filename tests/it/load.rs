@@ -104,7 +104,12 @@ fn every_request_ends_in_time_and_is_stored_if_and_only_if_it_was_committed() {
         for number in 0..4 {
             sent.extend(traffic::send(&app, wave(number)).await);
         }
-        for number in 4..34 {
+        // Now connections go from request to request, too.
+        let app = traffic::app(&kit.interlock.clone().handoff(), &hooks);
+        for number in 4..8 {
+            sent.extend(traffic::send(&app, wave(number)).await);
+        }
+        for number in 8..34 {
             sent.extend(traffic::send(&app, wave(number).filter(is_left_or_alone)).await);
         }
         kit.interlock.drain().await;

@@ -16,6 +16,7 @@ mod connection;
 mod contention;
 mod escape;
 mod faults;
+mod handoff;
 mod hooks;
 mod hostile;
 mod isolation;

@@ -40,6 +40,7 @@ struct Case {
     polls: Option<i64>,
     /// It waits for an answer that does not come.
     waits: bool,
+    handoff: bool,
 }
 
 /// What could be seen of a request.
@@ -113,7 +114,10 @@ impl Case {
     }
 
     async fn see(&self, request: i64, kit: &Kit) -> Seen {
-        let interlock = Interlock::new(kit.pool.clone());
+        let mut interlock = Interlock::new(kit.pool.clone());
+        if self.handoff {
+            interlock = interlock.handoff();
+        }
         let stage = Stage::new(request, &kit.outside);
         let app = self.script.app(&interlock, &stage);
         let sent = drop_after(
@@ -166,14 +170,15 @@ impl Seen {
 fn case() -> impl Strategy<Value = Case> {
     let polls = option::weighted(0.2, 1..40_i64);
     let waits = prop::bool::weighted(0.1);
-    let cases = (script(), vec(strike(), 0..3), polls, waits);
-    cases.prop_map(|(script, mut strikes, polls, waits)| {
+    let cases = (script(), vec(strike(), 0..3), polls, waits, any::<bool>());
+    cases.prop_map(|(script, mut strikes, polls, waits, handoff)| {
         strikes.retain(|_| !script.abandons());
         Case {
             script,
             strikes,
             polls,
             waits,
+            handoff,
         }
     })
 }

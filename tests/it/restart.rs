@@ -248,8 +248,9 @@ mod under_load {
             let durable: String = durable.fetch_one(&kit.outside).await.unwrap();
             assert_eq!(durable, "on");
             let hooks = Hooks::default();
-            let layer = Load::new(ways::layer(&kit.interlock, &hooks));
-            let conditional = Load::new(ways::conditional(&kit.interlock));
+            let interlock = kit.interlock.clone().handoff();
+            let layer = Load::new(ways::layer(&interlock, &hooks));
+            let conditional = Load::new(ways::conditional(&interlock));
             let by_hand = Load::new(ways::by_hand(kit.database.pool(10).await));
 
             let (requests, stop) = (AtomicI64::new(0), AtomicBool::new(false));

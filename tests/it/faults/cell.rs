@@ -71,7 +71,7 @@ impl Cell {
         let (kit, proxy) = behind_a_proxy(kit, self.server).await;
         let (moment, fault, times) = self.strike.clone();
         proxy.inject_times(times as usize, moment, fault);
-        let interlock = Interlock::new(kit.pool.clone());
+        let interlock = kit::interlock(&kit.pool, number);
         let stage = Stage::new(number, &kit.outside);
         let app = self.script.app(&interlock, &stage);
         let unknown = predicted.outcome == Outcome::Unknown;

@@ -5,7 +5,7 @@ use std::time::Instant;
 use sqlx::{AssertSqlSafe, Executor as _};
 use support::{Fault, Kind, Moment, ServerError};
 use tokio::time::timeout;
-use tower_interlock::{Condition, ConditionalWrite, ErrorKind, Interlock};
+use tower_interlock::{Condition, ConditionalWrite, ErrorKind};
 
 use super::{
     ATTEMPTS, GRACE, LONG, SHORT,
@@ -13,7 +13,7 @@ use super::{
     cell::{POOL, SLACK, behind_a_proxy, compare, prepare},
 };
 use crate::{
-    kit::{Kit, test},
+    kit::{self, Kit, test},
     model::write::{REASON, Scene, WRITE, Write, predict},
 };
 
@@ -110,7 +110,7 @@ fn cells(server: Kind) -> Vec<Write> {
 /// What is seen of it in another way than predicted.
 async fn difference(cell: Write, kit: Kit, who: i64) -> Option<String> {
     let (kit, proxy) = behind_a_proxy(&kit, cell.server).await;
-    let interlock = Interlock::new(kit.pool.clone())
+    let interlock = kit::interlock(&kit.pool, who)
         .max_attempts(ATTEMPTS)
         .deadline(cell.deadline)
         .grace(GRACE);

@@ -1,0 +1,222 @@
+//! Connections that go from request to request, around the pool.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
+
+use axum::{Router, extract::Path, http::StatusCode, routing::put};
+use futures::future::join_all;
+use sqlx::PgPool;
+use support::{Database, Fault, Moment, Proxy};
+use tokio::{
+    runtime,
+    time::{sleep, timeout},
+};
+use tower_interlock::{Authorized, Condition, ConditionalWrite, Error, ErrorKind, Interlock, Tx};
+
+use crate::kit::{self, CanEdit, Kit, can_edit, test, test_with_pool};
+
+/// `PUT /1` goes through the layer, `PUT /conditional/1` is a conditional write.
+fn app(interlock: &Interlock) -> Router {
+    let update = async |can: Authorized<CanEdit>, mut tx: Tx| {
+        let update = sqlx::query("UPDATE documents SET body = 'new' WHERE id = $1");
+        update.bind(can.document).execute(&mut tx).await?;
+        Ok::<_, Error>(())
+    };
+    let interlock = interlock.clone();
+    let conditional = {
+        let interlock = interlock.clone();
+        move |Path(document): Path<i64>| {
+            let interlock = interlock.clone();
+            async move {
+                static UPDATE: ConditionalWrite = ConditionalWrite::new(
+                    "UPDATE documents SET body = 'new' WHERE id = $1 AND {conditions}",
+                    &[Condition::permitted(
+                        "EXISTS (SELECT 1 FROM grants WHERE user_id = 1 AND document_id = $1)",
+                    )],
+                );
+                UPDATE.bind(document).execute(&interlock).await?;
+                Ok::<_, Error>(())
+            }
+        }
+    };
+    Router::new()
+        .route(
+            "/{id}",
+            put(update).route_layer(interlock.require(can_edit)),
+        )
+        .route("/conditional/{id}", put(conditional))
+}
+
+/// A proxy, and a pool of one connection through it.
+fn behind_a_proxy(database: &Database) -> (Proxy, PgPool) {
+    let proxy = Proxy::start(database);
+    let options = Interlock::pool_options().max_connections(1);
+    let pool = options.connect_lazy_with(proxy.options());
+    (proxy, pool)
+}
+
+/// How often the connection was pinged while so many requests waited for it.
+async fn pings(app: &Router, proxy: &Proxy, path: &str) -> usize {
+    assert_eq!(kit::put(app, path, "").await.status, StatusCode::OK);
+    sleep(Duration::from_millis(50)).await;
+    let before = proxy.counts().pings;
+    for answer in join_all((0..WAITING).map(|_| kit::put(app, path, ""))).await {
+        assert_eq!(answer.status, StatusCode::OK);
+    }
+    sleep(Duration::from_millis(50)).await;
+    proxy.counts().pings - before
+}
+
+const WAITING: usize = 24;
+
+#[test]
+fn a_connection_goes_to_whoever_waits_for_it_without_a_ping() {
+    test(async |kit: Kit| {
+        for path in ["/1", "/conditional/1"] {
+            let (proxy, pool) = behind_a_proxy(&kit.database);
+            let through_the_pool = pings(&app(&Interlock::new(pool)), &proxy, path).await;
+            assert_eq!(through_the_pool, WAITING);
+
+            let (proxy, pool) = behind_a_proxy(&kit.database);
+            let interlock = Interlock::new(pool).handoff();
+            let handed_off = pings(&app(&interlock), &proxy, path).await;
+            println!("{path}: {handed_off} pings instead of {through_the_pool}");
+            assert!(handed_off <= WAITING / 2);
+        }
+    });
+}
+
+/// Requests go on and on, one after the other and without a break, as long as they succeed.
+async fn busily<T>(app: &Router, meanwhile: impl Future<Output = T>) -> (T, usize) {
+    let done = Arc::new(AtomicBool::new(false));
+    let clients = [(); 4].map(|()| {
+        let (app, done) = (app.clone(), Arc::clone(&done));
+        tokio::spawn(async move {
+            let mut answered = 0;
+            while !done.load(Ordering::Relaxed)
+                && kit::put(&app, "/1", "").await.status == StatusCode::OK
+            {
+                answered += 1;
+            }
+            answered
+        })
+    });
+    sleep(Duration::from_millis(200)).await;
+    let result = meanwhile.await;
+    done.store(true, Ordering::Relaxed);
+    let answered = join_all(clients).await.into_iter().map(Result::unwrap);
+    (result, answered.sum())
+}
+
+#[test]
+fn who_waits_at_the_pool_is_not_starved() {
+    test_with_pool(1, async |kit: Kit| {
+        let app = app(&kit.interlock.clone().handoff());
+        let outsider = async {
+            for _ in 0..5 {
+                let acquired = timeout(Duration::from_secs(3), kit.pool.acquire()).await;
+                drop(acquired.expect("starved").unwrap());
+            }
+        };
+        let ((), answered) = busily(&app, outsider).await;
+        assert!(answered > 20, "only {answered} requests were in its way");
+    });
+}
+
+#[test]
+fn a_pool_that_is_closed_gets_its_connections_back() {
+    test_with_pool(1, async |kit: Kit| {
+        let app = app(&kit.interlock.clone().handoff());
+        let closed = timeout(Duration::from_secs(3), kit.pool.close());
+        let (closed, _) = busily(&app, closed).await;
+        closed.expect("a connection was kept from it");
+        kit::put(&app, "/1", "")
+            .await
+            .assert_problem(ErrorKind::Unavailable);
+    });
+}
+
+#[test]
+fn the_hooks_of_the_pool_run_when_a_connection_comes_back() {
+    test(async |kit: Kit| {
+        let released = Arc::new(AtomicUsize::new(0));
+        let count = Arc::clone(&released);
+        let pool = Interlock::pool_options()
+            .max_connections(1)
+            .after_release(move |_, _| {
+                count.fetch_add(1, Ordering::Relaxed);
+                Box::pin(async { Ok(true) })
+            })
+            .connect_lazy_with(kit.database.options());
+        let app = app(&Interlock::new(pool.clone()).handoff());
+        join_all((0..WAITING).map(|_| kit::put(&app, "/1", ""))).await;
+        drop(pool.acquire().await.unwrap());
+        let released = released.load(Ordering::Relaxed);
+        assert!((1..=WAITING / 2).contains(&released), "{released}");
+    });
+}
+
+#[test]
+fn a_connection_that_broke_is_not_handed_on() {
+    test(async |kit: Kit| {
+        for (path, moment) in [
+            ("/1", Moment::Commit),
+            ("/conditional/1", Moment::Text("UPDATE documents")),
+        ] {
+            let (proxy, pool) = behind_a_proxy(&kit.database);
+            let app = app(&Interlock::new(pool).handoff());
+            assert_eq!(kit::put(&app, path, "").await.status, StatusCode::OK);
+            proxy.inject(moment, Fault::CutAfter);
+            let answers = join_all((0..WAITING).map(|_| kit::put(&app, path, ""))).await;
+            let (stored, unknown): (Vec<_>, Vec<_>) = answers
+                .into_iter()
+                .partition(|answer| answer.status == StatusCode::OK);
+            assert_eq!(stored.len(), WAITING - 1);
+            unknown
+                .iter()
+                .for_each(|answer| answer.assert_problem(ErrorKind::OutcomeUnknown));
+        }
+    });
+}
+
+/// A connection that is being made is not dropped for another one that comes sooner.
+#[test]
+fn no_connection_is_left_half_made() {
+    const CONNECTIONS: u32 = 4;
+    test(async |kit: Kit| {
+        for _ in 0..10 {
+            let proxy = Proxy::start(&kit.database);
+            let options = Interlock::pool_options().max_connections(CONNECTIONS);
+            let app = app(&Interlock::new(options.connect_lazy_with(proxy.options())).handoff());
+            join_all((0..4 * WAITING).map(|_| kit::put(&app, "/1", ""))).await;
+            let made = proxy.counts().connections;
+            assert!(made <= CONNECTIONS as usize, "{made} connections");
+        }
+    });
+}
+
+/// The runtime on which a connection was handed on is gone.
+#[test]
+fn an_interlock_outlives_its_runtime() {
+    let runtime = || {
+        let mut builder = runtime::Builder::new_current_thread();
+        builder.enable_all().build().unwrap()
+    };
+    test(async move |kit: Kit| {
+        let done = tokio::task::spawn_blocking(move || {
+            let options = Interlock::pool_options().max_connections(2);
+            let pool = options.connect_lazy_with(kit.database.options());
+            let app = app(&Interlock::new(pool).handoff());
+            for _ in 0..3 {
+                let answer = runtime().block_on(kit::put(&app, "/1", ""));
+                assert_eq!(answer.status, StatusCode::OK);
+            }
+        });
+        done.await.unwrap();
+    });
+}
