@@ -57,10 +57,12 @@ fn shapes() -> [Shape; 3] {
         .connect_lazy("postgres://nowhere")
         .unwrap();
     let interlock = Interlock::new(pool);
-    let bare = || Router::new().route("/", put(bare));
+    // Without a state, each request would make a copy of its route, which axum::serve spares it.
+    let bare = || Router::new().route("/", put(bare)).with_state(());
     let layered = || Router::new().route("/", put(layered));
     let once = layered().route_layer(interlock.require(anyone));
     let twice = once.clone().route_layer(interlock.require(everyone));
+    let (once, twice) = (once.with_state(()), twice.with_state(()));
     let body = Bytes::from_static(&[b'x'; 1024]);
     [
         Shape {

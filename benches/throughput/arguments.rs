@@ -117,7 +117,8 @@ cargo bench --bench throughput -- [options]
   --rounds N           5
   --seconds S          0.4, that each way has in a round
   --scenario NAME,…    alone, spread, warm, hot, denied, reads
-  --way NAME,…         race, by-hand, peer, peer-default, layer, conditional
+  --way NAME,…         race, by-hand, peer, peer-default, layer, layer-handoff,
+                       conditional, conditional-handoff
   --network MS,…       0,1,5: round trips to the server in milliseconds
   --pool N,…           16: connections
   --svg PATH           where the chart goes";

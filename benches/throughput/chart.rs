@@ -220,13 +220,15 @@ impl Scale {
 const STYLE: &str = "
 .card{fill:#fff;stroke:#d0d7de} text{fill:#1f2328} .strong{font-weight:600} .faint{fill:#59636e}
 .grid{stroke:#d8dee4;stroke-width:1} .axis{stroke:#1f2328;stroke-width:1.5} .whisker{stroke:#1f2328;stroke-opacity:.55;fill:none}
-.race{fill:#afb8c1} .peer{fill:#e0a030} .peer-default{fill:#f0cf8a} .layer{fill:#0969da} .conditional{fill:#1a7f37}
+.race{fill:#afb8c1} .peer{fill:#e0a030} .peer-default{fill:#f0cf8a} .layer{fill:#54aeff} .layer-handoff{fill:#0969da}
+.conditional{fill:#4ac26b} .conditional-handoff{fill:#1a7f37}
 @media (prefers-color-scheme:dark){
 .card{fill:#0d1117;stroke:#30363d} text{fill:#e6edf3} .faint{fill:#9198a1} .grid{stroke:#262c34} .axis{stroke:#e6edf3}
-.whisker{stroke:#e6edf3} .race{fill:#6e7681} .peer{fill:#bb8009} .peer-default{fill:#7d5a12} .layer{fill:#388bfd} .conditional{fill:#2ea043}}
+.whisker{stroke:#e6edf3} .race{fill:#6e7681} .peer{fill:#bb8009} .peer-default{fill:#7d5a12} .layer{fill:#1f6feb} .layer-handoff{fill:#79c0ff}
+.conditional{fill:#238636} .conditional-handoff{fill:#7ee787}}
 ";
 
-const WIDTH: f64 = 1000.0;
+const WIDTH: f64 = 1200.0;
 const LEFT: f64 = 52.0;
 const RIGHT: f64 = 20.0;
 const TOP: f64 = 96.0;

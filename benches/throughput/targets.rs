@@ -15,7 +15,10 @@ use crate::{
 pub(crate) fn print(results: &Results) {
     let rows = results.settings.iter().flat_map(|setting| {
         let targets = TARGETS.iter().filter(|target| target.is_about(*setting));
-        targets.filter_map(|target| row(results, *setting, target))
+        targets.flat_map(|target| {
+            let ways = target.ways().into_iter();
+            ways.filter_map(|way| row(results, *setting, target, way))
+        })
     });
     println!("\n### Targets\n");
     let head = ["", "to the server", "way", "to", "target", "measured", ""];
@@ -28,9 +31,15 @@ struct Target {
     /// In milliseconds.
     distance: u64,
     figure: Figure,
-    way: Way,
+    what: What,
     to: Option<Way>,
     bound: Bound,
+}
+
+#[derive(Clone, Copy)]
+enum What {
+    Layer,
+    Conditional,
 }
 
 #[derive(Clone, Copy)]
@@ -47,7 +56,7 @@ impl Target {
             scenario,
             distance,
             figure,
-            way: Way::Layer,
+            what: What::Layer,
             to: Some(Way::ByHand),
             bound,
         }
@@ -55,13 +64,20 @@ impl Target {
 
     const fn conditional(scenario: &'static str, distance: u64, bound: Bound) -> Self {
         Self {
-            way: Way::Conditional,
+            what: What::Conditional,
             ..Self::layer(scenario, distance, Successes, bound)
         }
     }
 
     const fn to(self, to: Option<Way>) -> Self {
         Self { to, ..self }
+    }
+
+    fn ways(&self) -> [Way; 2] {
+        match self.what {
+            What::Layer => [Way::Layer, Way::LayerHandoff],
+            What::Conditional => [Way::Conditional, Way::ConditionalHandoff],
+        }
     }
 
     fn is_about(&self, setting: Setting) -> bool {
@@ -71,10 +87,8 @@ impl Target {
     }
 }
 
-fn row(results: &Results, setting: Setting, target: &Target) -> Option<Vec<String>> {
-    let Target {
-        figure, way, to, ..
-    } = *target;
+fn row(results: &Results, setting: Setting, target: &Target, way: Way) -> Option<Vec<String>> {
+    let Target { figure, to, .. } = *target;
     let measured = match to {
         Some(to) => results.ratio(setting, way, to, figure)?,
         None => results.spread(setting, way, figure)?,

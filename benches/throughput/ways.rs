@@ -28,18 +28,24 @@ pub(crate) enum Way {
     PeerDefault,
     /// The layer.
     Layer,
+    /// The layer, with connections that go from request to request.
+    LayerHandoff,
     /// A conditional write.
     Conditional,
+    /// A conditional write, with connections that go from request to request.
+    ConditionalHandoff,
 }
 
 impl Way {
-    pub(crate) const ALL: [Self; 6] = [
+    pub(crate) const ALL: [Self; 8] = [
         Self::Race,
         Self::ByHand,
         Self::Peer,
         Self::PeerDefault,
         Self::Layer,
+        Self::LayerHandoff,
         Self::Conditional,
+        Self::ConditionalHandoff,
     ];
 
     pub(crate) fn name(self) -> &'static str {
@@ -49,7 +55,9 @@ impl Way {
             Self::Peer => "peer",
             Self::PeerDefault => "peer-default",
             Self::Layer => "layer",
+            Self::LayerHandoff => "layer-handoff",
             Self::Conditional => "conditional",
+            Self::ConditionalHandoff => "conditional-handoff",
         }
     }
 
@@ -60,13 +68,15 @@ impl Way {
             Self::Peer => "axum-sqlx-tx",
             Self::PeerDefault => "axum-sqlx-tx, default pool",
             Self::Layer => "layer",
+            Self::LayerHandoff => "layer, handoff",
             Self::Conditional => "conditional write",
+            Self::ConditionalHandoff => "conditional write, handoff",
         }
     }
 
     /// There is no conditional read.
     pub(crate) fn can(self, scenario: Scenario) -> bool {
-        self != Self::Conditional || !scenario.reads
+        !matches!(self, Self::Conditional | Self::ConditionalHandoff) || !scenario.reads
     }
 
     /// The pool that the way would be used on. All sessions are SERIALIZABLE, but for the race's.
@@ -86,8 +96,10 @@ impl Way {
             Self::Race => race::router(pool),
             Self::ByHand => by_hand::router(pool),
             Self::Peer | Self::PeerDefault => peer::router(pool),
-            Self::Layer => layer::router(pool),
-            Self::Conditional => conditional::router(pool),
+            Self::Layer => layer::router(&Interlock::new(pool)),
+            Self::LayerHandoff => layer::router(&Interlock::new(pool).handoff()),
+            Self::Conditional => conditional::router(Interlock::new(pool)),
+            Self::ConditionalHandoff => conditional::router(Interlock::new(pool).handoff()),
         }
     }
 }

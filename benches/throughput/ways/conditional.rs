@@ -5,15 +5,14 @@ use axum::{
     extract::{Path, State},
     routing::put,
 };
-use sqlx::PgPool;
 use tower_interlock::{Condition, ConditionalWrite, Error, Interlock};
 
 use super::{PATH, User};
 
-pub(super) fn router(pool: PgPool) -> Router {
+pub(super) fn router(interlock: Interlock) -> Router {
     Router::new()
         .route(PATH, put(update))
-        .with_state(Interlock::new(pool))
+        .with_state(interlock)
 }
 
 static UPDATE: ConditionalWrite = ConditionalWrite::new(

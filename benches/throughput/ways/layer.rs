@@ -5,19 +5,19 @@ use axum::{
     extract::Path,
     routing::{get, put},
 };
-use sqlx::PgPool;
 use tower_interlock::{Authorized, Denied, Error, Interlock, Tx};
 
 use super::{CHECK, PATH, READ, UPDATE, User};
 
-pub(super) fn router(pool: PgPool) -> Router {
-    let interlock = Interlock::new(pool);
+pub(super) fn router(interlock: &Interlock) -> Router {
     Router::new()
         .route(PATH, put(update).route_layer(interlock.require(has_grant)))
         .route(
             PATH,
             get(read).route_layer(interlock.require(has_grant).read_only()),
         )
+        // As axum::serve does: without it each request makes a copy of its route.
+        .with_state(())
 }
 
 /// Proof that the user has a grant for the document.
