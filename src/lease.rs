@@ -169,8 +169,7 @@ impl Lease {
     async fn begin(&mut self) -> Result<(), sqlx::Error> {
         let read_only = self.slot.lock().read_only;
         self.progress = Progress::Waiting;
-        // Boxed: with sqlx's acquire it takes 8 KiB, which every statement would carry around.
-        let begun = Box::pin(Transaction::begin(self.slot.shared(), None, read_only)).await;
+        let begun = Transaction::begin(self.slot.shared(), None, read_only).await;
         let begun = self.done(begun.map_err(Error::into_sqlx))?;
         self.transaction = Some(begun);
         Ok(())

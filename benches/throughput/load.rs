@@ -46,7 +46,8 @@ impl Tally {
         }
         let used = cpu::time()
             .zip(before)
-            .map(|(after, before)| after - before);
+            // A thread that has ended meanwhile has taken its time along.
+            .map(|(after, before)| after.saturating_sub(before));
         all.cpu = used.unwrap_or_default();
         all
     }

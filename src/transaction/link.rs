@@ -60,11 +60,11 @@ impl Link {
     }
 
     async fn from_pool(shared: &Shared) -> Result<Self, Error> {
-        let acquired = match shared.pool.acquire().await {
+        // Boxed: it takes 8 KiB, which whatever awaits this would carry and copy around.
+        let acquire = || Box::pin(shared.pool.acquire());
+        let acquired = match acquire().await {
             // A server that goes down resets who is just connecting.
-            Err(error) if retry::meaning(&error) == Some(Meaning::Lost) => {
-                shared.pool.acquire().await
-            }
+            Err(error) if retry::meaning(&error) == Some(Meaning::Lost) => acquire().await,
             acquired => acquired,
         };
         let connection =

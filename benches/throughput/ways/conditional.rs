@@ -10,9 +10,7 @@ use tower_interlock::{Condition, ConditionalWrite, Error, Interlock};
 use super::{PATH, User};
 
 pub(super) fn router(interlock: Interlock) -> Router {
-    Router::new()
-        .route(PATH, put(update))
-        .with_state(interlock)
+    Router::new().route(PATH, put(update)).with_state(interlock)
 }
 
 static UPDATE: ConditionalWrite = ConditionalWrite::new(
