@@ -66,10 +66,10 @@ fn legend(results: &Results) -> String {
     for (way, mark) in iter::once((Way::ByHand, by_hand)).chain(bars) {
         let title = way.title();
         svg += &format!(
-            r#"<g transform="translate({x} 66)">{mark}<text x="18" y="10">{title}</text></g>
+            r#"<g transform="translate({x} 66)">{mark}<text x="18" y="10" font-size="11">{title}</text></g>
 "#
         );
-        x += 18.0 + 6.6 * title.len() as f64 + 20.0;
+        x += 18.0 + 6.0 * title.len() as f64 + 14.0;
     }
     svg
 }

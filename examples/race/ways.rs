@@ -85,12 +85,12 @@ impl Way {
                 .route(PATH, put(read_committed))
                 .with_state(pool),
             Self::Layer => {
-                let layer = Interlock::new(pool).handoff().require(may_write);
+                let layer = Interlock::new(pool).require(may_write);
                 Router::new().route(PATH, put(write).route_layer(layer))
             }
             Self::Conditional => Router::new()
                 .route(PATH, put(conditional))
-                .with_state(Interlock::new(pool).handoff()),
+                .with_state(Interlock::new(pool)),
         }
     }
 }
