@@ -31,7 +31,7 @@ use crate::{
 /// Runs a request: reads its body, and makes attempts until one of them has an answer.
 pub(crate) fn run<S, B>(
     layer: AuthorizeLayer,
-    inner: S,
+    mut inner: S,
     request: Request<Body>,
 ) -> impl Future<Output = Result<Response, S::Error>>
 where
@@ -46,7 +46,7 @@ where
             Answer::refused(Error::because(ErrorKind::Unavailable, "draining"))
         } else {
             match Source::read(&layer, request).await {
-                Ok(source) => attempts(&layer, inner, source).await?,
+                Ok(mut source) => attempts(&layer, &mut inner, &mut source).await?,
                 Err(error) => Answer::refused(error),
             }
         };
@@ -92,8 +92,8 @@ where
 
 async fn attempts<S, B>(
     layer: &AuthorizeLayer,
-    mut inner: S,
-    mut source: Source,
+    inner: &mut S,
+    source: &mut Source,
 ) -> Result<Answer, S::Error>
 where
     S: Service<Request<Body>, Response = http::Response<B>>,
@@ -123,7 +123,7 @@ where
                 }
                 let mut request = source.next(budget.is_last());
                 request.extensions_mut().insert(Arc::clone(&*slot));
-                visit(&*layer.policy, &slot, &mut inner, request).await
+                visit(&*layer.policy, &slot, inner, request).await
             }),
         )
         .await;

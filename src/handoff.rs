@@ -5,13 +5,21 @@ use std::{
     future::poll_fn,
     mem,
     pin::pin,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
-    task::Poll,
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
+    task::{Context, Poll, Wake, Waker},
     time::Duration,
 };
 
+use futures_util::task::AtomicWaker;
 use sqlx::PgPool;
-use tokio::{sync::oneshot, task::yield_now};
+use tokio::{
+    runtime::{self, Handle},
+    sync::oneshot,
+    task::yield_now,
+};
 
 use crate::transaction::Link;
 
@@ -31,7 +39,8 @@ struct State {
     idle: Vec<Link>,
     /// How many of them nobody has wanted since the last look.
     unwanted: usize,
-    watched: bool,
+    /// Where there is a watch over them.
+    watched: Option<runtime::Id>,
     waiting: VecDeque<oneshot::Sender<Link>>,
 }
 
@@ -47,23 +56,37 @@ impl Handoff {
         if let Some(link) = self.lock().take() {
             return Ok(link);
         }
-        // What comes may be a new connection, which is not to be left half-made.
-        if pool.size() < pool.options().get_max_connections() {
+        // What the pool makes or tests is not to be dropped for another one that comes sooner.
+        if pool.size() < pool.options().get_max_connections() || pool.num_idle() > 0 {
             return from_pool.await;
         }
         let mut from_pool = pin!(from_pool);
-        if let Poll::Ready(link) = poll_fn(|cx| Poll::Ready(from_pool.as_mut().poll(cx))).await {
+        let bell = Arc::new(Bell::default());
+        let waker = Waker::from(Arc::clone(&bell));
+        if let Poll::Ready(link) = from_pool.as_mut().poll(&mut Context::from_waker(&waker)) {
             return link;
         }
         let mut given = match self.lock().take_or_wait() {
             Ok(link) => return Ok(link),
             Err(given) => given,
         };
-        poll_fn(|cx| match pin!(&mut given).poll(cx) {
-            Poll::Ready(Ok(link)) => Poll::Ready(Ok(link)),
-            _ => from_pool.as_mut().poll(cx),
-        })
-        .await
+        let first = poll_fn(|cx| {
+            bell.owner.register(cx.waker());
+            match pin!(&mut given).poll(cx) {
+                Poll::Ready(link) => Poll::Ready(link.ok()),
+                Poll::Pending if bell.rung.load(Ordering::Acquire) => Poll::Ready(None),
+                Poll::Pending => Poll::Pending,
+            }
+        });
+        if let Some(link) = first.await {
+            return Ok(link);
+        }
+        // From here on the pool may be making a connection.
+        given.close();
+        match given.try_recv() {
+            Ok(link) => Ok(link),
+            Err(_) => from_pool.await,
+        }
     }
 
     /// Gives a connection to whoever has waited longest, or to the one who asks next.
@@ -76,8 +99,15 @@ impl Handoff {
             }
         }
         state.idle.push(link);
-        if !mem::replace(&mut state.watched, true) {
-            tokio::spawn(Watch(Arc::clone(self)).run());
+        let runtime = Handle::current().id();
+        if state.watched.replace(runtime) != Some(runtime) {
+            let watch = Watch {
+                handoff: Arc::clone(self),
+                runtime,
+            };
+            // On a runtime that shuts down it is dropped at once.
+            drop(state);
+            tokio::spawn(watch.run());
         }
     }
 
@@ -95,6 +125,12 @@ impl State {
 
     fn take_or_wait(&mut self) -> Result<Link, oneshot::Receiver<Link>> {
         self.take().ok_or_else(|| {
+            // Those who have come earlier are served by the pool earlier, too.
+            while self
+                .waiting
+                .pop_front_if(|first| first.is_closed())
+                .is_some()
+            {}
             let (sender, receiver) = oneshot::channel();
             self.waiting.push_back(sender);
             receiver
@@ -102,14 +138,31 @@ impl State {
     }
 }
 
+/// Rings when the pool has something, and for nothing else that wakes whoever waits.
+#[derive(Default)]
+struct Bell {
+    rung: AtomicBool,
+    owner: AtomicWaker,
+}
+
+impl Wake for Bell {
+    fn wake(self: Arc<Self>) {
+        self.rung.store(true, Ordering::Release);
+        self.owner.wake();
+    }
+}
+
 /// Sees to it that what nobody wants goes to the pool, at the latest when the runtime shuts down.
-struct Watch(Arc<Handoff>);
+struct Watch {
+    handoff: Arc<Handoff>,
+    runtime: runtime::Id,
+}
 
 impl Watch {
     async fn run(self) {
         loop {
             yield_now().await;
-            let mut state = self.0.lock();
+            let mut state = self.handoff.lock();
             let unwanted = state.unwanted;
             let unwanted: Vec<Link> = state.idle.drain(..unwanted).collect();
             state.unwanted = state.idle.len();
@@ -125,8 +178,10 @@ impl Watch {
 
 impl Drop for Watch {
     fn drop(&mut self) {
-        let mut state = self.0.lock();
-        state.watched = false;
+        let mut state = self.handoff.lock();
+        if state.watched == Some(self.runtime) {
+            state.watched = None;
+        }
         state.unwanted = 0;
         let idle = mem::take(&mut state.idle);
         drop(state);
@@ -136,3 +191,17 @@ impl Drop for Watch {
 
 /// How long a connection goes from request to request before it goes to the pool.
 pub(crate) const LAP: Duration = Duration::from_millis(100);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn those_who_do_not_wait_any_longer_are_forgotten() {
+        let mut state = State::default();
+        for _ in 0..100 {
+            drop(state.take_or_wait());
+        }
+        assert_eq!(state.waiting.len(), 1);
+    }
+}

@@ -205,12 +205,13 @@ impl Interlock {
     /// Without the trip through the pool, a full one serves up to twice as many conditional writes,
     /// and a quarter more requests that make four round trips.
     ///
-    /// **In between, the pool's `after_release` and `before_acquire` do not run.** Leave it off if they
-    /// take back what a request may leave on its connection, as with `RESET ALL`.
+    /// **In between, the pool's `after_release` and `before_acquire` do not run**, and it tests nothing.
+    /// Leave it off if they take back what a request may leave on its connection, as with `RESET ALL`.
     ///
     /// A connection is handed on only when it is known to be in step with the server, outside of a
-    /// transaction. It goes to the pool when no request wants it at once, and after 100 ms at the
-    /// latest, so that others who wait there get their turn. Holds for all clones of this one.
+    /// transaction. It goes to the pool when no request wants it at once, and from the request that
+    /// has it 100 ms after it came from there, so that others who wait get their turn. Holds for all
+    /// clones of this one.
     #[must_use]
     pub fn handoff(self) -> Self {
         self.shared.handoff.get_or_init(Arc::default);

@@ -177,6 +177,8 @@ fn a_connection_that_broke_is_not_handed_on() {
                 .into_iter()
                 .partition(|answer| answer.status == StatusCode::OK);
             assert_eq!(stored.len(), WAITING - 1);
+            // Another one is made, and made once, whoever else waits.
+            assert_eq!(proxy.counts().connections, 2);
             unknown
                 .iter()
                 .for_each(|answer| answer.assert_problem(ErrorKind::OutcomeUnknown));
