@@ -26,9 +26,8 @@ use crate::transaction::Link;
 /// The connections on their way from one request to the next, around the pool: sqlx pings whatever
 /// comes back to it, and until that is answered nobody has the connection.
 ///
-/// Nobody waits long for a connection because of it. One that no request wants by the time that all
-/// tasks that are ready have run goes to the pool, and so does every one after a [`LAP`], for those
-/// who wait there.
+/// Nobody waits long for a connection because of it. One that no request wants at once goes to the
+/// pool, and after a [`LAP`] so does one that others want, for those who wait there.
 #[derive(Default)]
 pub(crate) struct Handoff {
     state: Mutex<State>,
@@ -126,11 +125,8 @@ impl State {
     fn take_or_wait(&mut self) -> Result<Link, oneshot::Receiver<Link>> {
         self.take().ok_or_else(|| {
             // Those who have come earlier are served by the pool earlier, too.
-            while self
-                .waiting
-                .pop_front_if(|first| first.is_closed())
-                .is_some()
-            {}
+            let has_left = |first: &mut oneshot::Sender<Link>| first.is_closed();
+            while self.waiting.pop_front_if(has_left).is_some() {}
             let (sender, receiver) = oneshot::channel();
             self.waiting.push_back(sender);
             receiver

@@ -8,7 +8,12 @@ use std::{
     time::Duration,
 };
 
-use axum::{Router, extract::Path, http::StatusCode, routing::put};
+use axum::{
+    Router,
+    extract::{Path, State},
+    http::StatusCode,
+    routing::put,
+};
 use futures::future::join_all;
 use sqlx::PgPool;
 use support::{Database, Fault, Moment, Proxy};
@@ -27,29 +32,27 @@ fn app(interlock: &Interlock) -> Router {
         update.bind(can.document).execute(&mut tx).await?;
         Ok::<_, Error>(())
     };
-    let interlock = interlock.clone();
-    let conditional = {
-        let interlock = interlock.clone();
-        move |Path(document): Path<i64>| {
-            let interlock = interlock.clone();
-            async move {
-                static UPDATE: ConditionalWrite = ConditionalWrite::new(
-                    "UPDATE documents SET body = 'new' WHERE id = $1 AND {conditions}",
-                    &[Condition::permitted(
-                        "EXISTS (SELECT 1 FROM grants WHERE user_id = 1 AND document_id = $1)",
-                    )],
-                );
-                UPDATE.bind(document).execute(&interlock).await?;
-                Ok::<_, Error>(())
-            }
-        }
-    };
     Router::new()
         .route(
             "/{id}",
             put(update).route_layer(interlock.require(can_edit)),
         )
         .route("/conditional/{id}", put(conditional))
+        .with_state(interlock.clone())
+}
+
+async fn conditional(
+    Path(document): Path<i64>,
+    State(interlock): State<Interlock>,
+) -> Result<(), Error> {
+    static UPDATE: ConditionalWrite = ConditionalWrite::new(
+        "UPDATE documents SET body = 'new' WHERE id = $1 AND {conditions}",
+        &[Condition::permitted(
+            "EXISTS (SELECT 1 FROM grants WHERE user_id = 1 AND document_id = $1)",
+        )],
+    );
+    UPDATE.bind(document).execute(&interlock).await?;
+    Ok(())
 }
 
 /// A proxy, and a pool of one connection through it.
@@ -202,7 +205,7 @@ fn no_connection_is_left_half_made() {
     });
 }
 
-/// The runtime on which a connection was handed on is gone.
+/// A connection that was on its way when its runtime was shut down goes to the pool, too.
 #[test]
 fn an_interlock_outlives_its_runtime() {
     let runtime = || {
@@ -211,12 +214,13 @@ fn an_interlock_outlives_its_runtime() {
     };
     test(async move |kit: Kit| {
         let done = tokio::task::spawn_blocking(move || {
-            let options = Interlock::pool_options().max_connections(2);
+            let options = Interlock::pool_options().max_connections(1);
             let pool = options.connect_lazy_with(kit.database.options());
-            let app = app(&Interlock::new(pool).handoff());
+            let app = app(&Interlock::new(pool.clone()).handoff());
             for _ in 0..3 {
                 let answer = runtime().block_on(kit::put(&app, "/1", ""));
                 assert_eq!(answer.status, StatusCode::OK);
+                drop(runtime().block_on(pool.acquire()).unwrap());
             }
         });
         done.await.unwrap();
