@@ -159,8 +159,12 @@ where
         }
         let sqlstate = error.sqlstate();
         tracing::debug!(attempt, sqlstate, "running the request again");
-        let mut place = (meaning == Meaning::Conflict)
-            .then(|| place.get_or_insert_with(|| shared.turns.join(source.path())));
+        let mut place = (meaning == Meaning::Conflict).then(|| {
+            place.get_or_insert_with(|| {
+                let server = shared.server.get().copied();
+                shared.turns.join(source.path(), server)
+            })
+        });
         let at_once = place.as_mut().is_none_or(|place| place.goes_at_once());
         // Nobody waits with a connection in hand: others may need it to get out of the way.
         let ready = match poll_fn(|cx| Poll::Ready(inner.poll_ready(cx))).await {

@@ -14,7 +14,7 @@ use crate::{
 pub(crate) enum Meaning {
     /// A serialization failure or a deadlock: run again.
     Conflict,
-    /// The connection is gone, and the transaction with it: run again, once.
+    /// The connection is gone, or of no use, and the transaction with it: run again, once.
     Lost,
     /// The transaction was aborted earlier, by an error that nobody saw: run again, once.
     Hidden,
@@ -28,6 +28,10 @@ pub(crate) fn meaning(error: &sqlx::Error) -> Option<Meaning> {
         sqlx::Error::Database(database) => Some(match database.code().as_deref() {
             Some("40001" | "40P01") => Meaning::Conflict,
             Some("25P02") => Meaning::Hidden,
+            // What was said was wrong, and the connection is there: a COPY where there can be none,
+            // a wrong number of arguments.
+            Some("08P01") if !is_broken(error) => Meaning::Failed,
+            _ if is_stale(error) => Meaning::Lost,
             Some(code) if is_lost(code) => Meaning::Lost,
             _ => Meaning::Failed,
         }),
@@ -91,6 +95,8 @@ pub(crate) fn refusal(error: &sqlx::Error, server: Kind) -> Option<Refusal> {
 pub(crate) fn refusal_of_write(error: &sqlx::Error, server: Kind) -> Refusal {
     match error {
         sqlx::Error::Encode(_) | sqlx::Error::TypeNotFound { .. } => return Refusal::Definite,
+        // On another connection it is prepared anew.
+        error if is_stale(error) => return Refusal::Conflict,
         _ => {}
     }
     let code = error.as_database_error().and_then(|error| error.code());
@@ -166,10 +172,23 @@ fn is_lost(code: &str) -> bool {
     matches!(code, "57P01" | "57P02" | "57P03") || code.starts_with("08")
 }
 
+/// Whether a statement that the connection has prepared is older than a change of the schema. sqlx
+/// keeps it, and it would fail again and again.
+fn is_stale(error: &sqlx::Error) -> bool {
+    error.as_database_error().is_some_and(|error| {
+        let says_so = error.message() == "cached plan must not change result type";
+        // PostgreSQL may say it in another language.
+        let from = error.try_downcast_ref().and_then(PgDatabaseError::routine);
+        error.code().as_deref() == Some("0A000")
+            && (says_so || from == Some("RevalidateCachedQuery"))
+    })
+}
+
 /// Whether the connection is of no use any more.
 pub(crate) fn is_broken(error: &sqlx::Error) -> bool {
     match error {
         sqlx::Error::Io(_) | sqlx::Error::Protocol(_) | sqlx::Error::Tls(_) => true,
+        error if is_stale(error) => true,
         error => matches!(severity(error), Some(PgSeverity::Fatal | PgSeverity::Panic)),
     }
 }

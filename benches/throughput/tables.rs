@@ -46,6 +46,7 @@ impl Tables {
             let statement = sqlx::raw_sql(AssertSqlSafe(statement));
             statement.execute(&self.pool).await.unwrap();
         }
-        [("search_path", schema)]
+        // Without quotes: CockroachDB would take those of a startup option for a part of the name.
+        [("search_path", name.to_owned())]
     }
 }

@@ -2,7 +2,7 @@
 
 use std::{fmt, time::Instant};
 
-use sqlx::{Connection as _, PgConnection};
+use sqlx::{Connection as _, Executor as _, PgConnection};
 use support::Database;
 
 /// How the administrator revokes. Granting is always SERIALIZABLE.
@@ -55,7 +55,7 @@ impl Administrator {
     pub(crate) async fn grant(&mut self, document: i64) -> Result<(), sqlx::Error> {
         loop {
             match self.try_grant(document).await {
-                Err(error) if has_code(&error, CONFLICT) => {}
+                Err(error) if has_code(&error, CONFLICT) => self.roll_back().await?,
                 granted => return granted,
             }
         }
@@ -70,10 +70,11 @@ impl Administrator {
         let mut refused = false;
         let revocation = loop {
             match self.try_revoke(begin, document).await {
-                Err(error) if has_code(&error, CONFLICT) => {}
+                Err(error) if has_code(&error, CONFLICT) => self.roll_back().await?,
                 Err(error) if self.isolation == Isolation::Guarded && has_code(&error, REFUSED) => {
                     refused = true;
                     begin = SERIALIZABLE;
+                    self.roll_back().await?;
                 }
                 revoked => break revoked?,
             }
@@ -89,27 +90,35 @@ impl Administrator {
         })
     }
 
-    #[allow(clippy::disallowed_methods, reason = "an administrator has no layer")]
     async fn try_grant(&mut self, document: i64) -> Result<(), sqlx::Error> {
-        let mut transaction = self.connection.begin_with(SERIALIZABLE).await?;
+        self.connection.execute(SERIALIZABLE).await?;
         sqlx::query("INSERT INTO grants (document) VALUES ($1)")
             .bind(document)
-            .execute(&mut *transaction)
+            .execute(&mut self.connection)
             .await?;
-        transaction.commit().await
+        self.connection.execute("COMMIT").await?;
+        Ok(())
     }
 
-    #[allow(clippy::disallowed_methods, reason = "an administrator has no layer")]
+    /// After a COMMIT that has failed there is nothing to be rolled back, which CockroachDB before v25.1 calls an
+    /// error. sqlx's own transaction would leave that one for the next BEGIN.
+    async fn roll_back(&mut self) -> Result<(), sqlx::Error> {
+        match self.connection.execute("ROLLBACK").await {
+            Ok(_) | Err(sqlx::Error::Database(_)) => Ok(()),
+            Err(error) => Err(error),
+        }
+    }
+
     async fn try_revoke(
         &mut self,
         begin: &'static str,
         document: i64,
     ) -> Result<Revocation, sqlx::Error> {
         let begin_sent = Instant::now();
-        let mut transaction = self.connection.begin_with(begin).await?;
+        self.connection.execute(begin).await?;
         sqlx::query("DELETE FROM grants WHERE document = $1")
             .bind(document)
-            .execute(&mut *transaction)
+            .execute(&mut self.connection)
             .await?;
         let deleted = Instant::now();
         let seen = sqlx::query_scalar(
@@ -117,10 +126,10 @@ impl Administrator {
              SELECT $1, count(*) FROM writes WHERE document = $1 RETURNING seen",
         )
         .bind(document)
-        .fetch_one(&mut *transaction)
+        .fetch_one(&mut self.connection)
         .await?;
         let commit_sent = Instant::now();
-        transaction.commit().await?;
+        self.connection.execute("COMMIT").await?;
         Ok(Revocation {
             seen,
             refused: false,

@@ -12,7 +12,7 @@ use std::{
 
 use axum::{Router, body::Body};
 use http::{Request, StatusCode};
-use support::Database;
+use support::{Database, Kind};
 use tokio::{
     task::JoinSet,
     time::{interval, sleep},
@@ -31,8 +31,13 @@ const LANES: i64 = 4;
 const WRITERS: usize = 8;
 /// Fewer than writers, as in any service under load.
 const CONNECTIONS: u32 = 16;
-/// At most.
-const GRANTED_FOR: Duration = Duration::from_millis(4);
+/// How long a grant stays at most: about as long as a request takes, or else hardly one would be accepted.
+fn granted_for(server: Kind) -> Duration {
+    Duration::from_millis(match server {
+        Kind::PostgreSql => 4,
+        Kind::CockroachDb => 60,
+    })
+}
 
 /// What the writers and the administrator have noted of a race.
 pub(crate) struct Race {
@@ -84,7 +89,8 @@ pub(crate) async fn race(
     for number in 0..LANES {
         let lane = Arc::new(Lane::new(number, &course));
         let administrator = Administrator::connect(database, isolation).await?;
-        administrators.spawn(administer(administrator, Arc::clone(&lane)));
+        let granted_for = granted_for(database.kind());
+        administrators.spawn(administer(administrator, granted_for, Arc::clone(&lane)));
         for _ in 0..WRITERS {
             writers.spawn(write(service.clone(), Arc::clone(&lane)));
         }
@@ -145,6 +151,7 @@ impl Lane {
 
 async fn administer(
     mut administrator: Administrator,
+    granted_for: Duration,
     lane: Arc<Lane>,
 ) -> Result<HashMap<i64, Revocation>, sqlx::Error> {
     let mut revocations = HashMap::new();
@@ -152,7 +159,7 @@ async fn administer(
         let document = lane.document.load(Ordering::Relaxed) + 1;
         administrator.grant(document).await?;
         lane.document.store(document, Ordering::Relaxed);
-        sleep(GRANTED_FOR.mul_f64(fastrand::f64())).await;
+        sleep(granted_for.mul_f64(fastrand::f64())).await;
         revocations.insert(document, administrator.revoke(document).await?);
     }
     Ok(revocations)

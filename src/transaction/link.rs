@@ -160,7 +160,7 @@ impl Link {
             Ok(written) => Ok((written, self)),
             Err(error) => {
                 let refusal = retry::refusal_of_write(&error, server);
-                if refusal == Refusal::Unknown {
+                if refusal == Refusal::Unknown || retry::is_broken(&error) {
                     self.close();
                 }
                 Err(CommitError {

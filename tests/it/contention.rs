@@ -85,11 +85,15 @@ fn write_skew_is_never_stored() {
 #[test]
 fn a_conflict_that_only_commit_finds_is_run_again() {
     test(async |kit: Kit| {
-        let (written, go_on) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
+        let steps = [(); 4].map(|()| Arc::new(Notify::new()));
         let handler = {
-            let (written, go_on) = (Arc::clone(&written), Arc::clone(&go_on));
+            let [read, write, written, go_on] = steps.clone();
             move |mut tx: Tx| async move {
                 let seen = sum(&mut tx).await.expect("the statements see no conflict");
+                if tx.attempt() == 1 {
+                    read.notify_one();
+                    write.notified().await;
+                }
                 increment(&mut tx, 1)
                     .await
                     .expect("the statements see no conflict");
@@ -106,13 +110,17 @@ fn a_conflict_that_only_commit_finds_is_run_again() {
         );
         let request = tokio::spawn(async move { put(&app, "/", "").await });
 
-        written.notified().await;
+        // Both read before one writes: CockroachDB lets a reader wait for a writer.
+        let [read, write, written, go_on] = steps;
+        read.notified().await;
         let mut other = kit
             .outside
             .begin_with("BEGIN ISOLATION LEVEL SERIALIZABLE")
             .await
             .unwrap();
         assert_eq!(sum(&mut *other).await.unwrap(), 0);
+        write.notify_one();
+        written.notified().await;
         increment(&mut *other, 2).await.unwrap();
         other.commit().await.unwrap();
         go_on.notify_one();

@@ -12,7 +12,7 @@ use axum::{
     routing::any,
 };
 use sqlx::{Executor, PgPool, Postgres};
-use support::Database;
+use support::{Database, Kind};
 use tower::ServiceExt as _;
 use tower_interlock::{AuthorizeLayer, Denied, Error, Interlock, Outcome, Report, Tx};
 
@@ -93,11 +93,18 @@ impl Kit {
             .unwrap()
     }
 
+    /// The notes that are stored. It does not wait for a request under way, as a reader of
+    /// CockroachDB otherwise does for whoever has written.
     pub(crate) async fn notes(&self) -> Vec<i64> {
-        sqlx::query_scalar("SELECT id FROM notes ORDER BY id")
-            .fetch_all(&self.outside)
-            .await
-            .unwrap()
+        let begin = match self.database.kind() {
+            Kind::CockroachDb => "BEGIN PRIORITY HIGH",
+            Kind::PostgreSql => "BEGIN",
+        };
+        let mut looking = self.outside.begin_with(begin).await.unwrap();
+        let notes = sqlx::query_scalar("SELECT id FROM notes ORDER BY id");
+        let notes = notes.fetch_all(&mut *looking).await.unwrap();
+        looking.commit().await.unwrap();
+        notes
     }
 
     /// Every connection is back in the pool, none inside a transaction, and each can be used.

@@ -12,13 +12,16 @@ use axum::{
     routing::put as put_route,
 };
 use futures::StreamExt as _;
-use sqlx::{PgPool, Postgres, Transaction};
+use sqlx::{FromRow, PgPool, Postgres, Row as _, Transaction, postgres::PgRow};
 use support::Kind;
 use tokio::sync::Mutex;
-use tower_interlock::{Authorized, Denied, Error, ErrorKind, Outcome, Tx};
+use tower_interlock::{
+    Authorized, Condition, ConditionalWrite, Denied, Error, ErrorKind, Outcome, Tx,
+};
 
 use crate::kit::{
     Answer, CanEdit, Kit, anyone, can_edit, conflict, conflict_once, guarded, note, put, test,
+    test_with_pool,
 };
 
 async fn update(
@@ -701,5 +704,50 @@ fn a_request_without_a_statement_opens_nothing() {
         assert_eq!(answer.outcome(), Outcome::NoTransaction);
         assert_eq!(answer.report().attempts(), 1);
         assert_eq!(kit.pool.size(), 0);
+    });
+}
+
+/// How many columns a row has.
+struct Columns(usize);
+
+impl FromRow<'_, PgRow> for Columns {
+    fn from_row(row: &PgRow) -> Result<Self, sqlx::Error> {
+        Ok(Self(row.len()))
+    }
+}
+
+/// sqlx keeps what a connection has prepared, which neither server runs when its columns have changed.
+#[test]
+fn a_change_of_the_schema_costs_an_attempt_and_no_answer() {
+    static WRITE: ConditionalWrite = ConditionalWrite::new(
+        "UPDATE documents SET version = version + 1 WHERE id = $1 AND {conditions} RETURNING *",
+        &[Condition::permitted(
+            "EXISTS (SELECT 1 FROM grants WHERE document_id = $1)",
+        )],
+    );
+    test_with_pool(1, async |kit: Kit| {
+        let handler = async |mut tx: Tx| {
+            let read = sqlx::query("SELECT * FROM documents WHERE id = 1");
+            let row = read.fetch_one(&mut tx).await?;
+            Ok::<_, Error>(row.len().to_string())
+        };
+        let app = guarded(kit.interlock.require(anyone), handler);
+        let write =
+            async || -> Columns { WRITE.bind(1_i64).fetch_one(&kit.interlock).await.unwrap() };
+        let answer = put(&app, "/1", "").await;
+        assert_eq!((answer.status.as_u16(), &*answer.body), (200, "3"));
+        assert_eq!(write().await.0, 3);
+        kit.database
+            .run("ALTER TABLE documents ADD COLUMN added INT8;")
+            .await;
+        assert_eq!(write().await.0, 4);
+        let answer = put(&app, "/1", "").await;
+        assert_eq!((answer.status.as_u16(), &*answer.body), (200, "4"));
+        kit.database
+            .run("ALTER TABLE documents ADD COLUMN another INT8;")
+            .await;
+        let answer = put(&app, "/1", "").await;
+        assert_eq!((answer.status.as_u16(), &*answer.body), (200, "5"));
+        assert_eq!(answer.report().attempts(), 2);
     });
 }

@@ -2,7 +2,7 @@
 
 use std::mem::replace;
 
-use support::Moment;
+use support::{Kind, Moment};
 use tower_interlock::ErrorKind;
 
 use super::{
@@ -125,9 +125,11 @@ impl Attempt<'_> {
         }
     }
 
-    /// A statement with values is prepared first, which an aborted transaction refuses already.
+    /// A statement with values is prepared first, which an aborted transaction of PostgreSQL refuses already.
+    /// CockroachDB's prepares it, and refuses to run it.
     fn prepare_and_write(&mut self, rows: &[i64]) -> Result<(), Halt> {
-        if self.open().aborted && !self.open().dead {
+        let refuses = self.wire.server == Kind::PostgreSql;
+        if refuses && self.open().aborted && !self.open().dead {
             return Err(self.note(Trouble::HIDDEN));
         }
         self.write(rows)
