@@ -1,80 +1,68 @@
-//! The race of `examples/race`, in short.
-
-#![allow(dead_code, reason = "the example makes more of it")]
-
-#[path = "../../examples/race/administrator.rs"]
-mod administrator;
-#[path = "../../examples/race/judge.rs"]
-mod judge;
-#[path = "../../examples/race/run.rs"]
-mod run;
-#[path = "../../examples/race/ways.rs"]
-mod ways;
+//! Short runs of the race in `proofs/race`.
 
 use support::{Database, Kind, Server};
-
-use self::{administrator::Isolation, judge::Verdict, ways::Way};
+use tower_interlock_race::{Isolation, Verdict, Way};
 
 async fn race(database: &Database, way: Way, isolation: Isolation, requests: i64) -> Verdict {
-    let race = run::race(database, way, isolation, requests, |_| {}).await;
+    let race = tower_interlock_race::race(database, way, isolation, requests, |_| {}).await;
     let verdict = Verdict::on(&race.unwrap(), database).await.unwrap();
     println!("{way}; administrator: {isolation}: {verdict:?}");
     verdict
 }
 
-/// Every success is stored, nothing else is, and nothing of it without permission.
+/// The stored writes are those with response 200, and all had permission.
 #[track_caller]
-fn assert_none_too_many(verdict: &Verdict) {
+fn assert_no_violation(verdict: &Verdict) {
     assert!(
         verdict.accepted > 0 && verdict.contested > 0,
-        "nobody raced"
+        "no request met a revocation"
     );
     assert_eq!((verdict.violations, verdict.late), (0, 0));
     assert_eq!((verdict.lost, verdict.stray), (0, 0));
 }
 
 #[test]
-fn no_write_through_the_layer_is_without_permission() {
+fn layer_with_serializable_revocation_has_no_violation() {
     support::test(async |database| {
         let verdict = race(&database, Way::Layer, Isolation::Serializable, 10_000).await;
-        assert_none_too_many(&verdict);
+        assert_no_violation(&verdict);
         assert!(
-            verdict.attempts.unwrap().most > 1,
-            "no request met a conflict"
+            verdict.attempts.unwrap().max > 1,
+            "no request met a serialization failure"
         );
     });
 }
 
 #[test]
-fn no_conditional_write_is_without_permission() {
+fn conditional_write_with_serializable_revocation_has_no_violation() {
     support::test(async |database| {
         let verdict = race(&database, Way::Conditional, Isolation::Serializable, 10_000).await;
-        assert_none_too_many(&verdict);
+        assert_no_violation(&verdict);
     });
 }
 
-async fn race_behind_the_guard(database: Database, way: Way) {
+async fn race_with_guard(database: Database, way: Way) {
     if database.kind() != Kind::PostgreSql {
         return println!("the guard is for PostgreSQL");
     }
     let verdict = race(&database, way, Isolation::Guarded, 1_000).await;
-    assert_none_too_many(&verdict);
-    assert_eq!(verdict.refused, verdict.revoked);
+    assert_no_violation(&verdict);
+    assert_eq!(verdict.rejected, verdict.revoked);
 }
 
 #[test]
-fn behind_the_guard_no_write_through_the_layer_is_without_permission() {
-    support::test(async |database| race_behind_the_guard(database, Way::Layer).await);
+fn layer_with_guarded_revocation_has_no_violation() {
+    support::test(async |database| race_with_guard(database, Way::Layer).await);
 }
 
 #[test]
-fn behind_the_guard_no_conditional_write_is_without_permission() {
-    support::test(async |database| race_behind_the_guard(database, Way::Conditional).await);
+fn conditional_write_with_guarded_revocation_has_no_violation() {
+    support::test(async |database| race_with_guard(database, Way::Conditional).await);
 }
 
-/// The judge does find what there is to find, also by its milder measure.
+/// Proves that the verdict finds violations, also those that are late.
 #[test]
-fn check_then_write_on_the_pool_writes_without_permission() {
+fn check_then_write_on_pool_has_violations() {
     support::test(async |_| {
         for _ in 0..10 {
             let database = Server::shared().create_database("naive").await.unwrap();
@@ -85,6 +73,6 @@ fn check_then_write_on_the_pool_writes_without_permission() {
                 return;
             }
         }
-        panic!("the naive way did not fail: the race has proved nothing");
+        panic!("the naive way did not fail, so the race proves nothing");
     });
 }

@@ -5,34 +5,41 @@ use std::{fmt, time::Instant};
 use sqlx::{Connection as _, Executor as _, PgConnection};
 use support::Database;
 
-/// How the administrator revokes. Granting is always SERIALIZABLE.
+/// The isolation level of revocations. Grants are always SERIALIZABLE.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Isolation {
+pub enum Isolation {
+    /// SERIALIZABLE.
     Serializable,
-    /// READ COMMITTED, which the guard refuses, and then SERIALIZABLE. For PostgreSQL.
+    /// READ COMMITTED, which the guard rejects, then SERIALIZABLE. Only for PostgreSQL.
     Guarded,
+    /// READ COMMITTED.
     ReadCommitted,
 }
 
-/// An administrator, with a connection of its own.
+/// A transaction that deleted a grant and stored how many writes it saw.
+#[derive(Debug, Clone, Copy)]
+pub struct Revocation {
+    /// The number of writes to the document that the transaction saw.
+    pub seen: i64,
+    /// Whether the guard rejected it under READ COMMITTED first.
+    pub rejected: bool,
+    /// When BEGIN was sent.
+    pub begin_sent: Instant,
+    /// When the DELETE was acknowledged.
+    pub deleted: Instant,
+    /// When COMMIT was sent.
+    pub commit_sent: Instant,
+    /// When COMMIT was acknowledged.
+    pub acknowledged: Instant,
+}
+
+/// An administrator with its own connection.
 pub(crate) struct Administrator {
     connection: PgConnection,
     isolation: Isolation,
 }
 
-/// A transaction that took a grant away and stored how many writes it saw.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct Revocation {
-    pub(crate) seen: i64,
-    /// The guard has refused it under READ COMMITTED.
-    pub(crate) refused: bool,
-    pub(crate) begin_sent: Instant,
-    pub(crate) deleted: Instant,
-    pub(crate) commit_sent: Instant,
-    pub(crate) acknowledged: Instant,
-}
-
-/// `seen` is what the revoking transaction saw, `acknowledged` what was there after its COMMIT.
+/// `seen` counts the writes inside the revoking transaction, `acknowledged` those after its COMMIT.
 pub(crate) const SCHEMA: &str = "
     CREATE TABLE revocations (document INT8 PRIMARY KEY, seen INT8 NOT NULL, acknowledged INT8);
 ";
@@ -55,24 +62,24 @@ impl Administrator {
     pub(crate) async fn grant(&mut self, document: i64) -> Result<(), sqlx::Error> {
         loop {
             match self.try_grant(document).await {
-                Err(error) if has_code(&error, CONFLICT) => self.roll_back().await?,
+                Err(error) if has_code(&error, SERIALIZATION_FAILURE) => self.roll_back().await?,
                 granted => return granted,
             }
         }
     }
 
-    /// Revokes, and once that is acknowledged counts the writes again.
+    /// Revokes, and counts the writes again after the revocation was acknowledged.
     pub(crate) async fn revoke(&mut self, document: i64) -> Result<Revocation, sqlx::Error> {
         let mut begin = match self.isolation {
             Isolation::Serializable => SERIALIZABLE,
             Isolation::Guarded | Isolation::ReadCommitted => READ_COMMITTED,
         };
-        let mut refused = false;
+        let mut rejected = false;
         let revocation = loop {
             match self.try_revoke(begin, document).await {
-                Err(error) if has_code(&error, CONFLICT) => self.roll_back().await?,
-                Err(error) if self.isolation == Isolation::Guarded && has_code(&error, REFUSED) => {
-                    refused = true;
+                Err(error) if has_code(&error, SERIALIZATION_FAILURE) => self.roll_back().await?,
+                Err(error) if self.isolation == Isolation::Guarded && has_code(&error, GUARD) => {
+                    rejected = true;
                     begin = SERIALIZABLE;
                     self.roll_back().await?;
                 }
@@ -80,12 +87,12 @@ impl Administrator {
             }
         };
         while let Err(error) = self.try_count(document).await {
-            if !has_code(&error, CONFLICT) {
+            if !has_code(&error, SERIALIZATION_FAILURE) {
                 return Err(error);
             }
         }
         Ok(Revocation {
-            refused,
+            rejected,
             ..revocation
         })
     }
@@ -100,8 +107,10 @@ impl Administrator {
         Ok(())
     }
 
-    /// After a COMMIT that has failed there is nothing to be rolled back, which CockroachDB before v25.1 calls an
-    /// error. sqlx's own transaction would leave that one for the next BEGIN.
+    /// Rolls back, also after a failed COMMIT.
+    ///
+    /// After a failed COMMIT no transaction is open, and CockroachDB before v25.1 rejects ROLLBACK.
+    /// sqlx's own transaction would leave that error to the next BEGIN.
     async fn roll_back(&mut self) -> Result<(), sqlx::Error> {
         match self.connection.execute("ROLLBACK").await {
             Ok(_) | Err(sqlx::Error::Database(_)) => Ok(()),
@@ -132,7 +141,7 @@ impl Administrator {
         self.connection.execute("COMMIT").await?;
         Ok(Revocation {
             seen,
-            refused: false,
+            rejected: false,
             begin_sent,
             deleted,
             commit_sent,
@@ -142,7 +151,8 @@ impl Administrator {
 
     async fn try_count(&mut self, document: i64) -> Result<(), sqlx::Error> {
         sqlx::query(
-            "UPDATE revocations SET acknowledged = (SELECT count(*) FROM writes WHERE document = $1)
+            "UPDATE revocations
+             SET acknowledged = (SELECT count(*) FROM writes WHERE document = $1)
              WHERE document = $1",
         )
         .bind(document)
@@ -162,9 +172,9 @@ impl fmt::Display for Isolation {
     }
 }
 
-const CONFLICT: &str = "40001";
-/// What the guard raises.
-const REFUSED: &str = "25000";
+const SERIALIZATION_FAILURE: &str = "40001";
+/// The SQLSTATE that the guard raises.
+const GUARD: &str = "25000";
 
 fn has_code(error: &sqlx::Error, code: &str) -> bool {
     let found = error.as_database_error().and_then(|error| error.code());

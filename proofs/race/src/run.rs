@@ -1,4 +1,4 @@
-//! One race: many writers, all in one way, against the administrator.
+//! One race: many writers, all in one way, against administrators.
 
 use std::{
     collections::HashMap,
@@ -20,18 +20,19 @@ use tokio::{
 use tower::ServiceExt as _;
 use tower_interlock::{Report, SERIALIZABLE_GUARD};
 
-use super::{
+use crate::{
     administrator::{self, Administrator, Isolation, Revocation},
-    ways::{self, Steps, Way, Write},
+    way::{self, Steps, Way, Write},
 };
 
-/// How many documents are written to at a time.
+/// How many documents are written to at a time, each in a lane of its own.
 const LANES: i64 = 4;
-/// In each lane.
-const WRITERS: usize = 8;
+const WRITERS_PER_LANE: usize = 8;
 /// Fewer than writers, as in any service under load.
 const CONNECTIONS: u32 = 16;
-/// How long a grant stays at most: about as long as a request takes, or else hardly one would be accepted.
+
+/// The longest time that a grant exists. If it were much shorter than a request takes, hardly any
+/// request would be accepted.
 fn granted_for(server: Kind) -> Duration {
     Duration::from_millis(match server {
         Kind::PostgreSql => 4,
@@ -39,111 +40,112 @@ fn granted_for(server: Kind) -> Duration {
     })
 }
 
-/// What the writers and the administrator have noted of a race.
-pub(crate) struct Race {
-    pub(crate) answers: Vec<Answer>,
+/// What writers and administrators recorded.
+#[derive(Debug)]
+pub struct Race {
+    pub(crate) exchanges: Vec<Exchange>,
     /// By document.
     pub(crate) revocations: HashMap<i64, Revocation>,
 }
 
-/// The answer to one request.
+/// One request and its response.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Answer {
+pub(crate) struct Exchange {
     pub(crate) write: Write,
     pub(crate) status: StatusCode,
     pub(crate) sent: Instant,
-    pub(crate) answered: Instant,
-    /// Of the way that reports them.
+    pub(crate) received: Instant,
+    /// Reported by [`Way::Layer`].
     pub(crate) attempts: Option<u32>,
-    /// Of the way that notes them.
+    /// Reported by [`Way::OnThePool`].
     pub(crate) steps: Option<Steps>,
 }
 
 type Failure = Box<dyn Error + Send + Sync>;
 
-/// Runs a race of so many requests in an empty database. `watch` is told from time to time which
-/// part of them is made.
+/// Runs a race of at least `requests` requests in an empty database. Calls `watch` regularly with
+/// the fraction of requests that were sent.
 ///
 /// # Errors
 ///
-/// Those of the administrator. What a writer meets is an answer.
-pub(crate) async fn race(
+/// Returns an error if the setup or an administrator fails. A failed request is not an error.
+pub async fn race(
     database: &Database,
     way: Way,
     isolation: Isolation,
     requests: i64,
     watch: impl Fn(f64),
 ) -> Result<Race, Failure> {
-    database.run(ways::SCHEMA).await;
+    database.run(way::SCHEMA).await;
     database.run(administrator::SCHEMA).await;
     if isolation == Isolation::Guarded {
         database.run(SERIALIZABLE_GUARD).await;
-        database.run(ways::GUARD).await;
+        database.run(way::GUARD).await;
     }
     let pool = way.pool_options().max_connections(CONNECTIONS);
     let pool = pool.connect_with(database.options()).await?;
     let service = way.service(pool.clone());
 
-    let course = Arc::new(Course::new(requests));
+    let requests = Arc::new(Requests::new(requests));
     let (mut administrators, mut writers) = (JoinSet::new(), JoinSet::new());
     for number in 0..LANES {
-        let lane = Arc::new(Lane::new(number, &course));
+        let lane = Arc::new(Lane::new(number, &requests));
         let administrator = Administrator::connect(database, isolation).await?;
         let granted_for = granted_for(database.kind());
         administrators.spawn(administer(administrator, granted_for, Arc::clone(&lane)));
-        for _ in 0..WRITERS {
+        for _ in 0..WRITERS_PER_LANE {
             writers.spawn(write(service.clone(), Arc::clone(&lane)));
         }
     }
     let mut tick = interval(Duration::from_millis(100));
-    while !course.is_over() {
+    while !requests.all_sent() {
         tick.tick().await;
-        watch(course.done());
+        watch(requests.fraction_sent());
     }
-    let answers: Result<Vec<_>, _> = writers.join_all().await.into_iter().collect();
+    let exchanges: Result<Vec<_>, _> = writers.join_all().await.into_iter().collect();
     let revocations: Result<Vec<_>, _> = administrators.join_all().await.into_iter().collect();
     pool.close().await;
     Ok(Race {
-        answers: answers?.concat(),
+        exchanges: exchanges?.concat(),
         revocations: revocations?.into_iter().flatten().collect(),
     })
 }
 
-/// How far it is.
-struct Course {
-    requests: i64,
+/// How many requests there are to send, and how many were sent.
+struct Requests {
+    total: i64,
     sent: AtomicI64,
 }
 
-impl Course {
-    fn new(requests: i64) -> Self {
+impl Requests {
+    fn new(total: i64) -> Self {
         Self {
-            requests,
+            total,
             sent: AtomicI64::new(0),
         }
     }
 
-    fn is_over(&self) -> bool {
-        self.sent.load(Ordering::Relaxed) >= self.requests
+    fn all_sent(&self) -> bool {
+        self.sent.load(Ordering::Relaxed) >= self.total
     }
 
-    fn done(&self) -> f64 {
-        self.sent.load(Ordering::Relaxed) as f64 / self.requests as f64
+    fn fraction_sent(&self) -> f64 {
+        self.sent.load(Ordering::Relaxed) as f64 / self.total as f64
     }
 }
 
-/// Where an administrator grants and revokes one document after the other, and writers follow.
+/// An administrator grants and revokes one document after the other, and writers follow it.
 struct Lane {
-    course: Arc<Course>,
-    /// The one that was granted last.
+    requests: Arc<Requests>,
+    /// The document that was granted last.
     document: AtomicI64,
 }
 
 impl Lane {
-    fn new(number: i64, course: &Arc<Course>) -> Self {
+    fn new(number: i64, requests: &Arc<Requests>) -> Self {
         Self {
-            course: Arc::clone(course),
-            // Far from the others', so that they have no index page in common.
+            requests: Arc::clone(requests),
+            // Far apart, so that lanes share no index page.
             document: AtomicI64::new(number * 1_000_000_000),
         }
     }
@@ -155,7 +157,7 @@ async fn administer(
     lane: Arc<Lane>,
 ) -> Result<HashMap<i64, Revocation>, sqlx::Error> {
     let mut revocations = HashMap::new();
-    while !lane.course.is_over() {
+    while !lane.requests.all_sent() {
         let document = lane.document.load(Ordering::Relaxed) + 1;
         administrator.grant(document).await?;
         lane.document.store(document, Ordering::Relaxed);
@@ -165,26 +167,26 @@ async fn administer(
     Ok(revocations)
 }
 
-async fn write(service: Router, lane: Arc<Lane>) -> Result<Vec<Answer>, http::Error> {
-    let mut answers = Vec::new();
-    while !lane.course.is_over() {
+async fn write(service: Router, lane: Arc<Lane>) -> Result<Vec<Exchange>, http::Error> {
+    let mut exchanges = Vec::new();
+    while !lane.requests.all_sent() {
         let write = Write {
             document: lane.document.load(Ordering::Relaxed),
-            id: lane.course.sent.fetch_add(1, Ordering::Relaxed),
+            id: lane.requests.sent.fetch_add(1, Ordering::Relaxed),
         };
         let path = format!("/{}/{}", write.document, write.id);
         let request = Request::put(path).body(Body::empty())?;
         let sent = Instant::now();
         let Ok(response) = service.clone().oneshot(request).await;
         let extensions = response.extensions();
-        answers.push(Answer {
+        exchanges.push(Exchange {
             write,
             status: response.status(),
             sent,
-            answered: Instant::now(),
+            received: Instant::now(),
             attempts: extensions.get().map(Report::attempts),
             steps: extensions.get().copied(),
         });
     }
-    Ok(answers)
+    Ok(exchanges)
 }

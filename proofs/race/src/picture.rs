@@ -2,7 +2,9 @@
 
 use std::time::Instant;
 
-use super::{svg::Svg, violation::Violation};
+use tower_interlock_race::Violation;
+
+use crate::svg::Svg;
 
 /// Draws a violation that was measured on `server`. The picture is light or dark as its reader is.
 pub(crate) fn draw(violation: &Violation, server: &str) -> String {
@@ -13,7 +15,7 @@ pub(crate) fn draw(violation: &Violation, server: &str) -> String {
     } = violation;
     let scale = Scale {
         start: steps.check_sent.min(revocation.begin_sent),
-        end: steps.write_answered.max(revocation.acknowledged),
+        end: steps.write_done.max(revocation.acknowledged),
     };
     let committing = scale.y(revocation.commit_sent);
     let committed = scale.y(revocation.acknowledged);
@@ -33,8 +35,8 @@ pub(crate) fn draw(violation: &Violation, server: &str) -> String {
     svg.text("granted", (GRANT, TOP + 20.0), "granted");
     svg.text("revoked", (GRANT, committed + 20.0), "revoked");
 
-    let check = (scale.y(steps.check_sent), scale.y(steps.check_answered));
-    let write = (scale.y(steps.write_sent), scale.y(steps.write_answered));
+    let check = (scale.y(steps.check_sent), scale.y(steps.check_done));
+    let write = (scale.y(steps.write_sent), scale.y(steps.write_done));
     svg.bar("request", REQUEST, 14.0, check);
     svg.bar("waiting", REQUEST, 2.0, (check.1, write.0));
     svg.bar("request", REQUEST, 14.0, write);
@@ -45,9 +47,9 @@ pub(crate) fn draw(violation: &Violation, server: &str) -> String {
 
     let what_it_does = [
         (steps.check_sent, "asks for the grant"),
-        (steps.check_answered, "it is there; waits for a connection"),
+        (steps.check_done, "it is there; waits for a connection"),
         (steps.write_sent, "sends the write"),
-        (steps.write_answered, "it is stored; answers 200"),
+        (steps.write_done, "it is stored; answers 200"),
     ];
     scale.label(&mut svg, &BESIDE_REQUEST, &what_it_does);
     let seen = revocation.seen;

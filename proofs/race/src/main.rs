@@ -1,29 +1,21 @@
-//! Writers use a permission while an administrator grants and revokes it: a race, in four ways to
-//! check and write.
+//! Runs the race in all ways, prints a table, and draws one violation.
 //!
-//! `cargo run --release --example race` runs for a minute on the database that it finds; with
-//! `-- --tour` for seconds. It prints a table, draws one violation as `target/race.svg`, or where
-//! `--svg PATH` says, and fails if the layer or the conditional write lets one happen, or if the
-//! naive way does not: then the race has proved nothing.
+//! `cargo run --release -p tower-interlock-race` takes about a minute, with `-- --tour` some seconds.
+//! The picture goes to `target/race.svg`, or to the path after `--svg`. The run fails if the layer or
+//! the conditional write allows a violation. It also fails if the naive way does not: then the race
+//! proves nothing.
 
-mod administrator;
-mod judge;
+mod picture;
 mod progress;
-mod run;
 mod svg;
 mod table;
-mod timeline;
-mod violation;
-mod ways;
 
 use std::{env, error::Error, ffi::OsString, fs, path::PathBuf};
 
 use support::{Kind, Server};
+use tower_interlock_race::{Isolation, Verdict, Violation, Way, race};
 
-use self::{
-    administrator::Isolation, judge::Verdict, progress::Progress, table::Table,
-    violation::Violation, ways::Way,
-};
+use crate::{progress::Progress, table::Table};
 
 type Failure = Box<dyn Error + Send + Sync>;
 
@@ -34,15 +26,15 @@ async fn main() -> Result<(), Failure> {
     println!("database: {server}");
 
     let isolations = isolations(server.kind());
-    let mut progress = Progress::of(isolations.len() * Way::ALL.len());
+    let mut progress = Progress::new(isolations.len() * Way::ALL.len());
     let mut verdicts = Vec::new();
     let mut violation = None;
     for &isolation in isolations {
         for way in Way::ALL {
             progress.next(format!("{way}; administrator: {isolation}"));
             let database = server.create_database("race").await?;
-            let watch = |part| progress.show(part);
-            let race = run::race(&database, way, isolation, requests, watch).await?;
+            let watch = |fraction| progress.show(fraction);
+            let race = race(&database, way, isolation, requests, watch).await?;
             verdicts.push((isolation, way, Verdict::on(&race, &database).await?));
             if isolation == Isolation::Serializable && violation.is_none() {
                 violation = Violation::find(&race, &database).await?;
@@ -60,8 +52,8 @@ async fn main() -> Result<(), Failure> {
         if let Some(folder) = svg.parent() {
             fs::create_dir_all(folder)?;
         }
-        fs::write(&svg, timeline::draw(violation, &server.to_string()))?;
-        println!("one violation, drawn: {}", svg.display());
+        fs::write(&svg, picture::draw(violation, &server.to_string()))?;
+        println!("picture of one violation: {}", svg.display());
     }
 
     let faults = verdicts.iter().filter_map(|(isolation, way, verdict)| {
@@ -87,7 +79,7 @@ fn isolations(kind: Kind) -> &'static [Isolation] {
 }
 
 struct Arguments {
-    /// Of each race.
+    /// The number of requests of each race.
     requests: i64,
     svg: PathBuf,
 }

@@ -1,4 +1,4 @@
-//! The four ways to write what a permission allows, each as a service of one route.
+//! Four ways to check a permission and write, each a service with one route.
 
 use std::{fmt, time::Instant};
 
@@ -11,9 +11,9 @@ use serde::Deserialize;
 use sqlx::{PgPool, postgres::PgPoolOptions};
 use tower_interlock::{Authorized, Condition, ConditionalWrite, Denied, Error, Interlock, Tx};
 
-/// How a service makes sure of the permission to write.
+/// How a service checks the permission to write.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Way {
+pub enum Way {
     /// The check and the write are two statements on the pool.
     OnThePool,
     /// The check and the write are in one READ COMMITTED transaction.
@@ -24,29 +24,34 @@ pub(crate) enum Way {
     Conditional,
 }
 
-/// One write; in the path of its request.
+/// One write, from the path of its request.
 #[derive(Debug, Clone, Copy, Deserialize)]
 pub(crate) struct Write {
     pub(crate) document: i64,
     pub(crate) id: i64,
 }
 
-/// When the two statements of [`Way::OnThePool`] were sent and answered; in its response's extensions.
+/// When the two statements of [`Way::OnThePool`] began and ended. It is in the extensions of the
+/// response.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Steps {
-    pub(crate) check_sent: Instant,
-    pub(crate) check_answered: Instant,
-    pub(crate) write_sent: Instant,
-    pub(crate) write_answered: Instant,
+pub struct Steps {
+    /// When the check was sent.
+    pub check_sent: Instant,
+    /// When the result of the check was received.
+    pub check_done: Instant,
+    /// When the write was sent.
+    pub write_sent: Instant,
+    /// When the result of the write was received.
+    pub write_done: Instant,
 }
 
-/// There is one user. A grant is the permission to write to a document.
+/// There is one user. A row in `grants` is the permission to write to a document.
 pub(crate) const SCHEMA: &str = "
     CREATE TABLE grants (document INT8 PRIMARY KEY);
     CREATE TABLE writes (document INT8 NOT NULL, id INT8 NOT NULL, PRIMARY KEY (document, id));
 ";
 
-/// For PostgreSQL: grants are changed by SERIALIZABLE transactions only.
+/// On PostgreSQL, lets only SERIALIZABLE transactions change grants.
 pub(crate) const GUARD: &str = "
     CREATE TRIGGER interlock_guard BEFORE INSERT OR UPDATE OR DELETE OR TRUNCATE
         ON grants FOR EACH STATEMENT EXECUTE FUNCTION interlock_guard();
@@ -56,7 +61,8 @@ const CHECK: &str = "SELECT EXISTS (SELECT 1 FROM grants WHERE document = $1)";
 const WRITE: &str = "INSERT INTO writes (document, id) VALUES ($1, $2)";
 
 impl Way {
-    pub(crate) const ALL: [Self; 4] = [
+    /// All of them.
+    pub const ALL: [Self; 4] = [
         Self::OnThePool,
         Self::ReadCommitted,
         Self::Layer,
@@ -67,7 +73,7 @@ impl Way {
         matches!(self, Self::Layer | Self::Conditional)
     }
 
-    /// A naive service has sqlx's own defaults, and the server's isolation.
+    /// Returns what the way would use: the naive ones have sqlx's defaults and the server's isolation.
     pub(crate) fn pool_options(self) -> PgPoolOptions {
         if self.is_ours() {
             Interlock::pool_options()
@@ -76,7 +82,7 @@ impl Way {
         }
     }
 
-    /// The service, with its route `PUT /{document}/{id}`.
+    /// Returns the service, with the route `PUT /{document}/{id}`.
     pub(crate) fn service(self, pool: PgPool) -> Router {
         const PATH: &str = "/{document}/{id}";
         match self {
@@ -106,8 +112,8 @@ impl fmt::Display for Way {
     }
 }
 
-/// As on `&pool`, which also acquires for each statement; apart only to see when it was sent.
-#[allow(clippy::disallowed_methods, reason = "it is the naive way")]
+/// Acquires a connection for each statement, as `&pool` does, to see when the statement is sent.
+#[allow(clippy::disallowed_methods, reason = "this is the naive way")]
 async fn on_the_pool(
     State(pool): State<PgPool>,
     Path(write): Path<Write>,
@@ -118,7 +124,7 @@ async fn on_the_pool(
         .bind(write.document)
         .fetch_one(&mut *connection)
         .await?;
-    let check_answered = Instant::now();
+    let check_done = Instant::now();
     drop(connection);
     Denied::unless(allowed, "no grant")?;
 
@@ -131,13 +137,13 @@ async fn on_the_pool(
         .await?;
     Ok(Extension(Steps {
         check_sent,
-        check_answered,
+        check_done,
         write_sent,
-        write_answered: Instant::now(),
+        write_done: Instant::now(),
     }))
 }
 
-#[allow(clippy::disallowed_methods, reason = "it is the naive way")]
+#[allow(clippy::disallowed_methods, reason = "this is the naive way")]
 async fn read_committed(State(pool): State<PgPool>, Path(write): Path<Write>) -> Result<(), Error> {
     let mut transaction = pool
         .begin_with("BEGIN ISOLATION LEVEL READ COMMITTED")

@@ -2,9 +2,9 @@
 
 use std::{fmt, time::Duration};
 
-use super::{administrator::Isolation, judge::Verdict, ways::Way};
+use tower_interlock_race::{Isolation, Verdict, Way};
 
-/// The table, with what its columns mean, as its `Display`.
+/// Displays the table and explains its columns.
 pub(crate) struct Table<'a>(pub(crate) &'a [(Isolation, Way, Verdict)]);
 
 impl fmt::Display for Table<'_> {
@@ -13,9 +13,9 @@ impl fmt::Display for Table<'_> {
         for races in self.0.chunk_by(|(one, ..), (other, ..)| one == other) {
             for (isolation, ..) in races.iter().take(1) {
                 write!(f, "administrator: {isolation}")?;
-                let refused: usize = races.iter().map(|(.., verdict)| verdict.refused).sum();
-                if refused > 0 {
-                    write!(f, ", refused {refused} times, then SERIALIZABLE")?;
+                let rejected: usize = races.iter().map(|(.., verdict)| verdict.rejected).sum();
+                if rejected > 0 {
+                    write!(f, ", rejected {rejected} times, then SERIALIZABLE")?;
                 }
                 writeln!(f)?;
             }
@@ -42,7 +42,7 @@ fn row(f: &mut fmt::Formatter<'_>, way: Way, verdict: &Verdict) -> fmt::Result {
     let (p50, p99) = (ms(verdict.p50), ms(verdict.p99));
     let attempts = verdict.attempts.map_or_else(
         || "–".to_owned(),
-        |attempts| format!("{:.2}, {}", attempts.mean, attempts.most),
+        |attempts| format!("{:.2}, {}", attempts.mean, attempts.max),
     );
     writeln!(
         f,
@@ -55,17 +55,16 @@ fn ms(time: Duration) -> String {
     format!("{:.1} ms", time.as_secs_f64() * 1000.0)
 }
 
-#[rustfmt::skip]
-const HEAD: &str =
-    "way                              requests  contested  accepted  failed  revoked  violations   late  lost      p50      p99    attempts\n";
+const HEAD: &str = "way                              requests  contested  accepted  failed  revoked  \
+                    violations   late  lost      p50      p99    attempts\n";
 
 const LEGEND: &str = "
-contested   requests under way while the grant that they need was revoked
-accepted    answered 200
-failed      answered neither 200 nor 403
+contested   requests in flight while the grant that they need was revoked
+accepted    response 200
+failed      response neither 200 nor 403
 revoked     grants that were revoked
-violations  writes beyond those that the revoking transaction saw
-late        of these, committed after the revocation was acknowledged
-lost        answered 200, but not stored
-attempts    of the layer at one request: mean, most
+violations  stored writes that the revoking transaction did not see
+late        violations committed after the revocation was acknowledged
+lost        response 200, but not stored
+attempts    of the layer for a request: mean, maximum
 ";

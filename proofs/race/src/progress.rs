@@ -1,8 +1,8 @@
-//! What is to be seen on stderr while the races run.
+//! The progress of the races, on stderr.
 
 use std::io::{self, IsTerminal as _, Write as _};
 
-/// A bar on a terminal; elsewhere a line for each race.
+/// A progress bar on a terminal; elsewhere a line for each race.
 pub(crate) struct Progress {
     races: usize,
     race: usize,
@@ -11,7 +11,7 @@ pub(crate) struct Progress {
 }
 
 impl Progress {
-    pub(crate) fn of(races: usize) -> Self {
+    pub(crate) fn new(races: usize) -> Self {
         Self {
             races,
             race: 0,
@@ -20,7 +20,7 @@ impl Progress {
         }
     }
 
-    /// The next race is about to start.
+    /// Begins the next race.
     pub(crate) fn next(&mut self, name: String) {
         self.race += 1;
         self.name = name;
@@ -29,11 +29,11 @@ impl Progress {
         }
     }
 
-    /// This part of the race is done.
-    pub(crate) fn show(&self, part: f64) {
+    /// Shows that this fraction of the race is done.
+    pub(crate) fn show(&self, fraction: f64) {
         const WIDTH: usize = 40;
         if self.on_terminal {
-            let done = (self.race as f64 - 1.0 + part.min(1.0)) / self.races as f64;
+            let done = (self.race as f64 - 1.0 + fraction.min(1.0)) / self.races as f64;
             let full = (done * WIDTH as f64) as usize;
             let bar = "█".repeat(full) + &"░".repeat(WIDTH - full);
             eprint!("{CLEAR}{bar} {:3.0} %  {}", done * 100.0, self.name);
@@ -50,5 +50,5 @@ impl Drop for Progress {
     }
 }
 
-/// The line that the cursor is in.
+/// Clears the line of the cursor.
 const CLEAR: &str = "\r\x1b[2K";
