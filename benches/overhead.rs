@@ -1,12 +1,12 @@
-//! What the layer itself costs, where no database is asked: time and allocations per request.
+//! The cost of the layer itself, without a database: time and allocations per request.
 //!
-//! `cargo bench --bench overhead` compares router and layer, and then lets criterion take their
-//! times. With `-- --allocations` it only compares.
+//! `cargo bench --bench overhead` compares a router with and without the layer, and then measures
+//! both with criterion. With `-- --allocations` it only compares.
 
 #![allow(
     clippy::indexing_slicing,
     clippy::unwrap_used,
-    reason = "a bench that cannot run has nothing else to say"
+    reason = "a bench may panic"
 )]
 
 use std::{
@@ -33,7 +33,7 @@ use tower_interlock::{Authorized, Error, Interlock};
 static ALLOCATOR: &StatsAlloc<System> = &INSTRUMENTED_SYSTEM;
 
 fn main() {
-    // One thread, so that nobody else's allocations are counted.
+    // One thread, so that only the allocations of the requests are counted.
     let runtime = Builder::new_current_thread().enable_all().build().unwrap();
     let shapes = runtime.block_on(async { shapes() });
     compare(&runtime, &shapes);
@@ -44,7 +44,7 @@ fn main() {
     }
 }
 
-/// A kind of request, and the routers that it is sent to.
+/// A kind of request, and the routers to send it to.
 struct Shape {
     name: &'static str,
     body: Bytes,
@@ -57,11 +57,11 @@ fn shapes() -> [Shape; 3] {
         .connect_lazy("postgres://nowhere")
         .unwrap();
     let interlock = Interlock::new(pool);
-    // Without a state, each request would make a copy of its route, which axum::serve spares it.
+    // As axum::serve does. Without it, each request clones its route.
     let bare = || Router::new().route("/", put(bare)).with_state(());
     let layered = || Router::new().route("/", put(layered));
-    let once = layered().route_layer(interlock.require(anyone));
-    let twice = once.clone().route_layer(interlock.require(everyone));
+    let once = layered().route_layer(interlock.require(allow));
+    let twice = once.clone().route_layer(interlock.require(allow_too));
     let (once, twice) = (once.with_state(()), twice.with_state(()));
     let body = Bytes::from_static(&[b'x'; 1024]);
     [
@@ -86,9 +86,9 @@ fn shapes() -> [Shape; 3] {
     ]
 }
 
-/// Prints what a request costs in both routers.
+/// Prints the cost of a request in both routers.
 fn compare(runtime: &Runtime, shapes: &[Shape]) {
-    println!("per request: allocations, bytes of them, median time with the counting in it\n");
+    println!("per request: allocations, allocated bytes, median time including the counting\n");
     println!(
         "{:<20}{:>26}{:>26}{:>26}",
         "", "bare", "layer", "difference"
@@ -97,7 +97,7 @@ fn compare(runtime: &Runtime, shapes: &[Shape]) {
         let apps = [&shape.bare, &shape.layered];
         let allocations = apps.map(|app| runtime.block_on(allocations(app, &shape.body)));
         let mut times = [const { Vec::new() }; 2];
-        // Whatever else the machine does befalls both alike.
+        // Both in turns, so that other load on the machine affects both alike.
         for _ in 0..TURNS {
             for (app, times) in apps.iter().zip(&mut times) {
                 let time = runtime.block_on(time(app, &shape.body, TURN));
@@ -117,9 +117,9 @@ fn compare(runtime: &Runtime, shapes: &[Shape]) {
     }
 }
 
-/// The number of allocations per request, and their bytes.
+/// Returns the number of allocations per request, and their bytes.
 async fn allocations(app: &Router, body: &Bytes) -> [f64; 2] {
-    // What is allocated once is no cost of a request.
+    // The first request allocates what later ones reuse.
     send(app, body).await;
     let region = Region::new(ALLOCATOR);
     for _ in 0..COUNTED {
@@ -130,7 +130,7 @@ async fn allocations(app: &Router, body: &Bytes) -> [f64; 2] {
     [number, change.bytes_allocated].map(|sum| sum as f64 / f64::from(COUNTED))
 }
 
-/// How long so many requests take.
+/// Measures how long this many requests take.
 async fn time(app: &Router, body: &Bytes, times: u64) -> Duration {
     let start = Instant::now();
     for _ in 0..times {
@@ -162,22 +162,22 @@ async fn bare(body: Bytes) -> Bytes {
     body
 }
 
-async fn layered(Authorized(Allowed): Authorized<Allowed>, body: Bytes) -> Bytes {
+async fn layered(_: Authorized<Allowed>, body: Bytes) -> Bytes {
     body
 }
 
 #[derive(Clone)]
 struct Allowed;
 
-async fn anyone() -> Result<Allowed, Error> {
+async fn allow() -> Result<Allowed, Error> {
     Ok(Allowed)
 }
 
 #[derive(Clone)]
-struct Everyone;
+struct AllowedToo;
 
-async fn everyone() -> Result<Everyone, Error> {
-    Ok(Everyone)
+async fn allow_too() -> Result<AllowedToo, Error> {
+    Ok(AllowedToo)
 }
 
 fn median(numbers: &mut [f64]) -> f64 {
@@ -187,7 +187,7 @@ fn median(numbers: &mut [f64]) -> f64 {
 
 const COUNTED: u32 = 1000;
 
-/// Requests that are timed together: so few that most turns are not interrupted.
+/// Requests timed together: few enough that most turns run uninterrupted.
 const TURN: u64 = 50;
 
 const TURNS: usize = 2000;

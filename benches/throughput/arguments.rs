@@ -1,4 +1,4 @@
-//! What to run.
+//! The command line.
 
 use std::{env, path::PathBuf, process, str::FromStr, time::Duration};
 
@@ -7,30 +7,27 @@ use crate::{round::Times, scenario::Scenario, ways::Way};
 /// The arguments after `--`.
 #[derive(Debug, Clone)]
 pub(crate) struct Arguments {
-    /// Nothing that is measured means anything.
-    pub(crate) smoke: bool,
     pub(crate) rounds: usize,
     pub(crate) times: Times,
     pub(crate) scenarios: Vec<Scenario>,
     pub(crate) ways: Vec<Way>,
-    /// Round trips to the server.
+    /// Round-trip times to the server.
     pub(crate) distances: Vec<Duration>,
     pub(crate) pools: Vec<u32>,
     pub(crate) svg: PathBuf,
 }
 
 impl Arguments {
-    /// Of this process.
+    /// Parses the arguments of this process; exits if they are wrong.
     pub(crate) fn parse() -> Self {
-        Self::try_parse().unwrap_or_else(|wrong| {
-            eprintln!("{wrong}\n{USAGE}");
+        Self::try_parse().unwrap_or_else(|error| {
+            eprintln!("{error}\n{USAGE}");
             process::exit(2);
         })
     }
 
     fn try_parse() -> Result<Self, String> {
         let mut arguments = Self {
-            smoke: false,
             rounds: 5,
             times: Times {
                 warm_up: Duration::from_millis(100),
@@ -47,10 +44,9 @@ impl Arguments {
         while let Some(name) = given.next() {
             let mut value = || given.next().ok_or(format!("{name} needs a value"));
             match name.as_str() {
-                // What cargo says to every bench.
+                // Cargo passes it to every bench.
                 "--bench" => {}
                 "--smoke" | "--test" => {
-                    arguments.smoke = true;
                     arguments.rounds = 1;
                     arguments.times = Times {
                         warm_up: Duration::from_millis(10),
@@ -71,10 +67,10 @@ impl Arguments {
                 "--network" => arguments.distances = list(&value()?, milliseconds)?,
                 "--pool" => arguments.pools = list(&value()?, number)?,
                 "--svg" => arguments.svg = value()?.into(),
-                _ => return Err(format!("what is {name}?")),
+                _ => return Err(format!("unknown option {name}")),
             }
         }
-        // What the others are compared with.
+        // The other ways are compared with it.
         if !arguments.ways.contains(&Way::ByHand) {
             arguments.ways.insert(0, Way::ByHand);
         }
@@ -89,7 +85,7 @@ fn named<T: Copy>(
 ) -> Result<Vec<T>, String> {
     list(names, |given| {
         let found = all.iter().copied().find(|item| name(*item) == given);
-        found.ok_or(format!("what is {given}?"))
+        found.ok_or(format!("unknown name {given}"))
     })
 }
 
@@ -103,22 +99,22 @@ fn milliseconds(text: &str) -> Result<Duration, String> {
 
 fn number<T: FromStr>(text: &str) -> Result<T, String> {
     text.parse()
-        .map_err(|_| format!("{text} is no such number"))
+        .map_err(|_| format!("not a valid number: {text}"))
 }
 
-/// How many connections there are if nothing else is said: one for each client.
-pub(crate) const POOL: u32 = 16;
+/// The default number of connections: one for each client.
+const POOL: u32 = 16;
 
 const TURN: Duration = Duration::from_millis(100);
 
 const USAGE: &str = "\
 cargo bench --bench throughput -- [options]
-  --smoke              a moment of everything, to see that it runs
-  --rounds N           5
-  --seconds S          0.4, that each way has in a round
-  --scenario NAME,…    alone, spread, warm, hot, denied, reads
-  --way NAME,…         race, by-hand, peer, peer-default, layer, layer-handoff,
-                       conditional, conditional-handoff
-  --network MS,…       0,1,5: round trips to the server in milliseconds
-  --pool N,…           16: connections
-  --svg PATH           where the chart goes";
+  --smoke              run everything for a moment; the numbers mean nothing
+  --rounds N           rounds [5]
+  --seconds S          time of each way in a round [0.4]
+  --scenario NAME,…    alone, spread, warm, hot, denied, reads [all]
+  --way NAME,…         race, by-hand, axum-sqlx-tx, axum-sqlx-tx-default, layer,
+                       layer-handoff, conditional, conditional-handoff [all]
+  --network MS,…       round-trip times to the server in milliseconds [0,1,5]
+  --pool N,…           connections [16]
+  --svg PATH           where to write the chart";

@@ -1,4 +1,4 @@
-//! Clients that send one request after the other.
+//! Clients. Each sends one request after the other.
 
 use std::time::{Duration, Instant};
 
@@ -12,32 +12,32 @@ use tower::ServiceExt as _;
 
 use crate::{
     cpu,
-    figures::{Figures, milliseconds, quantile},
-    scenario::{OWNER, STRANGER, Scenario},
+    metrics::{Metrics, milliseconds, quantile},
+    scenario::{GRANTEE, STRANGER, Scenario},
     ways::{User, attempts},
 };
 
-/// What clients have seen.
+/// Sums over the exchanges of clients.
 #[derive(Debug, Default)]
 pub(crate) struct Tally {
-    /// The clients' time, all together.
+    /// The sum of the clients' times.
     elapsed: Duration,
-    /// Of the whole process.
+    /// The CPU time of the whole process.
     cpu: Duration,
-    /// Of the right answers, in milliseconds.
+    /// Latencies of the expected responses, in milliseconds.
     latencies: Vec<f64>,
     failures: u32,
     attempts: u32,
-    /// The answers that tell their attempts.
-    counted: u32,
+    /// The number of responses that report their attempts.
+    reported: u32,
 }
 
 impl Tally {
-    /// Lets all clients of a scenario send for a time, and then finish what they have begun.
-    pub(crate) async fn take(app: &Router, scenario: Scenario, time: Duration) -> Self {
+    /// Lets the clients of a scenario send for some time. Each finishes its last request.
+    pub(crate) async fn measure(app: &Router, scenario: Scenario, time: Duration) -> Self {
         let clients = (0..scenario.clients).map(|_| {
             let app = app.clone();
-            tokio::spawn(async move { Self::of_one(&app, scenario, time).await })
+            tokio::spawn(async move { Self::measure_client(&app, scenario, time).await })
         });
         let before = cpu::time();
         let mut all = Self::default();
@@ -46,26 +46,26 @@ impl Tally {
         }
         let used = cpu::time()
             .zip(before)
-            // A thread that has ended meanwhile has taken its time along.
+            // The sum shrinks when a thread ends.
             .map(|(after, before)| after.saturating_sub(before));
         all.cpu = used.unwrap_or_default();
         all
     }
 
-    async fn of_one(app: &Router, scenario: Scenario, time: Duration) -> Self {
+    async fn measure_client(app: &Router, scenario: Scenario, time: Duration) -> Self {
         let begin = Instant::now();
         let mut tally = Self::default();
         while tally.elapsed < time {
-            let answer = ask(app, scenario).await;
+            let exchange = send(app, scenario).await;
             tally.elapsed = begin.elapsed();
-            if answer.right {
-                tally.latencies.push(milliseconds(answer.latency));
+            if exchange.expected {
+                tally.latencies.push(milliseconds(exchange.latency));
             } else {
                 tally.failures += 1;
             }
-            if let Some(attempts) = answer.attempts {
+            if let Some(attempts) = exchange.attempts {
                 tally.attempts += attempts;
-                tally.counted += 1;
+                tally.reported += 1;
             }
         }
         tally
@@ -77,42 +77,42 @@ impl Tally {
         self.latencies.extend(other.latencies);
         self.failures += other.failures;
         self.attempts += other.attempts;
-        self.counted += other.counted;
+        self.reported += other.reported;
     }
 
-    /// Sums up what so many clients have seen, on so many connections.
-    pub(crate) fn figures(mut self, clients: usize, connections: u32) -> Figures {
+    /// Computes the metrics.
+    pub(crate) fn metrics(mut self, clients: usize, connections: u32) -> Metrics {
         self.latencies.sort_by(f64::total_cmp);
         let seconds = self.elapsed.as_secs_f64() / clients as f64;
-        let answers = self.latencies.len() as f64 + f64::from(self.failures);
+        let responses = self.latencies.len() as f64 + f64::from(self.failures);
         let quantile = |part| quantile(&self.latencies, part).unwrap_or(f64::NAN);
-        Figures {
+        Metrics {
             successes: self.latencies.len() as f64 / seconds,
             failures: f64::from(self.failures) / seconds,
             p50: quantile(0.5),
             p99: quantile(0.99),
-            attempts: (self.counted > 0)
-                .then(|| f64::from(self.attempts) / f64::from(self.counted)),
-            cpu: (!self.cpu.is_zero()).then(|| milliseconds(self.cpu) * 1000.0 / answers),
+            attempts: (self.reported > 0)
+                .then(|| f64::from(self.attempts) / f64::from(self.reported)),
+            cpu: (!self.cpu.is_zero()).then(|| milliseconds(self.cpu) * 1000.0 / responses),
             connections,
         }
     }
 }
 
-/// An answer, as far as it counts.
-pub(crate) struct Answer {
-    /// Whether it has the status that was to be expected.
-    pub(crate) right: bool,
+/// The result of one request.
+pub(crate) struct Exchange {
+    /// Whether the response has the expected status.
+    pub(crate) expected: bool,
     pub(crate) latency: Duration,
     attempts: Option<u32>,
 }
 
-/// Sends one request, and reads the answer to its end.
-pub(crate) async fn ask(app: &Router, scenario: Scenario) -> Answer {
-    let (user, expected) = if fastrand::f64() < scenario.strangers {
+/// Sends one request, and reads the response to its end.
+pub(crate) async fn send(app: &Router, scenario: Scenario) -> Exchange {
+    let (user, status) = if fastrand::f64() < scenario.without_grant {
         (STRANGER, StatusCode::FORBIDDEN)
     } else {
-        (OWNER, StatusCode::OK)
+        (GRANTEE, StatusCode::OK)
     };
     let path = format!("/documents/{}", fastrand::i64(1..=scenario.rows));
     let request = if scenario.reads {
@@ -123,16 +123,17 @@ pub(crate) async fn ask(app: &Router, scenario: Scenario) -> Answer {
     let mut request = request.unwrap();
     request.extensions_mut().insert(User(user));
 
-    let asked = Instant::now();
+    let sent = Instant::now();
     let response = app.clone().oneshot(request).await.unwrap();
-    let right = response.status() == expected;
+    let expected = response.status() == status;
     let attempts = attempts(&response);
     to_bytes(response.into_body(), usize::MAX).await.unwrap();
-    Answer {
-        right,
-        latency: asked.elapsed(),
+    Exchange {
+        expected,
+        latency: sent.elapsed(),
         attempts,
     }
 }
 
-const BODY: &str = "a body of a hundred bytes, which is about as much as a short note has; it is written again and again";
+const BODY: &str = "a body of a hundred bytes, about as long as a short note; \
+                    each request of this bench writes it once.";

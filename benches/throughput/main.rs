@@ -1,11 +1,11 @@
-//! Ways to write an authorized handler, side by side: how many answers a second, and how soon.
+//! Compares ways to write an authorized handler: requests per second, and latency.
 //!
-//! `cargo bench --bench throughput` lets every way run in every scenario, at every distance to the
-//! database, in rounds. In a round all ways send by turns, in random order, each on fresh tables
-//! and a pool of its own. Whatever else the machine does befalls all of them, so what counts is
-//! the ratio to the transaction by hand within a round.
+//! `cargo bench --bench throughput` measures every way in every scenario, at every distance to the
+//! database, in rounds. In a round the ways take turns in random order, each on its own pool and
+//! fresh tables. Other load on the machine affects all ways alike. Compare ways by their ratio to the
+//! transaction by hand within a round, not by absolute numbers.
 //!
-//! What can be said after `--` is in `arguments.rs`.
+//! `arguments.rs` lists the options.
 
 #![allow(
     clippy::disallowed_methods,
@@ -13,33 +13,29 @@
     clippy::indexing_slicing,
     clippy::panic,
     clippy::unwrap_used,
-    reason = "a bench that cannot run has nothing else to say, and does by hand what it compares with"
+    reason = "a bench may panic, and compares with transactions by hand"
 )]
 
 mod arguments;
 mod chart;
 mod cpu;
-mod figures;
 mod load;
-mod plan;
+mod metrics;
+mod results;
 mod round;
+mod round_trips;
 mod scenario;
 mod table;
 mod tables;
-mod targets;
-mod trips;
 mod ways;
 
-use crate::{arguments::Arguments, plan::Results};
+use crate::{arguments::Arguments, results::Results};
 
 fn main() {
     let arguments = Arguments::parse();
     support::test(async move |database| {
         let results = Results::measure(&arguments, &database).await;
         table::print_all(&results);
-        if !arguments.smoke {
-            targets::print(&results);
-        }
         chart::write(&results, &arguments.svg);
     });
 }

@@ -1,4 +1,4 @@
-//! A round: all ways in one setting, by turns.
+//! A round: all ways in one setting, in turns.
 
 use std::time::Duration;
 
@@ -6,35 +6,35 @@ use axum::Router;
 use sqlx::{PgPool, postgres::PgConnectOptions};
 
 use crate::{
-    figures::{Figure, Figures},
     load::Tally,
+    metrics::{Metric, Metrics},
     scenario::Scenario,
     tables::Tables,
     ways::Way,
 };
 
-/// What the ways are compared in.
+/// The conditions of a comparison.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(crate) struct Setting {
     pub(crate) scenario: Scenario,
-    /// The round trip to the server.
+    /// The round-trip time to the server.
     pub(crate) distance: Duration,
     pub(crate) pool: u32,
 }
 
-/// How long each way sends.
+/// How long each way sends requests.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Times {
-    /// Before anything counts: connections are made and statements prepared.
+    /// Not measured: opens connections and prepares statements.
     pub(crate) warm_up: Duration,
     pub(crate) turns: u32,
     pub(crate) turn: Duration,
 }
 
-/// What was found.
+/// The metrics of one round.
 pub(crate) struct Round {
     pub(crate) setting: Setting,
-    figures: Vec<(Way, Figures)>,
+    metrics: Vec<(Way, Metrics)>,
 }
 
 impl Round {
@@ -45,43 +45,43 @@ impl Round {
         tables: &Tables,
         server: &PgConnectOptions,
     ) -> Self {
-        let mut contestants = Vec::new();
+        let mut candidates = Vec::new();
         for way in shuffled(ways.iter().copied()) {
-            contestants.push(Contestant::prepare(way, setting, times, tables, server).await);
+            candidates.push(Candidate::prepare(way, setting, times, tables, server).await);
         }
-        // Short turns: whatever else the machine does befalls all ways alike.
+        // Turns are short, so that other load on the machine affects all ways alike.
         for _ in 0..times.turns {
-            for contestant in shuffled(&mut contestants) {
-                let turn = Tally::take(&contestant.app, setting.scenario, times.turn);
-                contestant.tally.add(turn.await);
+            for candidate in shuffled(&mut candidates) {
+                let turn = Tally::measure(&candidate.app, setting.scenario, times.turn);
+                candidate.tally.add(turn.await);
             }
         }
-        let mut figures = Vec::new();
-        for contestant in contestants {
-            let Contestant {
+        let mut metrics = Vec::new();
+        for candidate in candidates {
+            let Candidate {
                 way, pool, tally, ..
-            } = contestant;
-            figures.push((way, tally.figures(setting.scenario.clients, pool.size())));
+            } = candidate;
+            metrics.push((way, tally.metrics(setting.scenario.clients, pool.size())));
             pool.close().await;
         }
-        Self { setting, figures }
+        Self { setting, metrics }
     }
 
-    pub(crate) fn figure(&self, way: Way, figure: Figure) -> Option<f64> {
-        let (_, figures) = self.figures.iter().find(|(of, _)| *of == way)?;
-        figure.of(figures)
+    pub(crate) fn metric(&self, way: Way, metric: Metric) -> Option<f64> {
+        let (_, metrics) = self.metrics.iter().find(|(measured, _)| *measured == way)?;
+        metric.of(metrics)
     }
 }
 
-/// A way on tables and a pool of its own.
-struct Contestant {
+/// A way with its own tables and pool.
+struct Candidate {
     way: Way,
     pool: PgPool,
     app: Router,
     tally: Tally,
 }
 
-impl Contestant {
+impl Candidate {
     async fn prepare(
         way: Way,
         setting: Setting,
@@ -89,11 +89,11 @@ impl Contestant {
         tables: &Tables,
         server: &PgConnectOptions,
     ) -> Self {
-        let own = tables.make(way.name()).await;
-        let pool = way.pool(setting.pool, server.clone().options(own));
+        let schema = tables.create(way.name()).await;
+        let pool = way.pool(setting.pool, server.clone().options(schema));
         let app = way.router(pool.clone());
-        let warm_up = times.warm_up + setting.distance * TRIPS_TO_WARM_UP;
-        drop(Tally::take(&app, setting.scenario, warm_up).await);
+        let warm_up = times.warm_up + setting.distance * WARM_UP_TRIPS;
+        drop(Tally::measure(&app, setting.scenario, warm_up).await);
         Self {
             way,
             pool,
@@ -103,12 +103,12 @@ impl Contestant {
     }
 }
 
-/// In random order.
+/// Returns the items in random order.
 pub(crate) fn shuffled<T>(items: impl IntoIterator<Item = T>) -> Vec<T> {
     let mut items: Vec<T> = items.into_iter().collect();
     fastrand::shuffle(&mut items);
     items
 }
 
-/// To connect, to look at the server, to prepare what is sent, and to send it a few times.
-const TRIPS_TO_WARM_UP: u32 = 30;
+/// Round trips to connect, to look at the server, to prepare statements, and for a few requests.
+const WARM_UP_TRIPS: u32 = 30;

@@ -1,15 +1,15 @@
-//! What is asked for, and by how many at once.
+//! The scenarios: which requests, and how many at once.
 
-/// A load: clients, what they ask for, and which rows they meet on.
+/// A load: the clients, their requests, and the rows that they share.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(crate) struct Scenario {
     pub(crate) name: &'static str,
     pub(crate) title: &'static str,
     pub(crate) clients: usize,
-    /// How many of the [`DOCUMENTS`] are asked for, at random.
+    /// How many of the [`DOCUMENTS`] are requested, at random.
     pub(crate) rows: i64,
-    /// The part of the requests that is a stranger's.
-    pub(crate) strangers: f64,
+    /// The fraction of requests from a user without a grant.
+    pub(crate) without_grant: f64,
     pub(crate) reads: bool,
 }
 
@@ -37,7 +37,7 @@ impl Scenario {
         Self {
             name: "denied",
             title: "16 clients, half denied",
-            strangers: 0.5,
+            without_grant: 0.5,
             ..Self::SPREAD
         },
         Self {
@@ -53,7 +53,7 @@ impl Scenario {
         title: "16 clients, 10,000 rows",
         clients: 16,
         rows: DOCUMENTS,
-        strangers: 0.0,
+        without_grant: 0.0,
         reads: false,
     };
 
@@ -62,7 +62,7 @@ impl Scenario {
 
     /// One write that is denied.
     pub(crate) const DENIED: Self = Self {
-        strangers: 1.0,
+        without_grant: 1.0,
         ..Self::GRANTED
     };
 
@@ -75,6 +75,8 @@ impl Scenario {
 
 pub(crate) const DOCUMENTS: i64 = 10_000;
 
-pub(crate) const OWNER: i64 = 1;
+/// Has a grant for every document.
+pub(crate) const GRANTEE: i64 = 1;
 
+/// Has no grant.
 pub(crate) const STRANGER: i64 = 2;

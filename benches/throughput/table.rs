@@ -1,18 +1,18 @@
 //! The tables, in Markdown.
 
 use crate::{
-    figures::{Figure, milliseconds},
-    plan::Results,
+    metrics::{Metric, milliseconds},
+    results::Results,
     round::Setting,
-    trips::Trip,
+    round_trips::Request,
     ways::Way,
 };
 
-/// Prints all of them: medians, and from the least to the most of the rounds.
+/// Prints all tables. A cell is the median, and in parentheses the minimum and maximum.
 pub(crate) fn print_all(results: &Results) {
-    println!("\n### Round trips of a request\n\nBefore the answer, and in all.\n");
-    let trips = results.trips.iter().map(|(way, trips)| {
-        let cell = |Trip { awaited, all }| format!("{awaited} of {all}");
+    println!("\n### Round trips of a request\n\nBefore the response, and in all.\n");
+    let trips = results.round_trips.iter().map(|(way, trips)| {
+        let cell = |Request { awaited, all }| format!("{awaited} of {all}");
         vec![
             way.title().to_owned(),
             cell(trips.granted),
@@ -29,7 +29,7 @@ pub(crate) fn print_all(results: &Results) {
 }
 
 /// Prints a table.
-pub(crate) fn print(head: &[&str], rows: impl Iterator<Item = Vec<String>>) {
+fn print(head: &[&str], rows: impl Iterator<Item = Vec<String>>) {
     let rows: Vec<_> = rows.collect();
     let widths: Vec<_> = (0..head.len())
         .map(|column| {
@@ -73,11 +73,11 @@ const HEAD: [&str; 12] = [
 ];
 
 fn row(results: &Results, setting: Setting, way: Way) -> Vec<String> {
-    let figure = |figure, digits: usize| {
-        let spread = results.spread(setting, way, figure);
+    let metric = |metric, digits: usize| {
+        let spread = results.spread(setting, way, metric);
         spread.map_or_else(none, |spread| format!("{spread:.digits$}"))
     };
-    // The proxies are a part of this process.
+    // With a distance, the CPU time includes that of the proxy.
     let cpu = |cell: String| {
         if setting.distance.is_zero() {
             cell
@@ -85,23 +85,23 @@ fn row(results: &Results, setting: Setting, way: Way) -> Vec<String> {
             none()
         }
     };
-    let ratio = |figure| {
-        let ratio = results.ratio(setting, way, Way::ByHand, figure);
+    let ratio = |metric| {
+        let ratio = results.ratio(setting, way, Way::ByHand, metric);
         ratio.map_or_else(none, |ratio| format!("{ratio:.2}"))
     };
     vec![
         way.title().to_owned(),
-        figure(Figure::Successes, 0),
-        ratio(Figure::Successes),
-        figure(Figure::Failures, 0),
-        figure(Figure::P50, 2),
-        ratio(Figure::P50),
-        figure(Figure::P99, 1),
-        ratio(Figure::P99),
-        figure(Figure::Attempts, 2),
-        cpu(figure(Figure::Cpu, 0)),
-        cpu(ratio(Figure::Cpu)),
-        figure(Figure::Connections, 0),
+        metric(Metric::Successes, 0),
+        ratio(Metric::Successes),
+        metric(Metric::Failures, 0),
+        metric(Metric::P50, 2),
+        ratio(Metric::P50),
+        metric(Metric::P99, 1),
+        ratio(Metric::P99),
+        metric(Metric::Attempts, 2),
+        cpu(metric(Metric::Cpu, 0)),
+        cpu(ratio(Metric::Cpu)),
+        metric(Metric::Connections, 0),
     ]
 }
 

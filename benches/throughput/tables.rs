@@ -1,11 +1,11 @@
-//! The tables that the requests are about.
+//! The tables that the requests read and write.
 
 use sqlx::{AssertSqlSafe, PgPool};
 use support::Database;
 
-use crate::scenario::{DOCUMENTS, OWNER};
+use crate::scenario::{DOCUMENTS, GRANTEE};
 
-/// Makes tables.
+/// Creates tables.
 pub(crate) struct Tables {
     pool: PgPool,
 }
@@ -17,19 +17,19 @@ impl Tables {
         }
     }
 
-    /// Makes tables anew in a schema of that name, and returns the option that leads there.
+    /// Creates the tables in a new schema, and returns the connection option that selects it.
     ///
-    /// The owner has a grant for every document, the stranger has none. There are as many rows in
-    /// each scenario: on a small table the planner prefers to read all of it, which makes everyone
-    /// conflict with everyone.
-    pub(crate) async fn make(&self, name: &str) -> [(&'static str, String); 1] {
+    /// Every scenario has the same number of rows: the planner scans a small table, and then all
+    /// transactions conflict with each other.
+    pub(crate) async fn create(&self, name: &str) -> [(&'static str, String); 1] {
         let schema = format!("\"{name}\"");
         for statement in [
             format!("DROP SCHEMA IF EXISTS {schema} CASCADE"),
             format!("CREATE SCHEMA {schema}"),
             format!(
                 "CREATE TABLE {schema}.grants
-                 (user_id INT8 NOT NULL, document_id INT8 NOT NULL, PRIMARY KEY (user_id, document_id))"
+                 (user_id INT8 NOT NULL, document_id INT8 NOT NULL,
+                  PRIMARY KEY (user_id, document_id))"
             ),
             format!(
                 "CREATE TABLE {schema}.documents
@@ -39,14 +39,14 @@ impl Tables {
                 "INSERT INTO {schema}.documents (id, body)
                  SELECT id, repeat('x', 100) FROM generate_series(1, {DOCUMENTS}) AS series (id)"
             ),
-            format!("INSERT INTO {schema}.grants SELECT {OWNER}, id FROM {schema}.documents"),
+            format!("INSERT INTO {schema}.grants SELECT {GRANTEE}, id FROM {schema}.documents"),
             format!("ANALYZE {schema}.documents"),
             format!("ANALYZE {schema}.grants"),
         ] {
             let statement = sqlx::raw_sql(AssertSqlSafe(statement));
             statement.execute(&self.pool).await.unwrap();
         }
-        // Without quotes: CockroachDB would take those of a startup option for a part of the name.
+        // Unquoted: in a startup option, CockroachDB takes quotes for a part of the name.
         [("search_path", name.to_owned())]
     }
 }

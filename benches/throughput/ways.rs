@@ -1,9 +1,9 @@
-//! The ways that are compared: one router shape, the same statements.
+//! The ways to compare. All have the same route and the same statements.
 
+mod axum_sqlx_tx;
 mod by_hand;
 mod conditional;
 mod layer;
-mod peer;
 mod race;
 
 use axum::{Router, http::StatusCode, response::Response};
@@ -15,24 +15,24 @@ use tower_interlock::{Interlock, Report};
 
 use crate::scenario::Scenario;
 
-/// A way to check a permission and do what it permits.
+/// A way to check a permission and to read or write.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Way {
-    /// Check and write are two statements on the pool. It is no safe way.
+    /// Two statements on the pool. It is not safe.
     Race,
-    /// A SERIALIZABLE transaction, and a loop around it.
+    /// A SERIALIZABLE transaction in a retry loop.
     ByHand,
-    /// axum-sqlx-tx.
-    Peer,
-    /// axum-sqlx-tx, on the pool that sqlx makes by default.
-    PeerDefault,
+    /// axum-sqlx-tx on the recommended pool of this crate.
+    AxumSqlxTx,
+    /// axum-sqlx-tx on the default pool of sqlx.
+    AxumSqlxTxDefault,
     /// The layer.
     Layer,
-    /// The layer, with connections that go from request to request.
+    /// The layer with `handoff`.
     LayerHandoff,
     /// A conditional write.
     Conditional,
-    /// A conditional write, with connections that go from request to request.
+    /// A conditional write with `handoff`.
     ConditionalHandoff,
 }
 
@@ -40,8 +40,8 @@ impl Way {
     pub(crate) const ALL: [Self; 8] = [
         Self::Race,
         Self::ByHand,
-        Self::Peer,
-        Self::PeerDefault,
+        Self::AxumSqlxTx,
+        Self::AxumSqlxTxDefault,
         Self::Layer,
         Self::LayerHandoff,
         Self::Conditional,
@@ -52,8 +52,8 @@ impl Way {
         match self {
             Self::Race => "race",
             Self::ByHand => "by-hand",
-            Self::Peer => "peer",
-            Self::PeerDefault => "peer-default",
+            Self::AxumSqlxTx => "axum-sqlx-tx",
+            Self::AxumSqlxTxDefault => "axum-sqlx-tx-default",
             Self::Layer => "layer",
             Self::LayerHandoff => "layer-handoff",
             Self::Conditional => "conditional",
@@ -65,8 +65,8 @@ impl Way {
         match self {
             Self::Race => "two statements, a race",
             Self::ByHand => "transaction by hand",
-            Self::Peer => "axum-sqlx-tx",
-            Self::PeerDefault => "axum-sqlx-tx, default pool",
+            Self::AxumSqlxTx => "axum-sqlx-tx",
+            Self::AxumSqlxTxDefault => "axum-sqlx-tx, default pool",
             Self::Layer => "layer",
             Self::LayerHandoff => "layer, handoff",
             Self::Conditional => "conditional write",
@@ -74,18 +74,18 @@ impl Way {
         }
     }
 
-    /// There is no conditional read.
-    pub(crate) fn can(self, scenario: Scenario) -> bool {
+    /// Whether the way can run the scenario. A conditional write cannot read.
+    pub(crate) fn can_run(self, scenario: Scenario) -> bool {
         !matches!(self, Self::Conditional | Self::ConditionalHandoff) || !scenario.reads
     }
 
-    /// The pool that the way would be used on. All sessions are SERIALIZABLE, but for the race's.
+    /// The pool that the way would be used on. Sessions are SERIALIZABLE, except for the race.
     pub(crate) fn pool(self, size: u32, server: PgConnectOptions) -> PgPool {
         let serializable = [("default_transaction_isolation", "serializable")];
         let (options, server) = match self {
-            // A ping before each of the two statements would make it the slowest.
+            // With a ping before each of its two statements it would be the slowest way.
             Self::Race => (PgPoolOptions::new().test_before_acquire(false), server),
-            Self::PeerDefault => (PgPoolOptions::new(), server.options(serializable)),
+            Self::AxumSqlxTxDefault => (PgPoolOptions::new(), server.options(serializable)),
             _ => (Interlock::pool_options(), server),
         };
         options.max_connections(size).connect_lazy_with(server)
@@ -95,7 +95,7 @@ impl Way {
         match self {
             Self::Race => race::router(pool),
             Self::ByHand => by_hand::router(pool),
-            Self::Peer | Self::PeerDefault => peer::router(pool),
+            Self::AxumSqlxTx | Self::AxumSqlxTxDefault => axum_sqlx_tx::router(pool),
             Self::Layer => layer::router(&Interlock::new(pool)),
             Self::LayerHandoff => layer::router(&Interlock::new(pool).handoff()),
             Self::Conditional => conditional::router(Interlock::new(pool)),
@@ -104,15 +104,15 @@ impl Way {
     }
 }
 
-/// Who makes the request: an extension, as authentication would leave it.
+/// The caller, an extension as authentication would add it.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct User(pub(crate) i64);
 
-/// How often a request was run, in the extensions of its answer.
+/// The attempts of a request, in the extensions of its response.
 #[derive(Debug, Clone, Copy)]
 struct Attempts(u32);
 
-/// How often the request of this answer was run, if the way says so.
+/// Returns the attempts that a response reports.
 pub(crate) fn attempts(response: &Response) -> Option<u32> {
     let extensions = response.extensions();
     let by_hand = extensions.get::<Attempts>().map(|Attempts(number)| *number);

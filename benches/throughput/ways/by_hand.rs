@@ -1,8 +1,8 @@
-//! What a careful engineer writes without this crate: a transaction, and a loop around it.
+//! What a careful engineer writes without this crate: a transaction in a retry loop.
 //!
-//! The loop runs again at once, at most as often as the layer does. To pause first was measured on
-//! PostgreSQL: it wins nothing, and the slowest requests take twice as long. What is dropped on
-//! the way sqlx rolls back behind the scenes, where nobody waits for it.
+//! It retries at once, at most as often as the layer does. A pause was measured on PostgreSQL: it
+//! wins nothing, and the slowest requests take twice as long. sqlx rolls back a dropped transaction
+//! in the background, and the response does not wait for it.
 
 use axum::{
     Extension, Router,
@@ -30,8 +30,8 @@ async fn update(
     let mut attempts = 1;
     loop {
         match try_update(&pool, user, id, &body).await {
-            Err(error) if attempts < MAX_ATTEMPTS && is_conflict(&error) => attempts += 1,
-            done => return answer(done, attempts),
+            Err(error) if attempts < MAX_ATTEMPTS && is_retryable(&error) => attempts += 1,
+            done => return respond(done, attempts),
         }
     }
 }
@@ -44,8 +44,8 @@ async fn read(
     let mut attempts = 1;
     loop {
         match try_read(&pool, user, id).await {
-            Err(error) if attempts < MAX_ATTEMPTS && is_conflict(&error) => attempts += 1,
-            done => return answer(done, attempts),
+            Err(error) if attempts < MAX_ATTEMPTS && is_retryable(&error) => attempts += 1,
+            done => return respond(done, attempts),
         }
     }
 }
@@ -85,18 +85,18 @@ async fn try_read(pool: &PgPool, User(user): User, id: i64) -> Result<Option<Str
     Ok(Some(body))
 }
 
-fn is_conflict(error: &sqlx::Error) -> bool {
+fn is_retryable(error: &sqlx::Error) -> bool {
     let code = error.as_database_error().and_then(|error| error.code());
     matches!(code.as_deref(), Some("40001" | "40P01"))
 }
 
-fn answer<T>(
+fn respond<T>(
     done: Result<Option<T>, sqlx::Error>,
     attempts: u32,
 ) -> (Extension<Attempts>, Result<T, StatusCode>) {
     let allowed = done.map_err(failed);
-    let answer = allowed.and_then(|answer| answer.ok_or(StatusCode::FORBIDDEN));
-    (Extension(Attempts(attempts)), answer)
+    let response = allowed.and_then(|allowed| allowed.ok_or(StatusCode::FORBIDDEN));
+    (Extension(Attempts(attempts)), response)
 }
 
 const MAX_ATTEMPTS: u32 = 100;

@@ -1,4 +1,4 @@
-//! A conditional write: the check is in the WHERE of the update.
+//! A conditional write: the check is in the WHERE clause of the update.
 
 use axum::{
     Extension, Router,

@@ -16,7 +16,7 @@ pub(super) fn router(interlock: &Interlock) -> Router {
             PATH,
             get(read).route_layer(interlock.require(has_grant).read_only()),
         )
-        // As axum::serve does: without it each request makes a copy of its route.
+        // As axum::serve does. Without it, each request clones its route.
         .with_state(())
 }
 

@@ -1,4 +1,4 @@
-//! What is written everywhere: nothing holds the permission until the write.
+//! The usual way: nothing keeps the permission until the write.
 
 use axum::{
     Extension, Router,

@@ -1,13 +1,12 @@
 //! Runs the race in all ways, prints a table, and draws one violation.
 //!
-//! `cargo run --release -p tower-interlock-race` takes about a minute, with `-- --tour` some seconds.
-//! The picture goes to `target/race.svg`, or to the path after `--svg`. The run fails if the layer or
-//! the conditional write allows a violation. It also fails if the naive way does not: then the race
-//! proves nothing.
+//! `cargo run --release -p tower-interlock-race` takes about a minute, with `-- --tour` seconds.
+//! The picture goes to `target/race.svg`, or to the path after `--svg`. The run fails if the layer
+//! or the conditional write allows a violation. It also fails if the naive way does not: then the
+//! race proves nothing.
 
 mod picture;
 mod progress;
-mod svg;
 mod table;
 
 use std::{env, error::Error, ffi::OsString, fs, path::PathBuf};

@@ -1,12 +1,11 @@
-//! The picture of a violation: the request, the grant and the administrator, time running downwards.
+//! The picture of a violation: request, grant and administrator; time runs downwards.
 
 use std::time::Instant;
 
+use support::Svg;
 use tower_interlock_race::Violation;
 
-use crate::svg::Svg;
-
-/// Draws a violation that was measured on `server`. The picture is light or dark as its reader is.
+/// Draws a violation that was measured on `server`, for light and dark pages.
 pub(crate) fn draw(violation: &Violation, server: &str) -> String {
     let Violation {
         steps,
@@ -29,7 +28,7 @@ pub(crate) fn draw(violation: &Violation, server: &str) -> String {
     svg.text("head", (ADMINISTRATOR, TOP - 18.0), "administrator");
 
     svg.bar("granted", GRANT, 64.0, (TOP, committing));
-    // The grant goes at some moment in here.
+    // The grant ends at some moment between the two.
     svg.bar("committing", GRANT, 64.0, (committing, committed));
     svg.bar("revoked", GRANT, 64.0, (committed, BOTTOM));
     svg.text("granted", (GRANT, TOP + 20.0), "granted");
@@ -45,28 +44,28 @@ pub(crate) fn draw(violation: &Violation, server: &str) -> String {
     let across = [(REQUEST - 7.0, committed), (ADMINISTRATOR + 7.0, committed)];
     svg.line("rule", &across);
 
-    let what_it_does = [
-        (steps.check_sent, "asks for the grant"),
-        (steps.check_done, "it is there; waits for a connection"),
+    let labels = [
+        (steps.check_sent, "reads the grant"),
+        (steps.check_done, "it exists; waits for a connection"),
         (steps.write_sent, "sends the write"),
-        (steps.write_done, "it is stored; answers 200"),
+        (steps.write_done, "it is stored; responds 200"),
     ];
-    scale.label(&mut svg, &BESIDE_REQUEST, &what_it_does);
+    scale.label(&mut svg, &BESIDE_REQUEST, &labels);
     let seen = revocation.seen;
     let counted = format!("counts {seen} writes, sends COMMIT");
-    let what_it_does = [
+    let labels = [
         (revocation.begin_sent, "begins, SERIALIZABLE"),
         (revocation.deleted, "has deleted the grant"),
         (revocation.commit_sent, &counted),
         (revocation.acknowledged, "COMMIT is acknowledged"),
     ];
-    scale.label(&mut svg, &BESIDE_ADMINISTRATOR, &what_it_does);
+    scale.label(&mut svg, &BESIDE_ADMINISTRATOR, &labels);
     let sum = format!("The revocation saw {seen} writes to the document. {stored} are stored.");
     svg.text("sum", (LEFT, BOTTOM + 48.0), &sum);
     svg.finish()
 }
 
-/// From moments to heights.
+/// Maps moments to heights.
 struct Scale {
     start: Instant,
     end: Instant,
@@ -78,7 +77,7 @@ impl Scale {
         TOP + part * (BOTTOM - TOP)
     }
 
-    /// A line of text for each moment.
+    /// Adds a label beside each moment.
     fn label(&self, svg: &mut Svg, side: &Side, labels: &[(Instant, &str)]) {
         let heights = labels.iter().map(|(at, _)| self.y(*at)).collect();
         for ((at, label), line) in labels.iter().zip(apart(heights)) {
@@ -92,14 +91,14 @@ impl Scale {
     }
 }
 
-/// As near to where they belong as the height of a line lets them.
+/// Moves labels apart by the height of a line, and otherwise leaves them where they belong.
 fn apart(mut heights: Vec<f64>) -> Vec<f64> {
     let mut free = TOP;
     for height in &mut heights {
         *height = height.max(free);
         free = *height + LINE;
     }
-    // What has been pushed out at the bottom pushes the others back up.
+    // Labels below the bottom are moved up, and push the others up.
     let mut free = BOTTOM;
     for height in heights.iter_mut().rev() {
         *height = height.min(free);
@@ -108,7 +107,7 @@ fn apart(mut heights: Vec<f64>) -> Vec<f64> {
     heights
 }
 
-/// Where the labels of a column stand, and the lines that lead to them.
+/// Where the labels of a column are, and the lines that lead to them.
 struct Side {
     class: &'static str,
     leader: [f64; 3],

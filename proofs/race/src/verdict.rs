@@ -54,8 +54,8 @@ pub struct Attempts {
 
 /// Counts the violations, and those that are late.
 ///
-/// Each document is granted once and revoked once. A write that the revoking transaction did not see
-/// therefore had no permission.
+/// Each document is granted once and revoked once. Therefore a write that the revoking transaction
+/// did not see had no permission.
 const VIOLATIONS: &str = "
     SELECT COALESCE(sum(stored - seen), 0)::INT8, COALESCE(sum(stored - acknowledged), 0)::INT8
     FROM revocations

@@ -73,7 +73,7 @@ impl Way {
         matches!(self, Self::Layer | Self::Conditional)
     }
 
-    /// Returns what the way would use: the naive ones have sqlx's defaults and the server's isolation.
+    /// Returns the recommended options for this crate, and sqlx's defaults for the naive ways.
     pub(crate) fn pool_options(self) -> PgPoolOptions {
         if self.is_ours() {
             Interlock::pool_options()

@@ -36,6 +36,7 @@ mod proxy;
 mod random;
 mod server;
 mod sql;
+mod svg;
 mod test;
 mod url;
 mod watchdog;
@@ -47,5 +48,6 @@ pub use self::{
     error::StartError,
     proxy::{Counts, Fault, Moment, Proxy, ServerError},
     server::{Kind, Server, Shutdown},
+    svg::Svg,
     test::test,
 };

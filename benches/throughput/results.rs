@@ -1,4 +1,4 @@
-//! The rounds of all settings, and what they have found.
+//! Runs the rounds of all settings, and summarizes them.
 
 use std::time::Duration;
 
@@ -8,17 +8,17 @@ use support::{Database, Proxy};
 
 use crate::{
     arguments::Arguments,
-    figures::{Figure, Spread},
+    metrics::{Metric, Spread},
     round::{Round, Setting, shuffled},
+    round_trips::RoundTrips,
     tables::Tables,
-    trips::Trips,
     ways::Way,
 };
 
-/// Everything that was found.
+/// The results of a run.
 pub(crate) struct Results {
     pub(crate) settings: Vec<Setting>,
-    pub(crate) trips: Vec<(Way, Trips)>,
+    pub(crate) round_trips: Vec<(Way, RoundTrips)>,
     ways: Vec<Way>,
     rounds: Vec<Round>,
 }
@@ -27,16 +27,16 @@ impl Results {
     pub(crate) async fn measure(arguments: &Arguments, database: &Database) -> Self {
         let mut results = Self {
             settings: settings(arguments),
-            trips: Vec::new(),
+            round_trips: Vec::new(),
             ways: arguments.ways.clone(),
             rounds: Vec::new(),
         };
         let tables = Tables::of(database).await;
-        let trips = arguments.ways.iter().map(async |way| {
-            let trips = Trips::count(*way, &tables, database).await;
-            (*way, trips)
+        let round_trips = arguments.ways.iter().map(async |way| {
+            let round_trips = RoundTrips::count(*way, &tables, database).await;
+            (*way, round_trips)
         });
-        results.trips = join_all(trips).await;
+        results.round_trips = join_all(round_trips).await;
         let servers = Servers::at(&arguments.distances, database);
         for number in 1..=arguments.rounds {
             eprintln!("round {number} of {}", arguments.rounds);
@@ -50,39 +50,39 @@ impl Results {
         results
     }
 
-    /// The ways that have been compared with the transaction by hand.
+    /// Returns the ways other than the transaction by hand.
     pub(crate) fn ways_compared(&self) -> impl Iterator<Item = Way> {
         let ways = self.ways.iter().copied();
         ways.filter(|way| *way != Way::ByHand)
     }
 
-    /// How many rounds there were of each setting.
+    /// Returns the number of rounds in each setting.
     pub(crate) fn number_of_rounds(&self) -> usize {
         self.rounds.len() / self.settings.len()
     }
 
-    /// The ways that have been measured in a setting.
+    /// Returns the ways that were measured in a setting.
     pub(crate) fn ways(&self, setting: Setting) -> impl Iterator<Item = Way> {
         let ways = self.ways.iter().copied();
-        ways.filter(move |way| way.can(setting.scenario))
+        ways.filter(move |way| way.can_run(setting.scenario))
     }
 
-    pub(crate) fn spread(&self, setting: Setting, way: Way, figure: Figure) -> Option<Spread> {
+    pub(crate) fn spread(&self, setting: Setting, way: Way, metric: Metric) -> Option<Spread> {
         let rounds = self.rounds(setting);
-        Spread::of(rounds.filter_map(|round| round.figure(way, figure)))
+        Spread::of(rounds.filter_map(|round| round.metric(way, metric)))
     }
 
-    /// The ratio to another way, within each round.
+    /// Returns the ratio to another way, computed within each round.
     pub(crate) fn ratio(
         &self,
         setting: Setting,
         way: Way,
         to: Way,
-        figure: Figure,
+        metric: Metric,
     ) -> Option<Spread> {
         let rounds = self.rounds(setting);
         Spread::of(rounds.filter_map(|round| {
-            let ratio = round.figure(way, figure)? / round.figure(to, figure)?;
+            let ratio = round.metric(way, metric)? / round.metric(to, metric)?;
             ratio.is_finite().then_some(ratio)
         }))
     }
@@ -107,7 +107,7 @@ fn settings(arguments: &Arguments) -> Vec<Setting> {
     settings
 }
 
-/// The server, and proxies that are so far away from it.
+/// The server, and a proxy with a delay for each distance.
 struct Servers {
     near: PgConnectOptions,
     far: Vec<(Duration, Proxy)>,

@@ -1,28 +1,28 @@
-//! What is measured, and how it is summed up.
+//! The metrics of a round, and their summary over rounds.
 
 use std::{fmt, time::Duration};
 
-/// What a round has found.
+/// The metrics of one way in one round.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Figures {
-    /// Answers a second that were the right ones.
+pub(crate) struct Metrics {
+    /// Expected responses per second.
     pub(crate) successes: f64,
-    /// Other answers a second.
+    /// Other responses per second.
     pub(crate) failures: f64,
-    /// Time to the right answers, in milliseconds.
+    /// Latencies of the expected responses, in milliseconds.
     pub(crate) p50: f64,
     pub(crate) p99: f64,
-    /// Of each request, where the way counts them.
+    /// Attempts per request, if the way reports them.
     pub(crate) attempts: Option<f64>,
-    /// CPU time of this process for each request, in microseconds, where it is known.
+    /// CPU time of this process per request, in microseconds, if the system reports it.
     pub(crate) cpu: Option<f64>,
-    /// Connections that the pool had in the end.
+    /// Connections of the pool at the end.
     pub(crate) connections: u32,
 }
 
-/// One of them.
+/// Selects one of the [`Metrics`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Figure {
+pub(crate) enum Metric {
     Successes,
     Failures,
     P50,
@@ -32,34 +32,22 @@ pub(crate) enum Figure {
     Connections,
 }
 
-impl Figure {
-    pub(crate) fn title(self) -> &'static str {
+impl Metric {
+    pub(crate) fn of(self, metrics: &Metrics) -> Option<f64> {
         match self {
-            Self::Successes => "successes/s",
-            Self::Failures => "failures/s",
-            Self::P50 => "p50",
-            Self::P99 => "p99",
-            Self::Attempts => "attempts",
-            Self::Cpu => "CPU",
-            Self::Connections => "connections",
-        }
-    }
-
-    pub(crate) fn of(self, figures: &Figures) -> Option<f64> {
-        match self {
-            Self::Successes => Some(figures.successes),
-            Self::Failures => Some(figures.failures),
-            Self::P50 => Some(figures.p50),
-            Self::P99 => Some(figures.p99),
-            Self::Attempts => figures.attempts,
-            Self::Cpu => figures.cpu,
-            Self::Connections => Some(f64::from(figures.connections)),
+            Self::Successes => Some(metrics.successes),
+            Self::Failures => Some(metrics.failures),
+            Self::P50 => Some(metrics.p50),
+            Self::P99 => Some(metrics.p99),
+            Self::Attempts => metrics.attempts,
+            Self::Cpu => metrics.cpu,
+            Self::Connections => Some(f64::from(metrics.connections)),
         }
         .filter(|number| number.is_finite())
     }
 }
 
-/// What several rounds have found.
+/// The median, minimum and maximum of several rounds.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Spread {
     pub(crate) median: f64,
@@ -79,7 +67,7 @@ impl Spread {
     }
 }
 
-/// With as many digits as asked for.
+/// The precision of the format is the number of digits.
 impl fmt::Display for Spread {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let digits = f.precision().unwrap_or(2);
@@ -97,7 +85,7 @@ fn median(sorted: &[f64]) -> Option<f64> {
     Some(f64::midpoint(sorted[last / 2], sorted[last.div_ceil(2)]))
 }
 
-/// The quantile of sorted numbers.
+/// Returns a quantile of sorted numbers.
 pub(crate) fn quantile(sorted: &[f64], part: f64) -> Option<f64> {
     let last = sorted.len().checked_sub(1)?;
     sorted.get((last as f64 * part).round() as usize).copied()

@@ -1,4 +1,4 @@
-//! axum-sqlx-tx, with the check in the handler. It does not run anything again.
+//! axum-sqlx-tx, with the check in the handler. It does not retry.
 
 use axum::{Extension, Router, extract::Path, http::StatusCode, routing::put};
 use sqlx::{PgPool, Postgres};
