@@ -1,11 +1,13 @@
-//! A documents service in which no revoked permission can still write.
+//! A documents service in which a revoked permission cannot be used to write.
 //!
-//! `cargo run --example documents` starts the database that it finds, serves, and prints requests
-//! to paste. With `-- --tour` it makes these requests itself and fails if one is answered otherwise.
-//!
-//! The service is `app.rs`; here it is only started and stopped.
+//! `cargo run --example documents` serves on the database of `DATABASE_URL` and prints requests to
+//! paste. With `-- --tour` it sends these requests itself, and fails if a response is not the
+//! expected one. Without `DATABASE_URL` it starts a database server for the run.
 
-mod app;
+mod auth;
+mod handlers;
+mod policies;
+mod schema;
 mod tour;
 
 use std::{
@@ -14,61 +16,96 @@ use std::{
     io::{self, IsTerminal as _},
 };
 
-use support::{Database, Kind, Server};
+use axum::{
+    Router,
+    middleware::map_response,
+    routing::{delete, get, post, put},
+};
+use sqlx::postgres::PgConnectOptions;
+use support::Server;
 use tokio::{net::TcpListener, signal, sync::oneshot};
-use tower_interlock::{Interlock, SERIALIZABLE_GUARD};
+use tower_interlock::Interlock;
 use tracing_subscriber::{filter::Targets, fmt, prelude::*};
+
+use crate::handlers::{create, read, remove, share, unshare, update_if_permitted};
+
+/// The routes, each with its protection.
+fn router(interlock: &Interlock) -> Router {
+    let signed_in = interlock.require(policies::signed_in);
+    let has_access = interlock.require(policies::has_access);
+    let is_owner = interlock.require(policies::is_owner);
+
+    let document = "/documents/{document}";
+    let grant = "/documents/{document}/grants/{user}";
+    Router::new()
+        .route("/documents", post(create).route_layer(signed_in))
+        .route(document, get(read).route_layer(has_access.read_only()))
+        // No layer: this handler checks and writes in one statement, a conditional write.
+        .route(document, put(update_if_permitted))
+        .route(document, delete(remove).route_layer(is_owner.clone()))
+        .route(grant, put(share).delete(unshare).route_layer(is_owner))
+        .layer(map_response(auth::challenge))
+        .with_state(interlock.clone())
+}
 
 #[tokio::main]
 async fn main() -> Result<(), Box<dyn Error>> {
     let on_tour = env::args().any(|argument| argument == "--tour");
-    log(if on_tour {
+    let level = if on_tour {
         "warn"
     } else {
         "info,tower_interlock=debug"
-    })?;
+    };
+    log(level)?;
 
-    let server = Server::start()?;
-    println!("database: {server}");
-    let database = server.create_database("documents").await?;
-    apply_schema(&database).await;
-
+    let (url, _server) = database()?;
+    let options: PgConnectOptions = url.parse()?;
+    // The sessions of this pool are SERIALIZABLE, as the guard requires.
     let pool = Interlock::pool_options()
         .max_connections(8)
-        .connect_with(database.options())
+        .connect_with(options.options([("search_path", schema::NAME)]))
         .await?;
-    let interlock = Interlock::new(pool.clone());
-    let app = app::router(&interlock);
+    schema::apply(&pool).await?;
+    let tokens = [
+        ("alice", auth::issue_token(&pool, "alice").await?),
+        ("bob", auth::issue_token(&pool, "bob").await?),
+        ("mallory", "unknown".to_owned()),
+    ];
 
+    let interlock = Interlock::new(pool.clone());
     let listener = listen().await?;
     let url = format!("http://{}", listener.local_addr()?);
     let (stop, stopped) = oneshot::channel();
-    let serving = axum::serve(listener, app).with_graceful_shutdown(async {
+    let serving = axum::serve(listener, router(&interlock)).with_graceful_shutdown(async {
         let _ = stopped.await;
     });
     let serving = tokio::spawn(serving.into_future());
 
     let done = if on_tour {
-        tour::run(&url).await
+        tour::run(&url, &tokens).await
     } else {
-        tour::print(&url);
+        tour::print(&url, &tokens);
         signal::ctrl_c().await.map_err(Into::into)
     };
 
-    // First no new connections, then no requests and hooks under way, then no pool.
+    // Stop accepting connections, finish the requests and hooks in flight, then close the pool.
     let _ = stop.send(());
     serving.await??;
     interlock.drain().await;
     pool.close().await;
-    database.drop().await?;
     done
 }
 
-async fn apply_schema(database: &Database) {
-    database.run(app::SCHEMA).await;
-    if database.kind() == Kind::PostgreSql {
-        database.run(SERIALIZABLE_GUARD).await;
-        database.run(app::GUARDED_TABLES).await;
+/// Returns the URL of the database, and the server if this run has started it. Dropping the server
+/// stops it.
+fn database() -> Result<(String, Option<Server>), Box<dyn Error>> {
+    match env::var("DATABASE_URL") {
+        Ok(url) if !url.is_empty() => Ok((url, None)),
+        _ => {
+            let server = Server::start()?;
+            println!("database: {server}");
+            Ok((server.url(), Some(server)))
+        }
     }
 }
 
@@ -79,7 +116,7 @@ async fn listen() -> io::Result<TcpListener> {
     }
 }
 
-/// Logs to stderr what `RUST_LOG` asks for.
+/// Logs to stderr, at the levels of `RUST_LOG` or at `default`.
 fn log(default: &str) -> Result<(), Box<dyn Error>> {
     let targets: Targets = env::var("RUST_LOG").as_deref().unwrap_or(default).parse()?;
     let format = fmt::layer()

@@ -1,43 +1,106 @@
-//! The tour: the requests that the example prints as lines for a shell, or makes itself.
+//! The tour: requests that the example prints for a shell, or sends itself.
 
 use std::error::Error;
 
 use axum::body::{Body, to_bytes};
-use http::{Request, header};
+use http::{Request, StatusCode, header};
 use hyper_util::{client::legacy::Client, rt::TokioExecutor};
 use serde::Deserialize;
 
-/// What is done, by whom, method, path, the version that is expected to be there, body; the status
-/// of the answer, and what it says. `$id` is the document that the first request has created.
-type Step = (
-    &'static str,
-    &'static str,
-    &'static str,
-    &'static str,
-    &'static str,
-    &'static str,
-    u16,
-    &'static str,
-);
+/// A request, and the response to expect.
+struct Step {
+    title: &'static str,
+    user: &'static str,
+    method: &'static str,
+    /// `$id` is the document that the first step creates.
+    path: &'static str,
+    /// The version of the `If-Match` header.
+    version: Option<&'static str>,
+    body: &'static str,
+    status: u16,
+    /// A part of the body of the response.
+    contains: &'static str,
+}
+
+impl Step {
+    const fn new(
+        title: &'static str,
+        user: &'static str,
+        method: &'static str,
+        path: &'static str,
+    ) -> Self {
+        Self {
+            title,
+            user,
+            method,
+            path,
+            version: None,
+            body: "",
+            status: 0,
+            contains: "",
+        }
+    }
+
+    const fn body(self, body: &'static str) -> Self {
+        Self { body, ..self }
+    }
+
+    const fn if_match(self, version: &'static str) -> Self {
+        let version = Some(version);
+        Self { version, ..self }
+    }
+
+    const fn expect(self, status: u16, contains: &'static str) -> Self {
+        Self {
+            status,
+            contains,
+            ..self
+        }
+    }
+}
 
 #[rustfmt::skip]
 const STEPS: &[Step] = &[
-    ("create",                   "alice",   "POST",   "/documents", "",  FIRST,  201, "first draft"),
-    ("read",                     "alice",   "GET",    DOCUMENT,     "",  "",     200, "first draft"),
-    ("update",                   "alice",   "PUT",    DOCUMENT,     "1", SECOND, 200, "second draft"),
-    ("update, of which version", "alice",   "PUT",    DOCUMENT,     "",  THIRD,  428, ""),
-    ("update, not read again",   "alice",   "PUT",    DOCUMENT,     "1", THIRD,  412, ""),
-    ("update, no such document", "alice",   "PUT",    MISSING,      "1", THIRD,  404, "Not Found"),
-    ("read, not shared",         "bob",     "GET",    DOCUMENT,     "",  "",     404, "Not Found"),
-    ("share",                    "alice",   "PUT",    GRANT,        "",  EDIT,   204, ""),
-    ("read, shared",             "bob",     "GET",    DOCUMENT,     "",  "",     200, "second draft"),
-    ("update, shared",           "bob",     "PUT",    DOCUMENT,     "2", THIRD,  200, r#""version":3"#),
-    ("revoke",                   "alice",   "DELETE", GRANT,        "",  "",     204, ""),
-    ("the same update, revoked", "bob",     "PUT",    DOCUMENT,     "3", THIRD,  403, "Forbidden"),
-    ("read, not updated",        "alice",   "GET",    DOCUMENT,     "",  "",     200, r#""version":3"#),
-    ("read, unknown token",      "mallory", "GET",    DOCUMENT,     "",  "",     401, "Unauthorized"),
-    ("delete",                   "alice",   "DELETE", DOCUMENT,     "",  "",     204, ""),
-    ("read, deleted",            "alice",   "GET",    DOCUMENT,     "",  "",     404, "Not Found"),
+    Step::new("create", "alice", "POST", "/documents").body(FIRST)
+        .expect(201, "first draft"),
+    Step::new("read", "alice", "GET", DOCUMENT)
+        .expect(200, "first draft"),
+    Step::new("update", "alice", "PUT", DOCUMENT).if_match("1").body(SECOND)
+        .expect(200, "second draft"),
+    Step::new("update without If-Match", "alice", "PUT", DOCUMENT).body(THIRD)
+        .expect(428, ""),
+    Step::new("update an old version", "alice", "PUT", DOCUMENT).if_match("1").body(THIRD)
+        .expect(412, ""),
+    Step::new("update a missing document", "alice", "PUT", MISSING).if_match("1").body(THIRD)
+        .expect(404, "Not Found"),
+    Step::new("read, not shared", "bob", "GET", DOCUMENT)
+        .expect(404, "Not Found"),
+    Step::new("update, not shared", "bob", "PUT", DOCUMENT).if_match("2").body(THIRD)
+        .expect(404, "Not Found"),
+    Step::new("share", "alice", "PUT", GRANT)
+        .expect(204, ""),
+    Step::new("share with an unknown user", "alice", "PUT", "/documents/$id/grants/carol")
+        .expect(404, "Not Found"),
+    Step::new("read, shared", "bob", "GET", DOCUMENT)
+        .expect(200, "second draft"),
+    Step::new("update, shared", "bob", "PUT", DOCUMENT).if_match("2").body(THIRD)
+        .expect(200, r#""version":3"#),
+    Step::new("delete, not the owner", "bob", "DELETE", DOCUMENT)
+        .expect(403, "Forbidden"),
+    Step::new("unshare", "alice", "DELETE", GRANT)
+        .expect(204, ""),
+    Step::new("update, no longer shared", "bob", "PUT", DOCUMENT).if_match("3").body(SECOND)
+        .expect(404, "Not Found"),
+    Step::new("read, not updated", "alice", "GET", DOCUMENT)
+        .expect(200, r#""version":3"#),
+    Step::new("read, unknown token", "mallory", "GET", DOCUMENT)
+        .expect(401, "Unauthorized"),
+    Step::new("update, unknown token", "mallory", "PUT", DOCUMENT).if_match("3").body(SECOND)
+        .expect(401, "Unauthorized"),
+    Step::new("delete", "alice", "DELETE", DOCUMENT)
+        .expect(204, ""),
+    Step::new("read, deleted", "alice", "GET", DOCUMENT)
+        .expect(404, "Not Found"),
 ];
 
 const DOCUMENT: &str = "/documents/$id";
@@ -46,21 +109,28 @@ const GRANT: &str = "/documents/$id/grants/bob";
 const FIRST: &str = r#"{"body":"first draft"}"#;
 const SECOND: &str = r#"{"body":"second draft"}"#;
 const THIRD: &str = r#"{"body":"third draft"}"#;
-const EDIT: &str = r#"{"can_edit":true}"#;
+
+/// Users, each with its token.
+type Tokens = [(&'static str, String)];
 
 /// Prints the requests for a shell.
-pub(crate) fn print(url: &str) {
+pub(crate) fn print(url: &str, tokens: &Tokens) {
     println!("listening on {url}, Ctrl-C stops; in another terminal:\n");
-    for &(what, user, method, path, version, body, status, _) in STEPS {
-        let mut curl = format!("curl -s -X {method} {url}{path} -H 'authorization: Bearer {user}'");
-        if !version.is_empty() {
+    for (user, token) in tokens {
+        println!("{user}={token}");
+    }
+    for step in STEPS {
+        let Step { method, path, .. } = step;
+        let mut curl = format!("curl -s -X {method} {url}{path}");
+        curl += &format!(" -H \"authorization: Bearer ${}\"", step.user);
+        if let Some(version) = step.version {
             curl += &format!(" -H 'if-match: \"{version}\"'");
         }
-        if !body.is_empty() {
-            curl += &format!(" -H 'content-type: application/json' -d '{body}'");
+        if !step.body.is_empty() {
+            curl += &format!(" -H 'content-type: application/json' -d '{}'", step.body);
         }
-        println!("# {what}: {status}");
-        if method == "POST" {
+        println!("# {}, {}: {}", step.user, step.title, step.status);
+        if *method == "POST" {
             println!("id=$({curl} | grep -oE '[0-9a-f-]{{36}}'); echo $id");
         } else {
             println!("{curl} -w ' %{{http_code}}\\n'");
@@ -69,40 +139,55 @@ pub(crate) fn print(url: &str) {
     println!();
 }
 
-/// Makes the requests over HTTP, and fails if one is answered otherwise.
-pub(crate) async fn run(url: &str) -> Result<(), Box<dyn Error>> {
-    let client = Client::builder(TokioExecutor::new()).build_http::<Body>();
+/// Sends the requests, and fails if a response is not the expected one.
+pub(crate) async fn run(url: &str, tokens: &Tokens) -> Result<(), Box<dyn Error>> {
     let mut id = String::new();
     let mut wrong = 0;
-    println!("\n{:<26}{:<9}{:<52}expected  got", "", "as", "request");
-    for &(what, user, method, path, version, body, expected, says) in STEPS {
-        let mut request = Request::builder()
-            .method(method)
-            .uri(format!("{url}{}", path.replace("$id", &id)))
-            .header(header::AUTHORIZATION, format!("Bearer {user}"))
-            .header(header::CONTENT_TYPE, "application/json");
-        if !version.is_empty() {
-            request = request.header(header::IF_MATCH, format!("\"{version}\""));
+    println!("\n{:<28}{:<9}{:<52}expected  got", "", "user", "request");
+    for step in STEPS {
+        let (status, body) = send(step, url, tokens, &id).await?;
+        if step.method == "POST" {
+            id = serde_json::from_str::<Created>(&body)?.id;
         }
-        let request = request.body(Body::from(body))?;
-        let response = client.request(request).await?;
-        let got = response.status().as_u16();
-        let answer = to_bytes(Body::new(response.into_body()), usize::MAX).await?;
-        let answer = String::from_utf8_lossy(&answer);
-        if method == "POST" {
-            id = serde_json::from_str::<Created>(&answer)?.id;
-        }
-        let right = got == expected && answer.contains(says);
-        wrong += usize::from(!right);
-        let mark = if right { "" } else { " WRONG" };
-        let request = format!("{method} {path}");
-        println!("{what:<26}{user:<9}{request:<52}{expected:<10}{got}{mark} {answer}");
+        let correct = status == step.status && body.contains(step.contains);
+        wrong += usize::from(!correct);
+        let mark = if correct { "" } else { " WRONG" };
+        let Step { title, user, .. } = step;
+        let request = format!("{} {}", step.method, step.path);
+        let expected = step.status;
+        println!("{title:<28}{user:<9}{request:<52}{expected:<10}{status}{mark} {body}");
     }
     if wrong > 0 {
-        return Err(format!("{wrong} of {} answers are wrong", STEPS.len()).into());
+        return Err(format!("{wrong} of {} responses are wrong", STEPS.len()).into());
     }
-    println!("\nall {} answers are as expected", STEPS.len());
+    println!("\nall {} responses are as expected", STEPS.len());
     Ok(())
+}
+
+async fn send(
+    step: &Step,
+    url: &str,
+    tokens: &Tokens,
+    id: &str,
+) -> Result<(u16, String), Box<dyn Error>> {
+    let token = tokens.iter().find(|(user, _)| *user == step.user);
+    let (_, token) = token.ok_or("a user without a token")?;
+    let mut request = Request::builder()
+        .method(step.method)
+        .uri(format!("{url}{}", step.path.replace("$id", id)))
+        .header(header::AUTHORIZATION, format!("Bearer {token}"))
+        .header(header::CONTENT_TYPE, "application/json");
+    if let Some(version) = step.version {
+        request = request.header(header::IF_MATCH, format!("\"{version}\""));
+    }
+    let client = Client::builder(TokioExecutor::new()).build_http::<Body>();
+    let response = client.request(request.body(Body::from(step.body))?).await?;
+    let status = response.status();
+    if status == StatusCode::UNAUTHORIZED && !response.headers().contains_key("www-authenticate") {
+        return Err("a 401 without a challenge".into());
+    }
+    let body = to_bytes(Body::new(response.into_body()), usize::MAX).await?;
+    Ok((status.as_u16(), String::from_utf8_lossy(&body).into_owned()))
 }
 
 #[derive(Deserialize)]

@@ -1,0 +1,90 @@
+//! Authentication by bearer token.
+//!
+//! The database has only the hashes of tokens. A token is 122 random bits, so its hash needs no
+//! salt.
+
+use axum::{
+    extract::FromRequestParts,
+    http::{StatusCode, header, request::Parts},
+    response::{IntoResponse, Response},
+};
+use sha2::{Digest as _, Sha256};
+use sqlx::PgPool;
+use tower_interlock::{Error, Tx};
+use uuid::Uuid;
+
+/// Creates a token for a user and stores its hash.
+pub(crate) async fn issue_token(pool: &PgPool, user: &str) -> Result<String, sqlx::Error> {
+    let token = Uuid::new_v4().simple().to_string();
+    sqlx::query("INSERT INTO tokens (hash, user_name) VALUES ($1, $2)")
+        .bind(hash(&token))
+        .bind(user)
+        .execute(pool)
+        .await?;
+    Ok(token)
+}
+
+/// The hash of the token in the request. It is not checked: the token may be unknown.
+pub(crate) struct TokenHash(pub(crate) [u8; 32]);
+
+impl<S: Sync> FromRequestParts<S> for TokenHash {
+    type Rejection = StatusCode;
+
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, StatusCode> {
+        let token = bearer_token(parts).ok_or(StatusCode::UNAUTHORIZED)?;
+        Ok(Self(hash(token)))
+    }
+}
+
+/// The user who sends the request.
+///
+/// The token is read through `Tx`, so a revoked token cannot be used to write either.
+#[derive(Clone)]
+pub(crate) struct User {
+    pub(crate) name: String,
+    pub(crate) token_hash: [u8; 32],
+}
+
+impl<S: Sync> FromRequestParts<S> for User {
+    type Rejection = Response;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Response> {
+        let TokenHash(token_hash) = TokenHash::from_request_parts(parts, state)
+            .await
+            .map_err(IntoResponse::into_response)?;
+        let mut tx = Tx::from_request_parts(parts, state)
+            .await
+            .map_err(IntoResponse::into_response)?;
+        let name: Option<String> =
+            sqlx::query_scalar("SELECT user_name FROM tokens WHERE hash = $1")
+                .bind(token_hash)
+                .fetch_optional(&mut tx)
+                .await
+                .map_err(|error| Error::from(error).into_response())?;
+        let name = name.ok_or_else(|| StatusCode::UNAUTHORIZED.into_response())?;
+        Ok(Self { name, token_hash })
+    }
+}
+
+/// Gives every 401 a problem document, and the challenge that HTTP requires.
+pub(crate) async fn challenge(response: Response) -> Response {
+    if response.status() != StatusCode::UNAUTHORIZED {
+        return response;
+    }
+    let headers = [
+        (header::WWW_AUTHENTICATE, "Bearer"),
+        (header::CONTENT_TYPE, "application/problem+json"),
+    ];
+    let problem = r#"{"type":"about:blank","title":"Unauthorized","status":401}"#;
+    (StatusCode::UNAUTHORIZED, headers, problem).into_response()
+}
+
+fn bearer_token(parts: &Parts) -> Option<&str> {
+    let header = parts.headers.get(header::AUTHORIZATION)?;
+    let (scheme, token) = header.to_str().ok()?.split_once(' ')?;
+    scheme.eq_ignore_ascii_case("bearer").then_some(token)
+}
+
+fn hash(token: &str) -> [u8; 32] {
+    Sha256::digest(token).into()
+}
