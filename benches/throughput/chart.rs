@@ -38,8 +38,8 @@ fn conditions(results: &Results) -> String {
     let server = Server::shared().to_string();
     let cores = thread::available_parallelism().unwrap();
     format!(
-        "Check one grant, update one row. Bars: median; whiskers: minimum and maximum of {} rounds. \
-         {}, {cores} cores.",
+        "Check one grant, update one row. Bars: median; whiskers: minimum and maximum \
+         of {} rounds. {}, {cores} cores.",
         results.number_of_rounds(),
         server.split(',').next().unwrap(),
     )

@@ -2,8 +2,8 @@
 //!
 //! `cargo bench --bench throughput` measures every way in every scenario, at every distance to the
 //! database, in rounds. In a round the ways take turns in random order, each on its own pool and
-//! fresh tables. Other load on the machine affects all ways alike. Compare ways by their ratio to the
-//! transaction by hand within a round, not by absolute numbers.
+//! fresh tables. Other load on the machine affects all ways alike. So compare ways by their ratio
+//! to the transaction by hand within a round, not by absolute numbers.
 //!
 //! `arguments.rs` lists the options.
 

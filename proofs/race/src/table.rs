@@ -55,8 +55,9 @@ fn ms(time: Duration) -> String {
     format!("{:.1} ms", time.as_secs_f64() * 1000.0)
 }
 
-const HEAD: &str = "way                              requests  contested  accepted  failed  revoked  \
-                    violations   late  lost      p50      p99    attempts\n";
+const HEAD: &str = "\
+way                              requests  contested  accepted  failed  revoked  \
+violations   late  lost      p50      p99    attempts\n";
 
 const LEGEND: &str = "
 contested   requests in flight while the grant that they need was revoked
