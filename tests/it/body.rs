@@ -80,260 +80,240 @@ async fn send_body(app: &Router, body: Body) -> Answer {
     send(app, Request::put("/1").body(body).unwrap()).await
 }
 
-mod on_a_retry {
-    use super::*;
-
-    #[test]
-    fn it_is_there_again() {
-        async fn handler(
-            State(kit): State<Kit>,
-            mut tx: Tx,
-            body: String,
-        ) -> Result<String, Error> {
-            conflict_once(&mut tx, &kit.outside).await?;
-            store(&mut tx, 1, &body).await?;
-            Ok(format!("{} {body}", tx.attempt()))
-        }
-        test(async |kit| {
-            let app = Router::new()
-                .route("/{id}", put_route(handler))
-                .route_layer(kit.interlock.require(can_edit))
-                .with_state(kit.clone());
-            for body in [Body::from("new"), chunked(&["n", "e", "w"])] {
-                let answer = send_body(&app, body).await;
-                assert_eq!((answer.status.as_u16(), &*answer.body), (200, "2 new"));
-                assert_eq!(answer.report().attempts(), 2);
-                assert_eq!(kit.body(1).await, "new");
-            }
-        });
+#[test]
+fn body_is_replayed_on_retry() {
+    async fn handler(State(kit): State<Kit>, mut tx: Tx, body: String) -> Result<String, Error> {
+        conflict_once(&mut tx, &kit.outside).await?;
+        store(&mut tx, 1, &body).await?;
+        Ok(format!("{} {body}", tx.attempt()))
     }
-
-    #[test]
-    fn its_trailers_are_there_again() {
-        async fn handler(
-            State(kit): State<Kit>,
-            mut tx: Tx,
-            request: Request,
-        ) -> Result<String, Error> {
-            conflict_once(&mut tx, &kit.outside).await?;
-            let body = request.into_body().collect().await.unwrap();
-            let sum = body.trailers().unwrap()["sum"].to_str().unwrap().to_owned();
-            let text = String::from_utf8(body.to_bytes().to_vec()).unwrap();
-            store(&mut tx, 1, &text).await?;
-            Ok(format!("{} {text} {sum}", tx.attempt()))
-        }
-        test(async |kit| {
-            let app = Router::new()
-                .route("/{id}", put_route(handler))
-                .route_layer(kit.interlock.require(can_edit))
-                .with_state(kit.clone());
-            let trailers = HeaderMap::from_iter([(
-                header::HeaderName::from_static("sum"),
-                HeaderValue::from_static("7"),
-            )]);
-            let frames = [Frame::data("new".into()), Frame::trailers(trailers)];
-            let frames = stream::iter(frames).map(Ok::<_, Infallible>);
-            let answer = send_body(&app, Body::new(StreamBody::new(frames))).await;
-            assert_eq!((answer.status.as_u16(), &*answer.body), (200, "2 new 7"));
-            assert_eq!(kit.body(1).await, "new");
-        });
-    }
-}
-
-mod limit {
-    use super::*;
-
-    #[test]
-    fn may_be_reached() {
-        test(async |kit| {
-            let app = app(&kit.interlock.clone().body_limit(8));
-            for body in [Body::from("8 bytes."), chunked(&["8 byt", "es."])] {
-                let answer = send_body(&app, body).await;
-                assert_eq!((answer.status.as_u16(), &*answer.body), (200, "8 bytes."));
-                assert_eq!(answer.outcome(), Outcome::Committed);
-            }
-            assert_eq!(kit.body(1).await, "8 bytes.");
-        });
-    }
-
-    #[test]
-    fn may_not_be_passed() {
-        test(async |kit| {
-            let app = app(&kit.interlock.clone().body_limit(8));
-            for body in [Body::from("9 bytes.."), chunked(&["9 bytes.", "."])] {
-                let answer = send_body(&app, body).await;
-                answer.assert_problem(ErrorKind::BodyTooLarge);
-                assert_eq!(answer.outcome(), Outcome::NoTransaction);
-                assert_eq!(answer.report().attempts(), 0);
-            }
-            assert_eq!(kit.pool.size(), 0);
-            assert_eq!(kit.body(1).await, "old");
-        });
-    }
-
-    #[test]
-    fn is_enforced_by_the_announced_length_alone() {
-        test(async |kit| {
-            let server = Server::start(app(&kit.interlock.clone().body_limit(8))).await;
-            let mut client = server.connect().await;
-            client.put("content-length: 9\r\n", "").await;
-            assert!(client.answer().await.starts_with("HTTP/1.1 413 "));
-            assert_eq!(kit.body(1).await, "old");
-        });
-    }
-
-    #[test]
-    fn is_2_mib() {
-        test(async |kit| {
-            let app = app(&kit.interlock);
-            let large = |size| Body::from(vec![b'x'; size]);
-            let answer = send_body(&app, large(2 * 1024 * 1024)).await;
-            assert_eq!(answer.status, 200);
-            assert_eq!(kit.body(1).await.len(), 2 * 1024 * 1024);
-            let answer = send_body(&app, large(2 * 1024 * 1024 + 1)).await;
-            answer.assert_problem(ErrorKind::BodyTooLarge);
-        });
-    }
-}
-
-mod that_ends_badly {
-    use super::*;
-
-    #[test]
-    fn is_a_bad_request() {
-        test(async |kit| {
-            let chunks = [Ok("new"), Err(std::io::Error::other("cut"))];
-            let answer = send_body(
-                &app(&kit.interlock),
-                Body::from_stream(stream::iter(chunks)),
-            )
-            .await;
-            answer.assert_problem(ErrorKind::BodyUnreadable);
-            assert_eq!(answer.status, 400);
-            assert_eq!(answer.outcome(), Outcome::NoTransaction);
-            assert_eq!(kit.pool.size(), 0);
-            assert_eq!(kit.body(1).await, "old");
-        });
-    }
-
-    #[test]
-    fn is_a_bad_request_over_http() {
-        test(async |kit| {
-            let server = Server::start(app(&kit.interlock)).await;
-            let mut client = server.connect().await;
-            let chunks = "3\r\nnew\r\nno number\r\n";
-            client.put("transfer-encoding: chunked\r\n", chunks).await;
-            assert!(client.answer().await.starts_with("HTTP/1.1 400 "));
-            assert_eq!(kit.pool.size(), 0);
-            assert_eq!(kit.body(1).await, "old");
-        });
-    }
-
-    #[test]
-    fn is_a_timeout() {
-        test(async |kit| {
-            let app = app(&kit
-                .interlock
-                .clone()
-                .body_timeout(Duration::from_millis(50)));
-            let (chunks, body) = open_body();
-            chunks.send("new").unwrap();
-            let answer = send_body(&app, body).await;
-            answer.assert_problem(ErrorKind::BodyTimeout);
-            assert_eq!(answer.status, 408);
-            assert_eq!(answer.outcome(), Outcome::NoTransaction);
-            assert!(chunks.send("more").is_err(), "it is still being read");
-            assert_eq!(kit.pool.size(), 0);
-            assert_eq!(kit.body(1).await, "old");
-        });
-    }
-}
-
-mod unbuffered {
-    use super::*;
-
-    #[derive(Clone)]
-    struct Upload {
-        kit: Kit,
-        seen: mpsc::UnboundedSender<Bytes>,
-    }
-
-    /// Tells the chunks one by one, and stores them.
-    async fn upload(State(upload): State<Upload>, mut tx: Tx, body: Body) -> Result<String, Error> {
-        let mut chunks = body.into_data_stream();
-        let mut text = String::new();
-        while let Some(chunk) = chunks.next().await {
-            let chunk = chunk.unwrap();
-            text.push_str(std::str::from_utf8(&chunk).unwrap());
-            upload.seen.send(chunk).unwrap();
-        }
-        if text == "conflict" {
-            conflict(&mut tx, &upload.kit.outside).await?;
-        }
-        store(&mut tx, 1, &text).await?;
-        Ok(text)
-    }
-
-    fn app(kit: &Kit, interlock: &Interlock) -> (Router, mpsc::UnboundedReceiver<Bytes>) {
-        let (seen, seen_by_test) = mpsc::unbounded_channel();
-        let kit = kit.clone();
-        let layer = interlock.require(can_edit).unbuffered();
+    test(async |kit| {
         let app = Router::new()
-            .route("/{id}", put_route(upload).route_layer(layer))
-            .with_state(Upload { kit, seen });
-        (app, seen_by_test)
-    }
-
-    #[test]
-    fn it_streams() {
-        test(async |kit| {
-            // No limit, as nothing is kept in memory.
-            let (app, mut seen) = app(&kit, &kit.interlock.clone().body_limit(3));
-            let (chunks, body) = open_body();
-            let answer = tokio::spawn(async move { send_body(&app, body).await });
-            for chunk in ["one, ", "two, ", "three"] {
-                chunks.send(chunk).unwrap();
-                let seen = timeout(Duration::from_secs(10), seen.recv()).await;
-                assert_eq!(seen.expect("it waits for the end").unwrap(), chunk);
-            }
-            assert_eq!(kit.body(1).await, "old");
-            drop(chunks);
-            let answer = answer.await.unwrap();
-            assert_eq!(
-                (answer.status.as_u16(), &*answer.body),
-                (200, "one, two, three")
-            );
-            assert_eq!(answer.outcome(), Outcome::Committed);
-            assert_eq!(kit.body(1).await, "one, two, three");
-        });
-    }
-
-    #[test]
-    fn there_is_one_attempt() {
-        test(async |kit| {
-            let (app, _seen) = app(&kit, &kit.interlock);
-            let answer = put(&app, "/1", "conflict").await;
-            answer.assert_problem(ErrorKind::Contended);
-            assert_eq!(answer.header(header::RETRY_AFTER), Some("1"));
-            assert_eq!(answer.report().attempts(), 1);
-            assert_eq!(answer.outcome(), Outcome::RolledBack);
-            assert_eq!(kit.body(1).await, "old");
-        });
-    }
-
-    #[test]
-    fn the_deadline_counts_from_the_start() {
-        test(async |kit| {
-            let interlock = kit.interlock.clone().deadline(Duration::from_millis(300));
-            let (app, _seen) = app(&kit, &interlock);
-            let (chunks, body) = open_body();
-            chunks.send("new").unwrap();
+            .route("/{id}", put_route(handler))
+            .route_layer(kit.interlock.require(can_edit))
+            .with_state(kit.clone());
+        for body in [Body::from("new"), chunked(&["n", "e", "w"])] {
             let answer = send_body(&app, body).await;
-            answer.assert_problem(ErrorKind::DeadlineExceeded);
-            assert_eq!(answer.outcome(), Outcome::RolledBack);
-            assert_eq!(kit.body(1).await, "old");
-        });
+            assert_eq!((answer.status.as_u16(), &*answer.body), (200, "2 new"));
+            assert_eq!(answer.report().attempts(), 2);
+            assert_eq!(kit.body(1).await, "new");
+        }
+    });
+}
+
+#[test]
+fn trailers_are_replayed_on_retry() {
+    async fn handler(
+        State(kit): State<Kit>,
+        mut tx: Tx,
+        request: Request,
+    ) -> Result<String, Error> {
+        conflict_once(&mut tx, &kit.outside).await?;
+        let body = request.into_body().collect().await.unwrap();
+        let sum = body.trailers().unwrap()["sum"].to_str().unwrap().to_owned();
+        let text = String::from_utf8(body.to_bytes().to_vec()).unwrap();
+        store(&mut tx, 1, &text).await?;
+        Ok(format!("{} {text} {sum}", tx.attempt()))
     }
+    test(async |kit| {
+        let app = Router::new()
+            .route("/{id}", put_route(handler))
+            .route_layer(kit.interlock.require(can_edit))
+            .with_state(kit.clone());
+        let trailers = HeaderMap::from_iter([(
+            header::HeaderName::from_static("sum"),
+            HeaderValue::from_static("7"),
+        )]);
+        let frames = [Frame::data("new".into()), Frame::trailers(trailers)];
+        let frames = stream::iter(frames).map(Ok::<_, Infallible>);
+        let answer = send_body(&app, Body::new(StreamBody::new(frames))).await;
+        assert_eq!((answer.status.as_u16(), &*answer.body), (200, "2 new 7"));
+        assert_eq!(kit.body(1).await, "new");
+    });
+}
+
+#[test]
+fn body_at_limit_is_accepted() {
+    test(async |kit| {
+        let app = app(&kit.interlock.clone().body_limit(8));
+        for body in [Body::from("8 bytes."), chunked(&["8 byt", "es."])] {
+            let answer = send_body(&app, body).await;
+            assert_eq!((answer.status.as_u16(), &*answer.body), (200, "8 bytes."));
+            assert_eq!(answer.outcome(), Outcome::Committed);
+        }
+        assert_eq!(kit.body(1).await, "8 bytes.");
+    });
+}
+
+#[test]
+fn body_over_limit_is_rejected() {
+    test(async |kit| {
+        let app = app(&kit.interlock.clone().body_limit(8));
+        for body in [Body::from("9 bytes.."), chunked(&["9 bytes.", "."])] {
+            let answer = send_body(&app, body).await;
+            answer.assert_problem(ErrorKind::BodyTooLarge);
+            assert_eq!(answer.outcome(), Outcome::NoTransaction);
+            assert_eq!(answer.report().attempts(), 0);
+        }
+        assert_eq!(kit.pool.size(), 0);
+        assert_eq!(kit.body(1).await, "old");
+    });
+}
+
+#[test]
+fn content_length_over_limit_is_rejected_before_body_arrives() {
+    test(async |kit| {
+        let server = Server::start(app(&kit.interlock.clone().body_limit(8))).await;
+        let mut client = server.connect().await;
+        client.put("content-length: 9\r\n", "").await;
+        assert!(client.answer().await.starts_with("HTTP/1.1 413 "));
+        assert_eq!(kit.body(1).await, "old");
+    });
+}
+
+#[test]
+fn default_limit_is_2_mib() {
+    test(async |kit| {
+        let app = app(&kit.interlock);
+        let large = |size| Body::from(vec![b'x'; size]);
+        let answer = send_body(&app, large(2 * 1024 * 1024)).await;
+        assert_eq!(answer.status, 200);
+        assert_eq!(kit.body(1).await.len(), 2 * 1024 * 1024);
+        let answer = send_body(&app, large(2 * 1024 * 1024 + 1)).await;
+        answer.assert_problem(ErrorKind::BodyTooLarge);
+    });
+}
+
+#[test]
+fn broken_body_is_bad_request() {
+    test(async |kit| {
+        let chunks = [Ok("new"), Err(std::io::Error::other("cut"))];
+        let answer = send_body(
+            &app(&kit.interlock),
+            Body::from_stream(stream::iter(chunks)),
+        )
+        .await;
+        answer.assert_problem(ErrorKind::BodyUnreadable);
+        assert_eq!(answer.status, 400);
+        assert_eq!(answer.outcome(), Outcome::NoTransaction);
+        assert_eq!(kit.pool.size(), 0);
+        assert_eq!(kit.body(1).await, "old");
+    });
+}
+
+#[test]
+fn malformed_chunk_over_http_is_bad_request() {
+    test(async |kit| {
+        let server = Server::start(app(&kit.interlock)).await;
+        let mut client = server.connect().await;
+        let chunks = "3\r\nnew\r\nno number\r\n";
+        client.put("transfer-encoding: chunked\r\n", chunks).await;
+        assert!(client.answer().await.starts_with("HTTP/1.1 400 "));
+        assert_eq!(kit.pool.size(), 0);
+        assert_eq!(kit.body(1).await, "old");
+    });
+}
+
+#[test]
+fn stalled_body_is_timeout() {
+    test(async |kit| {
+        let app = app(&kit
+            .interlock
+            .clone()
+            .body_timeout(Duration::from_millis(50)));
+        let (chunks, body) = open_body();
+        chunks.send("new").unwrap();
+        let answer = send_body(&app, body).await;
+        answer.assert_problem(ErrorKind::BodyTimeout);
+        assert_eq!(answer.status, 408);
+        assert_eq!(answer.outcome(), Outcome::NoTransaction);
+        assert!(chunks.send("more").is_err(), "it is still being read");
+        assert_eq!(kit.pool.size(), 0);
+        assert_eq!(kit.body(1).await, "old");
+    });
+}
+
+#[derive(Clone)]
+struct Upload {
+    kit: Kit,
+    seen: mpsc::UnboundedSender<Bytes>,
+}
+
+/// Tells the chunks one by one, and stores them.
+async fn upload(State(upload): State<Upload>, mut tx: Tx, body: Body) -> Result<String, Error> {
+    let mut chunks = body.into_data_stream();
+    let mut text = String::new();
+    while let Some(chunk) = chunks.next().await {
+        let chunk = chunk.unwrap();
+        text.push_str(std::str::from_utf8(&chunk).unwrap());
+        upload.seen.send(chunk).unwrap();
+    }
+    if text == "conflict" {
+        conflict(&mut tx, &upload.kit.outside).await?;
+    }
+    store(&mut tx, 1, &text).await?;
+    Ok(text)
+}
+
+fn upload_app(kit: &Kit, interlock: &Interlock) -> (Router, mpsc::UnboundedReceiver<Bytes>) {
+    let (seen, seen_by_test) = mpsc::unbounded_channel();
+    let kit = kit.clone();
+    let layer = interlock.require(can_edit).unbuffered();
+    let app = Router::new()
+        .route("/{id}", put_route(upload).route_layer(layer))
+        .with_state(Upload { kit, seen });
+    (app, seen_by_test)
+}
+
+#[test]
+fn unbuffered_body_streams_to_handler() {
+    test(async |kit| {
+        // No limit, as nothing is kept in memory.
+        let (app, mut seen) = upload_app(&kit, &kit.interlock.clone().body_limit(3));
+        let (chunks, body) = open_body();
+        let answer = tokio::spawn(async move { send_body(&app, body).await });
+        for chunk in ["one, ", "two, ", "three"] {
+            chunks.send(chunk).unwrap();
+            let seen = timeout(Duration::from_secs(10), seen.recv()).await;
+            assert_eq!(seen.expect("it waits for the end").unwrap(), chunk);
+        }
+        assert_eq!(kit.body(1).await, "old");
+        drop(chunks);
+        let answer = answer.await.unwrap();
+        assert_eq!(
+            (answer.status.as_u16(), &*answer.body),
+            (200, "one, two, three")
+        );
+        assert_eq!(answer.outcome(), Outcome::Committed);
+        assert_eq!(kit.body(1).await, "one, two, three");
+    });
+}
+
+#[test]
+fn unbuffered_request_is_not_retried() {
+    test(async |kit| {
+        let (app, _seen) = upload_app(&kit, &kit.interlock);
+        let answer = put(&app, "/1", "conflict").await;
+        answer.assert_problem(ErrorKind::Contended);
+        assert_eq!(answer.header(header::RETRY_AFTER), Some("1"));
+        assert_eq!(answer.report().attempts(), 1);
+        assert_eq!(answer.outcome(), Outcome::RolledBack);
+        assert_eq!(kit.body(1).await, "old");
+    });
+}
+
+#[test]
+fn unbuffered_deadline_includes_reading_the_body() {
+    test(async |kit| {
+        let interlock = kit.interlock.clone().deadline(Duration::from_millis(300));
+        let (app, _seen) = upload_app(&kit, &interlock);
+        let (chunks, body) = open_body();
+        chunks.send("new").unwrap();
+        let answer = send_body(&app, body).await;
+        answer.assert_problem(ErrorKind::DeadlineExceeded);
+        assert_eq!(answer.outcome(), Outcome::RolledBack);
+        assert_eq!(kit.body(1).await, "old");
+    });
 }
 
 #[test]
@@ -468,7 +448,7 @@ impl Client {
 }
 
 #[test]
-fn a_limit_further_out_is_the_same_answer() {
+fn outer_body_limit_gives_same_response() {
     test(async |kit| {
         let app = crate::kit::guarded(kit.interlock.require(crate::kit::anyone), async || ());
         let limited = http_body_util::Limited::new(Body::from("too much"), 4);

@@ -55,65 +55,61 @@ fn without_database() -> Interlock {
     Interlock::new(pool.connect_lazy_with(options))
 }
 
-mod one_transaction {
-    use super::*;
+async fn noting_policy(mut tx: Tx) -> Result<(), Error> {
+    Ok(note(&mut tx, 1).await?)
+}
 
-    async fn policy(mut tx: Tx) -> Result<(), Error> {
-        Ok(note(&mut tx, 1).await?)
-    }
+async fn noting_middleware(
+    mut before: Tx,
+    mut after: Tx,
+    request: Request,
+    next: Next,
+) -> Result<Response, Error> {
+    note(&mut before, 2).await?;
+    drop(before);
+    let response = next.run(request).await;
+    note(&mut after, 4).await?;
+    Ok(response)
+}
 
-    async fn middleware(
-        mut before: Tx,
-        mut after: Tx,
-        request: Request,
-        next: Next,
-    ) -> Result<Response, Error> {
-        note(&mut before, 2).await?;
-        drop(before);
-        let response = next.run(request).await;
-        note(&mut after, 4).await?;
-        Ok(response)
-    }
+async fn counting_handler(
+    State(kit): State<Kit>,
+    Path(status): Path<u16>,
+    mut tx: Tx,
+) -> Result<Response, Error> {
+    note(&mut tx, 3).await?;
+    let seen: i64 = sqlx::query_scalar("SELECT count(*) FROM notes")
+        .fetch_one(&mut tx)
+        .await?;
+    assert_eq!(seen, 3);
+    assert!(kit.notes().await.is_empty());
+    assert_eq!(kit.pool.size() as usize - kit.pool.num_idle(), 1);
+    Ok(StatusCode::from_u16(status).unwrap().into_response())
+}
 
-    async fn handler(
-        State(kit): State<Kit>,
-        Path(status): Path<u16>,
-        mut tx: Tx,
-    ) -> Result<Response, Error> {
-        note(&mut tx, 3).await?;
-        let seen: i64 = sqlx::query_scalar("SELECT count(*) FROM notes")
-            .fetch_one(&mut tx)
-            .await?;
-        assert_eq!(seen, 3);
+#[test]
+fn policy_middleware_and_handler_share_one_transaction() {
+    test(async |kit| {
+        let app = Router::new()
+            .route("/{status}", put_route(counting_handler))
+            .route_layer(from_fn(noting_middleware))
+            .route_layer(kit.interlock.require(noting_policy))
+            .with_state(kit.clone());
+
+        let answer = put(&app, "/409", "").await;
+        assert_eq!(answer.status, 409);
+        assert_eq!(answer.outcome(), Outcome::RolledBack);
         assert!(kit.notes().await.is_empty());
-        assert_eq!(kit.pool.size() as usize - kit.pool.num_idle(), 1);
-        Ok(StatusCode::from_u16(status).unwrap().into_response())
-    }
 
-    #[test]
-    fn of_policy_middleware_and_handler() {
-        test(async |kit| {
-            let app = Router::new()
-                .route("/{status}", put_route(handler))
-                .route_layer(from_fn(middleware))
-                .route_layer(kit.interlock.require(policy))
-                .with_state(kit.clone());
-
-            let answer = put(&app, "/409", "").await;
-            assert_eq!(answer.status, 409);
-            assert_eq!(answer.outcome(), Outcome::RolledBack);
-            assert!(kit.notes().await.is_empty());
-
-            // The ROLLBACK is not waited for.
-            while kit.pool.num_idle() < kit.pool.size() as usize {
-                tokio::time::sleep(Duration::from_millis(1)).await;
-            }
-            let answer = put(&app, "/200", "").await;
-            assert_eq!(answer.status, 200);
-            assert_eq!(answer.outcome(), Outcome::Committed);
-            assert_eq!(kit.notes().await, [1, 2, 3, 4]);
-        });
-    }
+        // The ROLLBACK is not waited for.
+        while kit.pool.num_idle() < kit.pool.size() as usize {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+        let answer = put(&app, "/200", "").await;
+        assert_eq!(answer.status, 200);
+        assert_eq!(answer.outcome(), Outcome::Committed);
+        assert_eq!(kit.notes().await, [1, 2, 3, 4]);
+    });
 }
 
 #[test]
@@ -152,7 +148,7 @@ fn tx_may_be_any_argument() {
 }
 
 #[tokio::test]
-async fn without_a_statement_there_is_no_transaction() {
+async fn request_without_statement_opens_no_transaction() {
     async fn policy(_: Tx) -> Result<(), Error> {
         Ok(())
     }
@@ -169,7 +165,7 @@ async fn without_a_statement_there_is_no_transaction() {
 }
 
 #[tokio::test]
-async fn with_a_statement_there_would_be_one() {
+async fn request_with_statement_needs_the_database() {
     let app = Router::new()
         .route("/{id}", put_route(update))
         .route_layer(without_database().require(can_edit));
@@ -178,604 +174,572 @@ async fn with_a_statement_there_would_be_one() {
     assert_eq!(answer.header(header::RETRY_AFTER), Some("1"));
 }
 
-mod refused_early {
-    use super::*;
+struct Caller;
 
-    struct User;
+impl<S: Sync> FromRequestParts<S> for Caller {
+    type Rejection = (StatusCode, &'static str);
 
-    impl<S: Sync> FromRequestParts<S> for User {
-        type Rejection = (StatusCode, &'static str);
-
-        async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Self::Rejection> {
-            match parts.headers.get(header::AUTHORIZATION) {
-                Some(_) => Ok(Self),
-                None => Err((StatusCode::UNAUTHORIZED, "who are you?")),
-            }
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Self::Rejection> {
+        match parts.headers.get(header::AUTHORIZATION) {
+            Some(_) => Ok(Self),
+            None => Err((StatusCode::UNAUTHORIZED, "who are you?")),
         }
     }
+}
 
-    async fn policy(mut tx: Tx, _: User, Path(id): Path<i64>) -> Result<(), Error> {
-        Ok(note(&mut tx, id).await?)
+async fn caller_policy(mut tx: Tx, _: Caller, Path(id): Path<i64>) -> Result<(), Error> {
+    Ok(note(&mut tx, id).await?)
+}
+
+async fn json_handler(mut tx: Tx, Path(id): Path<i64>, Json(_): Json<i64>) -> Result<(), Error> {
+    Ok(note(&mut tx, id + 1).await?)
+}
+
+fn authorized_put(path: &str) -> axum::http::request::Builder {
+    Request::put(path).header(header::AUTHORIZATION, "Bearer x")
+}
+
+#[tokio::test]
+async fn policy_extractor_rejection_opens_no_transaction() {
+    let interlock = without_database();
+    let app = Router::new()
+        .route("/{id}", put_route(json_handler))
+        .route_layer(interlock.require(caller_policy));
+    let anonymous = put(&app, "/1", "").await;
+    assert_eq!(anonymous.status, 401);
+    assert_eq!(anonymous.body, "who are you?");
+    assert_eq!(anonymous.outcome(), Outcome::NoTransaction);
+
+    let malformed = send(&app, authorized_put("/x").body(Body::empty()).unwrap()).await;
+    let bare = Router::new().route("/{id}", put_route(async |_: Path<i64>| {}));
+    let axums = put(&bare, "/x", "").await;
+    assert_eq!(
+        (malformed.status, axums.status.as_u16()),
+        (axums.status, 400)
+    );
+    assert_eq!(malformed.body, axums.body);
+    assert_eq!(malformed.outcome(), Outcome::NoTransaction);
+}
+
+#[tokio::test]
+async fn handler_extractor_rejection_opens_no_transaction() {
+    let interlock = without_database();
+    let app = Router::new()
+        .route("/{id}", put_route(json_handler))
+        .route_layer(interlock.require(anyone));
+    for (path, status) in [("/1", 415), ("/x", 400)] {
+        let answer = put(&app, path, "1").await;
+        assert_eq!(answer.status, status);
+        assert_eq!(answer.outcome(), Outcome::NoTransaction);
     }
+}
 
-    async fn handler(mut tx: Tx, Path(id): Path<i64>, Json(_): Json<i64>) -> Result<(), Error> {
-        Ok(note(&mut tx, id + 1).await?)
-    }
-
-    fn request(path: &str) -> axum::http::request::Builder {
-        Request::put(path).header(header::AUTHORIZATION, "Bearer x")
-    }
-
-    #[tokio::test]
-    async fn by_the_policys_extractors() {
-        let interlock = without_database();
+#[test]
+fn handler_extractor_rejection_rolls_back_policy_writes() {
+    test(async |kit| {
         let app = Router::new()
-            .route("/{id}", put_route(handler))
-            .route_layer(interlock.require(policy));
-        let anonymous = put(&app, "/1", "").await;
-        assert_eq!(anonymous.status, 401);
-        assert_eq!(anonymous.body, "who are you?");
-        assert_eq!(anonymous.outcome(), Outcome::NoTransaction);
-
-        let malformed = send(&app, request("/x").body(Body::empty()).unwrap()).await;
-        let bare = Router::new().route("/{id}", put_route(async |_: Path<i64>| {}));
-        let axums = put(&bare, "/x", "").await;
-        assert_eq!(
-            (malformed.status, axums.status.as_u16()),
-            (axums.status, 400)
-        );
-        assert_eq!(malformed.body, axums.body);
-        assert_eq!(malformed.outcome(), Outcome::NoTransaction);
-    }
-
-    #[tokio::test]
-    async fn by_the_handlers_extractors() {
-        let interlock = without_database();
-        let app = Router::new()
-            .route("/{id}", put_route(handler))
-            .route_layer(interlock.require(anyone));
-        for (path, status) in [("/1", 415), ("/x", 400)] {
-            let answer = put(&app, path, "1").await;
-            assert_eq!(answer.status, status);
-            assert_eq!(answer.outcome(), Outcome::NoTransaction);
-        }
-    }
-
-    #[test]
-    fn by_the_handlers_extractors_after_a_policy_that_wrote() {
-        test(async |kit| {
-            let app = Router::new()
-                .route("/{id}", put_route(handler))
-                .route_layer(kit.interlock.require(policy));
-            let json = |body| {
-                let request = request("/1").header(header::CONTENT_TYPE, "application/json");
-                request.body(Body::from(body)).unwrap()
-            };
-            let answer = send(&app, json("}")).await;
-            assert_eq!(answer.status, 400);
-            assert_eq!(answer.outcome(), Outcome::RolledBack);
-            assert!(kit.notes().await.is_empty());
-
-            assert_eq!(send(&app, json("1")).await.status, 200);
-            assert_eq!(kit.notes().await, [1, 2]);
-        });
-    }
-}
-
-mod missing {
-    use super::*;
-
-    #[tokio::test]
-    async fn layer_of_a_tx() {
-        async fn handler(_: Tx) {}
-        let app = Router::new().route("/", get_route(handler));
-        get(&app, "/")
-            .await
-            .assert_problem(ErrorKind::Misconfigured);
-    }
-
-    #[tokio::test]
-    async fn layer_of_a_grant() {
-        async fn handler(_: Authorized<CanEdit>) {}
-        let app = Router::new().route("/", get_route(handler));
-        get(&app, "/")
-            .await
-            .assert_problem(ErrorKind::Misconfigured);
-    }
-
-    #[test]
-    fn policy_of_a_grant() {
-        async fn other(mut tx: Tx) -> Result<(), Error> {
-            Ok(note(&mut tx, 1).await?)
-        }
-        test(async |kit| {
-            let app = Router::new()
-                .route("/{id}", put_route(update))
-                .route_layer(kit.interlock.require(other));
-            let answer = put(&app, "/1", "new").await;
-            answer.assert_problem(ErrorKind::Misconfigured);
-            assert_eq!(answer.outcome(), Outcome::RolledBack);
-            assert_eq!(kit.body(1).await, "old");
-            assert!(kit.notes().await.is_empty());
-        });
-    }
-}
-
-mod stands_at {
-    use super::*;
-
-    /// At `path`, document 1 may be edited and document 2 may not.
-    fn guards(path: &'static str, app: impl FnOnce(AuthorizeLayer) -> Router) {
-        test(async |kit| {
-            let app = app(kit.interlock.require(can_edit));
-            let edited = put(&app, &path.replace("{}", "1"), "new").await;
-            assert_eq!((edited.status, &*edited.body), (StatusCode::OK, "new"));
-            assert_eq!(edited.outcome(), Outcome::Committed);
-            assert_eq!(kit.body(1).await, "new");
-
-            let denied = put(&app, &path.replace("{}", "2"), "new").await;
-            denied.assert_problem(ErrorKind::Denied);
-            assert_eq!(denied.outcome(), Outcome::RolledBack);
-            assert_eq!(kit.body(2).await, "old");
-        });
-    }
-
-    fn router() -> Router {
-        Router::new().route("/{id}", put_route(update))
-    }
-
-    #[test]
-    fn router_route_layer() {
-        guards("/{}", |layer| router().route_layer(layer));
-    }
-
-    #[test]
-    fn router_layer() {
-        guards("/{}", |layer| router().layer(layer));
-    }
-
-    #[test]
-    fn method_router_route_layer() {
-        guards("/{}", |layer| {
-            Router::new().route("/{id}", put_route(update).route_layer(layer))
-        });
-    }
-
-    #[test]
-    fn method_router_layer() {
-        guards("/{}", |layer| {
-            Router::new().route("/{id}", put_route(update).layer(layer))
-        });
-    }
-
-    #[test]
-    fn handler_layer() {
-        guards("/{}", |layer| {
-            Router::new().route("/{id}", put_route(update.layer(layer)))
-        });
-    }
-
-    #[test]
-    fn a_nested_router() {
-        guards("/api/{}", |layer| {
-            Router::new().nest("/api", router().route_layer(layer))
-        });
-    }
-
-    #[test]
-    fn the_router_around_a_nested_one() {
-        guards("/documents/{}/body", |layer| {
-            let nested = Router::new().route("/body", put_route(update));
-            Router::new()
-                .nest("/documents/{id}", nested)
-                .route_layer(layer)
-        });
-    }
-
-    #[test]
-    fn a_nested_service() {
-        guards("/documents/{}/body", |layer| {
-            let nested = Router::new().route("/body", put_route(update));
-            Router::new().nest_service("/documents/{id}", layer.layer(nested))
-        });
-    }
-
-    #[test]
-    fn a_service_builder() {
-        async fn pass(request: Request, next: Next) -> Response {
-            next.run(request).await
-        }
-        guards("/{}", |layer| {
-            let stack = ServiceBuilder::new()
-                .layer(HandleErrorLayer::new(async |error: BoxError| {
-                    (StatusCode::IM_A_TEAPOT, error.to_string())
-                }))
-                .load_shed()
-                .timeout(Duration::from_secs(60))
-                .layer(from_fn(pass))
-                .layer(layer)
-                .layer(from_fn(pass))
-                .concurrency_limit(1);
-            router().route_layer(stack)
-        });
-    }
-}
-
-mod runs_for {
-    use super::*;
-
-    async fn nobody() -> Result<(), Denied> {
-        Err(Denied::new("nobody may"))
-    }
-
-    fn router() -> Router {
-        Router::new().route("/here", get_route(async || "here"))
-    }
-
-    #[tokio::test]
-    async fn unknown_paths_under_layer() {
-        let app = router().layer(without_database().require(nobody));
-        assert_eq!(get(&app, "/nowhere").await.status, 403);
-        assert_eq!(get(&app, "/here").await.status, 403);
-    }
-
-    #[tokio::test]
-    async fn known_paths_only_under_route_layer() {
-        let app = router().route_layer(without_database().require(nobody));
-        assert_eq!(get(&app, "/nowhere").await.status, 404);
-        assert_eq!(get(&app, "/here").await.status, 403);
-    }
-
-    #[tokio::test]
-    async fn known_methods_only_under_the_method_routers_route_layer() {
-        let layer = without_database().require(nobody);
-        let app = Router::new().route("/", get_route(async || "here").route_layer(layer));
-        assert_eq!(put(&app, "/", "").await.status, 405);
-        assert_eq!(get(&app, "/").await.status, 403);
-    }
-}
-
-mod policies {
-    use super::*;
-
-    #[derive(Clone)]
-    struct App {
-        user: User,
-    }
-
-    #[derive(Clone)]
-    struct User(i64);
-
-    impl FromRef<App> for User {
-        fn from_ref(app: &App) -> Self {
-            app.user.clone()
-        }
-    }
-
-    async fn may_edit(
-        State(User(user)): State<User>,
-        Path(document): Path<i64>,
-        mut tx: Tx,
-    ) -> Result<CanEdit, Error> {
-        let allowed: bool = sqlx::query_scalar(
-            "SELECT EXISTS (SELECT 1 FROM grants WHERE user_id = $1 AND document_id = $2)",
-        )
-        .bind(user)
-        .bind(document)
-        .fetch_one(&mut tx)
-        .await?;
-        Denied::unless(allowed, "no edit grant")?;
-        Ok(CanEdit { document })
-    }
-
-    #[test]
-    fn have_state_and_path_parameters() {
-        test(async |kit| {
-            let app = |user| {
-                let state = App { user: User(user) };
-                let layer = kit.interlock.require_with_state(state, may_edit);
-                // The router's own state is another matter.
-                Router::new()
-                    .route("/{id}", put_route(update).route_layer(layer))
-                    .with_state("state")
-            };
-            let answer = put(&app(2), "/1", "new").await;
-            answer.assert_problem(ErrorKind::Denied);
-            assert_eq!(kit.body(1).await, "old");
-            assert_eq!(put(&app(1), "/1", "new").await.status, 200);
-            assert_eq!(kit.body(1).await, "new");
-        });
-    }
-
-    #[test]
-    fn take_8_extractors() {
-        #[expect(clippy::too_many_arguments, reason = "as many as there may be")]
-        async fn all(
-            method: Method,
-            uri: Uri,
-            version: Version,
-            headers: HeaderMap,
-            Path(id): Path<i64>,
-            Query(query): Query<Vec<(String, i64)>>,
-            State(state): State<&'static str>,
-            mut tx: Tx,
-        ) -> Result<String, Error> {
-            note(&mut tx, id).await?;
-            let host = headers.get(header::HOST).unwrap().to_str().unwrap();
-            Ok(format!(
-                "{method} {uri} {version:?} {host} {query:?} {state}"
-            ))
-        }
-        async fn handler(seen: Authorized<String>) -> String {
-            seen.0
-        }
-        test(async |kit| {
-            let layer = kit.interlock.require_with_state("state", all);
-            let app = Router::new().route("/{id}", get_route(handler).route_layer(layer));
-            let request = Request::get("/7?a=1").header(header::HOST, "h");
-            let answer = send(&app, request.body(Body::empty()).unwrap()).await;
-            assert_eq!(answer.body, r#"GET /7?a=1 HTTP/1.1 h [("a", 1)] state"#);
-            assert_eq!(kit.notes().await, [7]);
-        });
-    }
-
-    #[test]
-    fn take_no_extractor() {
-        async fn nothing() -> Result<CanEdit, Error> {
-            Ok(CanEdit { document: 1 })
-        }
-        test(async |kit| {
-            let layer = kit.interlock.require(nothing);
-            let app = Router::new().route("/", put_route(update).route_layer(layer));
-            assert_eq!(put(&app, "/", "new").await.status, 200);
-            assert_eq!(kit.body(1).await, "new");
-        });
-    }
-
-    #[test]
-    fn are_closures() {
-        test(async |kit| {
-            let owned = String::from("1");
-            let policy = async move |Path(document): Path<String>, mut tx: Tx| {
-                note(&mut tx, 1).await?;
-                Denied::unless(document == owned, "somebody else's")?;
-                Ok::<_, Error>(CanEdit { document: 1 })
-            };
-            let plain = || async { Ok::<_, Denied>("plain") };
-            let app = Router::new().route(
-                "/{id}",
-                put_route(update)
-                    .route_layer(kit.interlock.require(plain))
-                    .route_layer(kit.interlock.require(policy)),
-            );
-            let answer = put(&app, "/2", "new").await;
-            answer.assert_problem(ErrorKind::Denied);
-            assert!(kit.notes().await.is_empty());
-            assert_eq!(put(&app, "/1", "new").await.status, 200);
-            assert_eq!(kit.body(1).await, "new");
-            assert_eq!(kit.notes().await, [1]);
-        });
-    }
-
-    #[test]
-    fn refuse_with_answers_of_their_own() {
-        async fn teapot(mut tx: Tx) -> Result<(), (StatusCode, &'static str)> {
-            note(&mut tx, 1).await.unwrap();
-            Err((StatusCode::IM_A_TEAPOT, "short and stout"))
-        }
-        test(async |kit| {
-            let app = Router::new()
-                .route("/{id}", put_route(update))
-                .route_layer(kit.interlock.require(teapot));
-            let answer = put(&app, "/1", "new").await;
-            assert_eq!(answer.status, 418);
-            assert_eq!(answer.body, "short and stout");
-            assert_eq!(kit.body(1).await, "old");
-            assert!(kit.notes().await.is_empty());
-        });
-    }
-}
-
-mod around_a_plain_service {
-    use super::*;
-
-    /// Not an `std::error::Error`, and not `Sync`.
-    #[derive(Debug, PartialEq)]
-    struct Broken(std::cell::Cell<u8>);
-
-    async fn plain(request: Request<Body>) -> Result<axum::http::Response<Full<Bytes>>, Broken> {
-        let (mut parts, _) = request.into_parts();
-        let mut tx = Tx::from_request_parts(&mut parts, &()).await.unwrap();
-        note(&mut tx, 1).await.unwrap();
-        match parts.uri.path() {
-            "/ok" => Ok(axum::http::Response::new(Full::from("plain"))),
-            _ => Err(Broken(7.into())),
-        }
-    }
-
-    #[test]
-    fn bodies_may_be_of_any_type() {
-        test(async |kit| {
-            let service = kit.interlock.require(anyone).layer(service_fn(plain));
-            let request = Request::get("/ok").body(Full::new(Bytes::from("body")));
-            let answer = read(service.oneshot(request.unwrap()).await.unwrap()).await;
-            assert_eq!((answer.status.as_u16(), &*answer.body), (200, "plain"));
-            assert_eq!(answer.outcome(), Outcome::Committed);
-            assert_eq!(kit.notes().await, [1]);
-        });
-    }
-
-    #[test]
-    fn its_error_is_kept_and_nothing_else() {
-        test(async |kit| {
-            let service = kit.interlock.require(anyone).layer(service_fn(plain));
-            let request = Request::get("/").body(Body::empty()).unwrap();
-            let error = service.oneshot(request).await.unwrap_err();
-            assert_eq!(error, Broken(7.into()));
-            kit.interlock.drain().await;
-            assert!(kit.notes().await.is_empty());
-        });
-    }
-}
-
-mod ready {
-    use super::*;
-
-    type Inner = mock::Mock<Request<Body>, Response>;
-
-    /// Says when the service inside is not ready.
-    #[derive(Clone)]
-    struct Watched {
-        inner: Inner,
-        pending: mpsc::UnboundedSender<()>,
-    }
-
-    impl Service<Request<Body>> for Watched {
-        type Response = Response;
-        type Error = BoxError;
-        type Future = <Inner as Service<Request<Body>>>::Future;
-
-        fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), BoxError>> {
-            let ready = self.inner.poll_ready(cx);
-            if ready.is_pending() {
-                self.pending.send(()).unwrap();
-            }
-            ready
-        }
-
-        fn call(&mut self, request: Request<Body>) -> Self::Future {
-            self.inner.call(request)
-        }
-    }
-
-    #[tokio::test]
-    async fn when_the_inner_service_is() {
-        let layer = without_database().require(anyone);
-        let (mut service, mut inner) = mock::spawn_layer::<Request<Body>, Response, _>(layer);
-        inner.allow(0);
-        assert!(service.poll_ready::<Request<Body>>().is_pending());
-        inner.allow(1);
-        assert!(service.is_woken());
-        assert!(service.poll_ready::<Request<Body>>().is_ready());
-
-        // The mock panics when the one that is called is not the one that was ready.
-        let answer = tokio::spawn(service.call(Request::<Body>::default()));
-        let (_, response) = inner.next_request().await.unwrap();
-        response.send_response("ok".into_response());
-        assert_eq!(read(answer.await.unwrap().unwrap()).await.body, "ok");
-        assert!(service.poll_ready::<Request<Body>>().is_pending());
-    }
-
-    #[tokio::test]
-    async fn and_fails_as_the_inner_service_does() {
-        let layer = without_database().require(anyone);
-        let (mut service, mut inner) = mock::spawn_layer::<Request<Body>, Response, _>(layer);
-        inner.send_error("broken");
-        let Poll::Ready(Err(error)) = service.poll_ready::<Request<Body>>() else {
-            panic!("no error");
+            .route("/{id}", put_route(json_handler))
+            .route_layer(kit.interlock.require(caller_policy));
+        let json = |body| {
+            let request = authorized_put("/1").header(header::CONTENT_TYPE, "application/json");
+            request.body(Body::from(body)).unwrap()
         };
-        assert_eq!(error.to_string(), "broken");
+        let answer = send(&app, json("}")).await;
+        assert_eq!(answer.status, 400);
+        assert_eq!(answer.outcome(), Outcome::RolledBack);
+        assert!(kit.notes().await.is_empty());
+
+        assert_eq!(send(&app, json("1")).await.status, 200);
+        assert_eq!(kit.notes().await, [1, 2]);
+    });
+}
+
+#[tokio::test]
+async fn tx_without_layer_is_misconfigured() {
+    async fn handler(_: Tx) {}
+    let app = Router::new().route("/", get_route(handler));
+    get(&app, "/")
+        .await
+        .assert_problem(ErrorKind::Misconfigured);
+}
+
+#[tokio::test]
+async fn grant_without_layer_is_misconfigured() {
+    async fn handler(_: Authorized<CanEdit>) {}
+    let app = Router::new().route("/", get_route(handler));
+    get(&app, "/")
+        .await
+        .assert_problem(ErrorKind::Misconfigured);
+}
+
+#[test]
+fn grant_without_its_policy_is_misconfigured() {
+    async fn other(mut tx: Tx) -> Result<(), Error> {
+        Ok(note(&mut tx, 1).await?)
+    }
+    test(async |kit| {
+        let app = Router::new()
+            .route("/{id}", put_route(update))
+            .route_layer(kit.interlock.require(other));
+        let answer = put(&app, "/1", "new").await;
+        answer.assert_problem(ErrorKind::Misconfigured);
+        assert_eq!(answer.outcome(), Outcome::RolledBack);
+        assert_eq!(kit.body(1).await, "old");
+        assert!(kit.notes().await.is_empty());
+    });
+}
+
+/// At `path`, document 1 may be edited and document 2 may not.
+fn guards(path: &'static str, app: impl FnOnce(AuthorizeLayer) -> Router) {
+    test(async |kit| {
+        let app = app(kit.interlock.require(can_edit));
+        let edited = put(&app, &path.replace("{}", "1"), "new").await;
+        assert_eq!((edited.status, &*edited.body), (StatusCode::OK, "new"));
+        assert_eq!(edited.outcome(), Outcome::Committed);
+        assert_eq!(kit.body(1).await, "new");
+
+        let denied = put(&app, &path.replace("{}", "2"), "new").await;
+        denied.assert_problem(ErrorKind::Denied);
+        assert_eq!(denied.outcome(), Outcome::RolledBack);
+        assert_eq!(kit.body(2).await, "old");
+    });
+}
+
+fn update_router() -> Router {
+    Router::new().route("/{id}", put_route(update))
+}
+
+#[test]
+fn layer_works_as_router_route_layer() {
+    guards("/{}", |layer| update_router().route_layer(layer));
+}
+
+#[test]
+fn layer_works_as_router_layer() {
+    guards("/{}", |layer| update_router().layer(layer));
+}
+
+#[test]
+fn layer_works_as_method_router_route_layer() {
+    guards("/{}", |layer| {
+        Router::new().route("/{id}", put_route(update).route_layer(layer))
+    });
+}
+
+#[test]
+fn layer_works_as_method_router_layer() {
+    guards("/{}", |layer| {
+        Router::new().route("/{id}", put_route(update).layer(layer))
+    });
+}
+
+#[test]
+fn layer_works_as_handler_layer() {
+    guards("/{}", |layer| {
+        Router::new().route("/{id}", put_route(update.layer(layer)))
+    });
+}
+
+#[test]
+fn layer_works_in_nested_router() {
+    guards("/api/{}", |layer| {
+        Router::new().nest("/api", update_router().route_layer(layer))
+    });
+}
+
+#[test]
+fn layer_works_around_nested_router() {
+    guards("/documents/{}/body", |layer| {
+        let nested = Router::new().route("/body", put_route(update));
+        Router::new()
+            .nest("/documents/{id}", nested)
+            .route_layer(layer)
+    });
+}
+
+#[test]
+fn layer_works_on_nested_service() {
+    guards("/documents/{}/body", |layer| {
+        let nested = Router::new().route("/body", put_route(update));
+        Router::new().nest_service("/documents/{id}", layer.layer(nested))
+    });
+}
+
+#[test]
+fn layer_works_in_service_builder() {
+    async fn pass(request: Request, next: Next) -> Response {
+        next.run(request).await
+    }
+    guards("/{}", |layer| {
+        let stack = ServiceBuilder::new()
+            .layer(HandleErrorLayer::new(async |error: BoxError| {
+                (StatusCode::IM_A_TEAPOT, error.to_string())
+            }))
+            .load_shed()
+            .timeout(Duration::from_secs(60))
+            .layer(from_fn(pass))
+            .layer(layer)
+            .layer(from_fn(pass))
+            .concurrency_limit(1);
+        update_router().route_layer(stack)
+    });
+}
+
+async fn deny() -> Result<(), Denied> {
+    Err(Denied::new("always denied"))
+}
+
+fn here_router() -> Router {
+    Router::new().route("/here", get_route(async || "here"))
+}
+
+#[tokio::test]
+async fn layer_runs_for_unknown_paths() {
+    let app = here_router().layer(without_database().require(deny));
+    assert_eq!(get(&app, "/nowhere").await.status, 403);
+    assert_eq!(get(&app, "/here").await.status, 403);
+}
+
+#[tokio::test]
+async fn route_layer_runs_for_known_paths_only() {
+    let app = here_router().route_layer(without_database().require(deny));
+    assert_eq!(get(&app, "/nowhere").await.status, 404);
+    assert_eq!(get(&app, "/here").await.status, 403);
+}
+
+#[tokio::test]
+async fn method_router_route_layer_runs_for_known_methods_only() {
+    let layer = without_database().require(deny);
+    let app = Router::new().route("/", get_route(async || "here").route_layer(layer));
+    assert_eq!(put(&app, "/", "").await.status, 405);
+    assert_eq!(get(&app, "/").await.status, 403);
+}
+
+#[derive(Clone)]
+struct App {
+    user: User,
+}
+
+#[derive(Clone)]
+struct User(i64);
+
+impl FromRef<App> for User {
+    fn from_ref(app: &App) -> Self {
+        app.user.clone()
+    }
+}
+
+async fn may_edit(
+    State(User(user)): State<User>,
+    Path(document): Path<i64>,
+    mut tx: Tx,
+) -> Result<CanEdit, Error> {
+    let allowed: bool = sqlx::query_scalar(
+        "SELECT EXISTS (SELECT 1 FROM grants WHERE user_id = $1 AND document_id = $2)",
+    )
+    .bind(user)
+    .bind(document)
+    .fetch_one(&mut tx)
+    .await?;
+    Denied::unless(allowed, "no edit grant")?;
+    Ok(CanEdit { document })
+}
+
+#[test]
+fn policy_has_state_and_path_parameters() {
+    test(async |kit| {
+        let app = |user| {
+            let state = App { user: User(user) };
+            let layer = kit.interlock.require_with_state(state, may_edit);
+            // The router's own state is another matter.
+            Router::new()
+                .route("/{id}", put_route(update).route_layer(layer))
+                .with_state("state")
+        };
+        let answer = put(&app(2), "/1", "new").await;
+        answer.assert_problem(ErrorKind::Denied);
+        assert_eq!(kit.body(1).await, "old");
+        assert_eq!(put(&app(1), "/1", "new").await.status, 200);
+        assert_eq!(kit.body(1).await, "new");
+    });
+}
+
+#[test]
+fn policy_takes_8_extractors() {
+    #[expect(clippy::too_many_arguments, reason = "as many as there may be")]
+    async fn all(
+        method: Method,
+        uri: Uri,
+        version: Version,
+        headers: HeaderMap,
+        Path(id): Path<i64>,
+        Query(query): Query<Vec<(String, i64)>>,
+        State(state): State<&'static str>,
+        mut tx: Tx,
+    ) -> Result<String, Error> {
+        note(&mut tx, id).await?;
+        let host = headers.get(header::HOST).unwrap().to_str().unwrap();
+        Ok(format!(
+            "{method} {uri} {version:?} {host} {query:?} {state}"
+        ))
+    }
+    async fn handler(seen: Authorized<String>) -> String {
+        seen.0
+    }
+    test(async |kit| {
+        let layer = kit.interlock.require_with_state("state", all);
+        let app = Router::new().route("/{id}", get_route(handler).route_layer(layer));
+        let request = Request::get("/7?a=1").header(header::HOST, "h");
+        let answer = send(&app, request.body(Body::empty()).unwrap()).await;
+        assert_eq!(answer.body, r#"GET /7?a=1 HTTP/1.1 h [("a", 1)] state"#);
+        assert_eq!(kit.notes().await, [7]);
+    });
+}
+
+#[test]
+fn policy_may_take_no_extractor() {
+    async fn nothing() -> Result<CanEdit, Error> {
+        Ok(CanEdit { document: 1 })
+    }
+    test(async |kit| {
+        let layer = kit.interlock.require(nothing);
+        let app = Router::new().route("/", put_route(update).route_layer(layer));
+        assert_eq!(put(&app, "/", "new").await.status, 200);
+        assert_eq!(kit.body(1).await, "new");
+    });
+}
+
+#[test]
+fn policy_may_be_a_closure() {
+    test(async |kit| {
+        let owned = String::from("1");
+        let policy = async move |Path(document): Path<String>, mut tx: Tx| {
+            note(&mut tx, 1).await?;
+            Denied::unless(document == owned, "not the owner")?;
+            Ok::<_, Error>(CanEdit { document: 1 })
+        };
+        let plain = || async { Ok::<_, Denied>("plain") };
+        let app = Router::new().route(
+            "/{id}",
+            put_route(update)
+                .route_layer(kit.interlock.require(plain))
+                .route_layer(kit.interlock.require(policy)),
+        );
+        let answer = put(&app, "/2", "new").await;
+        answer.assert_problem(ErrorKind::Denied);
+        assert!(kit.notes().await.is_empty());
+        assert_eq!(put(&app, "/1", "new").await.status, 200);
+        assert_eq!(kit.body(1).await, "new");
+        assert_eq!(kit.notes().await, [1]);
+    });
+}
+
+#[test]
+fn policy_denies_with_its_own_response() {
+    async fn teapot(mut tx: Tx) -> Result<(), (StatusCode, &'static str)> {
+        note(&mut tx, 1).await.unwrap();
+        Err((StatusCode::IM_A_TEAPOT, "short and stout"))
+    }
+    test(async |kit| {
+        let app = Router::new()
+            .route("/{id}", put_route(update))
+            .route_layer(kit.interlock.require(teapot));
+        let answer = put(&app, "/1", "new").await;
+        assert_eq!(answer.status, 418);
+        assert_eq!(answer.body, "short and stout");
+        assert_eq!(kit.body(1).await, "old");
+        assert!(kit.notes().await.is_empty());
+    });
+}
+
+/// Not an `std::error::Error`, and not `Sync`.
+#[derive(Debug, PartialEq)]
+struct Broken(std::cell::Cell<u8>);
+
+async fn plain(request: Request<Body>) -> Result<axum::http::Response<Full<Bytes>>, Broken> {
+    let (mut parts, _) = request.into_parts();
+    let mut tx = Tx::from_request_parts(&mut parts, &()).await.unwrap();
+    note(&mut tx, 1).await.unwrap();
+    match parts.uri.path() {
+        "/ok" => Ok(axum::http::Response::new(Full::from("plain"))),
+        _ => Err(Broken(7.into())),
+    }
+}
+
+#[test]
+fn plain_service_may_have_any_body_type() {
+    test(async |kit| {
+        let service = kit.interlock.require(anyone).layer(service_fn(plain));
+        let request = Request::get("/ok").body(Full::new(Bytes::from("body")));
+        let answer = read(service.oneshot(request.unwrap()).await.unwrap()).await;
+        assert_eq!((answer.status.as_u16(), &*answer.body), (200, "plain"));
+        assert_eq!(answer.outcome(), Outcome::Committed);
+        assert_eq!(kit.notes().await, [1]);
+    });
+}
+
+#[test]
+fn plain_service_error_is_returned_and_rolled_back() {
+    test(async |kit| {
+        let service = kit.interlock.require(anyone).layer(service_fn(plain));
+        let request = Request::get("/").body(Body::empty()).unwrap();
+        let error = service.oneshot(request).await.unwrap_err();
+        assert_eq!(error, Broken(7.into()));
+        kit.interlock.drain().await;
+        assert!(kit.notes().await.is_empty());
+    });
+}
+
+type Inner = mock::Mock<Request<Body>, Response>;
+
+/// Says when the service inside is not ready.
+#[derive(Clone)]
+struct Watched {
+    inner: Inner,
+    pending: mpsc::UnboundedSender<()>,
+}
+
+impl Service<Request<Body>> for Watched {
+    type Response = Response;
+    type Error = BoxError;
+    type Future = <Inner as Service<Request<Body>>>::Future;
+
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), BoxError>> {
+        let ready = self.inner.poll_ready(cx);
+        if ready.is_pending() {
+            self.pending.send(()).unwrap();
+        }
+        ready
     }
 
-    #[test]
-    fn again_before_a_replay() {
-        test(async |kit| {
-            let (inner, mut requests) = mock::pair();
-            let (pending, mut waits) = mpsc::unbounded_channel();
-            let service = kit
-                .interlock
-                .require(anyone)
-                .layer(Watched { inner, pending });
-            requests.allow(1);
-            let answer = tokio::spawn(service.oneshot(Request::<Body>::default()));
-
-            for attempt in 1..=2 {
-                let (request, response) = requests.next_request().await.unwrap();
-                let (mut parts, _) = request.into_parts();
-                let mut tx = Tx::from_request_parts(&mut parts, &()).await.unwrap();
-                assert_eq!(tx.attempt(), attempt);
-                note(&mut tx, i64::from(attempt)).await.unwrap();
-                let _ = conflict_once(&mut tx, &kit.outside).await;
-                drop((parts, tx));
-                response.send_response(attempt.to_string().into_response());
-                if attempt == 1 {
-                    waits.recv().await.unwrap();
-                    requests.allow(1);
-                }
-            }
-            let answer = read(answer.await.unwrap().unwrap()).await;
-            assert_eq!(answer.body, "2");
-            assert_eq!(answer.report().attempts(), 2);
-            assert_eq!(kit.notes().await, [2]);
-        });
+    fn call(&mut self, request: Request<Body>) -> Self::Future {
+        self.inner.call(request)
     }
+}
 
-    #[test]
-    fn and_fails_as_the_inner_service_does_before_a_replay() {
-        test(async |kit| {
-            let (inner, mut requests) = mock::pair::<Request<Body>, Response>();
-            let service = kit.interlock.require(anyone).layer(inner);
-            requests.allow(1);
-            let answer = tokio::spawn(service.oneshot(Request::<Body>::default()));
+#[tokio::test]
+async fn layer_is_ready_when_inner_service_is() {
+    let layer = without_database().require(anyone);
+    let (mut service, mut inner) = mock::spawn_layer::<Request<Body>, Response, _>(layer);
+    inner.allow(0);
+    assert!(service.poll_ready::<Request<Body>>().is_pending());
+    inner.allow(1);
+    assert!(service.is_woken());
+    assert!(service.poll_ready::<Request<Body>>().is_ready());
 
+    // The mock panics when the one that is called is not the one that was ready.
+    let answer = tokio::spawn(service.call(Request::<Body>::default()));
+    let (_, response) = inner.next_request().await.unwrap();
+    response.send_response("ok".into_response());
+    assert_eq!(read(answer.await.unwrap().unwrap()).await.body, "ok");
+    assert!(service.poll_ready::<Request<Body>>().is_pending());
+}
+
+#[tokio::test]
+async fn readiness_error_of_inner_service_is_returned() {
+    let layer = without_database().require(anyone);
+    let (mut service, mut inner) = mock::spawn_layer::<Request<Body>, Response, _>(layer);
+    inner.send_error("broken");
+    let Poll::Ready(Err(error)) = service.poll_ready::<Request<Body>>() else {
+        panic!("no error");
+    };
+    assert_eq!(error.to_string(), "broken");
+}
+
+#[test]
+fn inner_service_is_polled_ready_before_retry() {
+    test(async |kit| {
+        let (inner, mut requests) = mock::pair();
+        let (pending, mut waits) = mpsc::unbounded_channel();
+        let service = kit
+            .interlock
+            .require(anyone)
+            .layer(Watched { inner, pending });
+        requests.allow(1);
+        let answer = tokio::spawn(service.oneshot(Request::<Body>::default()));
+
+        for attempt in 1..=2 {
             let (request, response) = requests.next_request().await.unwrap();
             let (mut parts, _) = request.into_parts();
             let mut tx = Tx::from_request_parts(&mut parts, &()).await.unwrap();
-            note(&mut tx, 1).await.unwrap();
+            assert_eq!(tx.attempt(), attempt);
+            note(&mut tx, i64::from(attempt)).await.unwrap();
             let _ = conflict_once(&mut tx, &kit.outside).await;
             drop((parts, tx));
-            requests.send_error("broken");
-            response.send_response("ok".into_response());
-
-            let error = answer.await.unwrap().unwrap_err();
-            assert_eq!(error.to_string(), "broken");
-            assert!(kit.notes().await.is_empty());
-        });
-    }
-
-    #[test]
-    fn in_a_concurrency_limit_also_on_a_replay() {
-        test(async |kit| limited(&kit, 4).await);
-    }
-
-    /// Who waits for the limit must not keep what those inside wait for.
-    #[test]
-    fn in_a_concurrency_limit_as_large_as_the_pool() {
-        test_with_pool(1, async |kit| limited(&kit, 2).await);
-    }
-
-    /// Sends that many requests, each of which needs two attempts, through a limit of 1.
-    async fn limited(kit: &Kit, requests: i64) {
-        async fn handler(
-            State(kit): State<Kit>,
-            Path(id): Path<i64>,
-            mut tx: Tx,
-        ) -> Result<(), Error> {
-            note(&mut tx, id).await?;
-            Ok(conflict_once(&mut tx, &kit.outside).await?)
+            response.send_response(attempt.to_string().into_response());
+            if attempt == 1 {
+                waits.recv().await.unwrap();
+                requests.allow(1);
+            }
         }
-        let stack = ServiceBuilder::new()
-            .layer(kit.interlock.require(anyone))
-            .concurrency_limit(1);
-        let app = Router::new()
-            .route("/{id}", get_route(handler))
-            .route_layer(stack)
-            .with_state(kit.clone());
-        let answers = (0..requests).map(|id| {
-            let app = app.clone();
-            async move { get(&app, &format!("/{id}")).await }
-        });
-        for answer in join_all(answers).await {
-            assert_eq!(answer.status, 200, "{}", answer.body);
-            assert_eq!(answer.report().attempts(), 2);
-        }
-        assert_eq!(kit.notes().await, (0..requests).collect::<Vec<_>>());
+        let answer = read(answer.await.unwrap().unwrap()).await;
+        assert_eq!(answer.body, "2");
+        assert_eq!(answer.report().attempts(), 2);
+        assert_eq!(kit.notes().await, [2]);
+    });
+}
+
+#[test]
+fn readiness_error_before_retry_is_returned() {
+    test(async |kit| {
+        let (inner, mut requests) = mock::pair::<Request<Body>, Response>();
+        let service = kit.interlock.require(anyone).layer(inner);
+        requests.allow(1);
+        let answer = tokio::spawn(service.oneshot(Request::<Body>::default()));
+
+        let (request, response) = requests.next_request().await.unwrap();
+        let (mut parts, _) = request.into_parts();
+        let mut tx = Tx::from_request_parts(&mut parts, &()).await.unwrap();
+        note(&mut tx, 1).await.unwrap();
+        let _ = conflict_once(&mut tx, &kit.outside).await;
+        drop((parts, tx));
+        requests.send_error("broken");
+        response.send_response("ok".into_response());
+
+        let error = answer.await.unwrap().unwrap_err();
+        assert_eq!(error.to_string(), "broken");
+        assert!(kit.notes().await.is_empty());
+    });
+}
+
+#[test]
+fn retry_works_within_concurrency_limit() {
+    test(async |kit| limited(&kit, 4).await);
+}
+
+/// Who waits for the limit must not keep what those inside wait for.
+#[test]
+fn concurrency_limit_as_large_as_pool_does_not_deadlock() {
+    test_with_pool(1, async |kit| limited(&kit, 2).await);
+}
+
+/// Sends that many requests, each of which needs two attempts, through a limit of 1.
+async fn limited(kit: &Kit, requests: i64) {
+    async fn handler(State(kit): State<Kit>, Path(id): Path<i64>, mut tx: Tx) -> Result<(), Error> {
+        note(&mut tx, id).await?;
+        Ok(conflict_once(&mut tx, &kit.outside).await?)
     }
+    let stack = ServiceBuilder::new()
+        .layer(kit.interlock.require(anyone))
+        .concurrency_limit(1);
+    let app = Router::new()
+        .route("/{id}", get_route(handler))
+        .route_layer(stack)
+        .with_state(kit.clone());
+    let answers = (0..requests).map(|id| {
+        let app = app.clone();
+        async move { get(&app, &format!("/{id}")).await }
+    });
+    for answer in join_all(answers).await {
+        assert_eq!(answer.status, 200, "{}", answer.body);
+        assert_eq!(answer.report().attempts(), 2);
+    }
+    assert_eq!(kit.notes().await, (0..requests).collect::<Vec<_>>());
 }
 
 /// What a service, a handler's future and a spawned task need of them; checked by the compiler.
 #[test]
-fn auto_traits() {
+fn public_types_have_their_auto_traits() {
     fn shared<T: Send + Sync + Unpin + 'static>() {}
     fn sent<T: Send + Unpin>() {}
     fn cloned<T: Clone + Debug>() {}
@@ -806,7 +770,7 @@ fn auto_traits() {
 
 /// What a service of its own error type met in the transaction counts before its error.
 #[test]
-fn a_service_that_fails_over_a_conflict_is_called_again() {
+fn service_error_caused_by_conflict_is_retried() {
     test(async |kit| {
         let outside = kit.outside.clone();
         let service = service_fn(move |request: Request| {

@@ -85,143 +85,135 @@ async fn knows(kit: &Kit, setting: &str) -> bool {
     known.is_some()
 }
 
-mod warns_of {
-    use super::*;
-
-    #[test]
-    fn a_weaker_default_isolation() {
-        test(async |kit| {
-            let set = "SET default_transaction_isolation = 'read committed'";
-            let (answer, warnings) = first_request(&plain_pool(&kit, set)).await;
-            // CockroachDB tracks all transactions, whatever their isolation.
-            let expected = usize::from(kit.database.kind() == Kind::PostgreSql);
-            assert_eq!(about("default_transaction_isolation", &warnings), expected);
-            assert_eq!(warnings.len(), expected, "{warnings:?}");
-            assert_eq!(answer.outcome(), Outcome::Committed);
-            assert_eq!(kit.notes().await, [1]);
-        });
-    }
-
-    #[test]
-    fn read_only_by_default() {
-        test(async |kit| {
-            let set = "SET default_transaction_read_only = on";
-            let (answer, warnings) = first_request(&plain_pool(&kit, set)).await;
-            assert_eq!(about("default_transaction_read_only", &warnings), 1);
-            answer.assert_problem(ErrorKind::Database);
-            assert!(kit.notes().await.is_empty());
-        });
-    }
-
-    #[test]
-    fn commits_that_a_crash_can_lose() {
-        test(async |kit| {
-            if kit.database.kind() != Kind::PostgreSql {
-                println!("skipped: CockroachDB has no such setting");
-                return;
-            }
-            let set = "SET synchronous_commit = off";
-            let (answer, warnings) = first_request(&plain_pool(&kit, set)).await;
-            assert_eq!(about("synchronous_commit", &warnings), 1);
-            assert_eq!(answer.outcome(), Outcome::Committed);
-            assert_eq!(kit.notes().await, [1]);
-        });
-    }
-
-    #[test]
-    fn nothing_on_the_recommended_pool() {
-        test(async |kit| {
-            let (answer, warnings) = first_request(&kit.pool).await;
-            assert_eq!(warnings, [] as [&str; 0]);
-            assert_eq!(answer.outcome(), Outcome::Committed);
-            assert_eq!(kit.notes().await, [1]);
-        });
-    }
-}
-
-mod refuses {
-    use super::*;
-
-    const SETTINGS: [&str; 3] = [
-        "autocommit_before_ddl",
-        "default_transaction_use_follower_reads",
-        "force_savepoint_restart",
-    ];
-
-    #[test]
-    fn a_setting_that_breaks_a_promise() {
-        test(async |kit| {
-            for setting in SETTINGS {
-                if !knows(&kit, setting).await {
-                    println!("skipped: this server has no {setting}");
-                    continue;
-                }
-                let set: &str = format!("SET {setting} = on").leak();
-                let (answer, _) = first_request(&plain_pool(&kit, set)).await;
-                answer.assert_problem(ErrorKind::Misconfigured);
-                assert_eq!(answer.outcome(), Outcome::RolledBack);
-            }
-            assert!(kit.notes().await.is_empty());
-        });
-    }
-
-    /// PostgreSQL has none of those settings; a function before its own says it had.
-    #[test]
-    fn it_until_it_is_mended() {
-        test(async |kit| {
-            if kit.database.kind() != Kind::PostgreSql {
-                println!("skipped: CockroachDB has no functions to put before its own");
-                return;
-            }
-            for setting in SETTINGS {
-                let function = format!(
-                    "CREATE SCHEMA IF NOT EXISTS shadow;
-                     CREATE OR REPLACE FUNCTION shadow.current_setting(name TEXT, missing_ok BOOL)
-                     RETURNS TEXT LANGUAGE sql AS $$
-                         SELECT CASE name WHEN '{setting}' THEN 'on'
-                         ELSE pg_catalog.current_setting(name, missing_ok) END $$"
-                );
-                kit.outside.execute(AssertSqlSafe(function)).await.unwrap();
-                let broken = Arc::new(AtomicBool::new(true));
-                let pool = PgPoolOptions::new()
-                    .after_connect({
-                        let broken = Arc::clone(&broken);
-                        move |connection, _| {
-                            let broken = broken.load(Ordering::SeqCst);
-                            Box::pin(async move {
-                                if broken {
-                                    let shadow = "SET search_path = shadow, pg_catalog, public";
-                                    connection.execute(shadow).await?;
-                                }
-                                Ok(())
-                            })
-                        }
-                    })
-                    .connect_lazy_with(kit.database.options());
-                let interlock = Interlock::new(pool);
-                let app = app(&interlock);
-
-                let (answer, log) = traced(put(&app, "/1", "")).await;
-                answer.assert_problem(ErrorKind::Misconfigured);
-                let [error] = *log.loud() else {
-                    panic!("{log:?}");
-                };
-                assert_eq!(error.level, Level::ERROR);
-                assert!(error.fields["cause"].starts_with(setting), "{error:?}");
-                assert!(kit.notes().await.is_empty());
-
-                broken.store(false, Ordering::SeqCst);
-                assert_eq!(put(&app, "/1", "").await.outcome(), Outcome::Committed);
-                assert_eq!(kit.notes().await, [1]);
-                kit.outside.execute("DELETE FROM notes").await.unwrap();
-                interlock.drain().await;
-            }
-        });
-    }
+#[test]
+fn weaker_default_isolation_is_warned_about() {
+    test(async |kit| {
+        let set = "SET default_transaction_isolation = 'read committed'";
+        let (answer, warnings) = first_request(&plain_pool(&kit, set)).await;
+        // CockroachDB tracks all transactions, whatever their isolation.
+        let expected = usize::from(kit.database.kind() == Kind::PostgreSql);
+        assert_eq!(about("default_transaction_isolation", &warnings), expected);
+        assert_eq!(warnings.len(), expected, "{warnings:?}");
+        assert_eq!(answer.outcome(), Outcome::Committed);
+        assert_eq!(kit.notes().await, [1]);
+    });
 }
 
 #[test]
-fn is_looked_at_once() {
+fn read_only_default_is_warned_about() {
+    test(async |kit| {
+        let set = "SET default_transaction_read_only = on";
+        let (answer, warnings) = first_request(&plain_pool(&kit, set)).await;
+        assert_eq!(about("default_transaction_read_only", &warnings), 1);
+        answer.assert_problem(ErrorKind::Database);
+        assert!(kit.notes().await.is_empty());
+    });
+}
+
+#[test]
+fn asynchronous_commit_is_warned_about() {
+    test(async |kit| {
+        if kit.database.kind() != Kind::PostgreSql {
+            println!("skipped: CockroachDB has no such setting");
+            return;
+        }
+        let set = "SET synchronous_commit = off";
+        let (answer, warnings) = first_request(&plain_pool(&kit, set)).await;
+        assert_eq!(about("synchronous_commit", &warnings), 1);
+        assert_eq!(answer.outcome(), Outcome::Committed);
+        assert_eq!(kit.notes().await, [1]);
+    });
+}
+
+#[test]
+fn recommended_pool_causes_no_warning() {
+    test(async |kit| {
+        let (answer, warnings) = first_request(&kit.pool).await;
+        assert_eq!(warnings, [] as [&str; 0]);
+        assert_eq!(answer.outcome(), Outcome::Committed);
+        assert_eq!(kit.notes().await, [1]);
+    });
+}
+
+const SETTINGS: [&str; 3] = [
+    "autocommit_before_ddl",
+    "default_transaction_use_follower_reads",
+    "force_savepoint_restart",
+];
+
+#[test]
+fn setting_that_breaks_a_promise_is_rejected() {
+    test(async |kit| {
+        for setting in SETTINGS {
+            if !knows(&kit, setting).await {
+                println!("skipped: this server has no {setting}");
+                continue;
+            }
+            let set: &str = format!("SET {setting} = on").leak();
+            let (answer, _) = first_request(&plain_pool(&kit, set)).await;
+            answer.assert_problem(ErrorKind::Misconfigured);
+            assert_eq!(answer.outcome(), Outcome::RolledBack);
+        }
+        assert!(kit.notes().await.is_empty());
+    });
+}
+
+/// PostgreSQL has none of those settings; a function before its own says it had.
+#[test]
+fn rejected_setting_is_rechecked_until_fixed() {
+    test(async |kit| {
+        if kit.database.kind() != Kind::PostgreSql {
+            println!("skipped: CockroachDB has no functions to put before its own");
+            return;
+        }
+        for setting in SETTINGS {
+            let function = format!(
+                "CREATE SCHEMA IF NOT EXISTS shadow;
+                 CREATE OR REPLACE FUNCTION shadow.current_setting(name TEXT, missing_ok BOOL)
+                 RETURNS TEXT LANGUAGE sql AS $$
+                     SELECT CASE name WHEN '{setting}' THEN 'on'
+                     ELSE pg_catalog.current_setting(name, missing_ok) END $$"
+            );
+            kit.outside.execute(AssertSqlSafe(function)).await.unwrap();
+            let broken = Arc::new(AtomicBool::new(true));
+            let pool = PgPoolOptions::new()
+                .after_connect({
+                    let broken = Arc::clone(&broken);
+                    move |connection, _| {
+                        let broken = broken.load(Ordering::SeqCst);
+                        Box::pin(async move {
+                            if broken {
+                                let shadow = "SET search_path = shadow, pg_catalog, public";
+                                connection.execute(shadow).await?;
+                            }
+                            Ok(())
+                        })
+                    }
+                })
+                .connect_lazy_with(kit.database.options());
+            let interlock = Interlock::new(pool);
+            let app = app(&interlock);
+
+            let (answer, log) = traced(put(&app, "/1", "")).await;
+            answer.assert_problem(ErrorKind::Misconfigured);
+            let [error] = *log.loud() else {
+                panic!("{log:?}");
+            };
+            assert_eq!(error.level, Level::ERROR);
+            assert!(error.fields["cause"].starts_with(setting), "{error:?}");
+            assert!(kit.notes().await.is_empty());
+
+            broken.store(false, Ordering::SeqCst);
+            assert_eq!(put(&app, "/1", "").await.outcome(), Outcome::Committed);
+            assert_eq!(kit.notes().await, [1]);
+            kit.outside.execute("DELETE FROM notes").await.unwrap();
+            interlock.drain().await;
+        }
+    });
+}
+
+#[test]
+fn server_is_checked_once() {
     test(async |kit| {
         let pool = plain_pool(&kit, "SET default_transaction_read_only = on");
         let interlock = Interlock::new(pool);
@@ -242,142 +234,134 @@ fn is_looked_at_once() {
     });
 }
 
-mod pool_options {
-    use super::*;
-
-    #[test]
-    fn set_what_they_promise() {
-        test(async |kit| {
-            // CockroachDB shows durations in milliseconds, PostgreSQL in the largest unit.
-            for (setting, values) in [
-                ("default_transaction_isolation", ["serializable"; 2]),
-                ("statement_timeout", ["20s", "20000"]),
-                ("idle_in_transaction_session_timeout", ["30s", "30000"]),
-                ("autocommit_before_ddl", ["off"; 2]),
-                ("default_transaction_use_follower_reads", ["off"; 2]),
-                ("force_savepoint_restart", ["off"; 2]),
-            ] {
-                if !knows(&kit, setting).await {
-                    println!("skipped: this server has no {setting}");
-                    continue;
-                }
-                let show = AssertSqlSafe(format!("SHOW {setting}"));
-                let shown: String = sqlx::query_scalar(show).fetch_one(&kit.pool).await.unwrap();
-                assert!(values.contains(&&*shown), "{setting} is {shown}");
+#[test]
+fn pool_options_set_session_settings() {
+    test(async |kit| {
+        // CockroachDB shows durations in milliseconds, PostgreSQL in the largest unit.
+        for (setting, values) in [
+            ("default_transaction_isolation", ["serializable"; 2]),
+            ("statement_timeout", ["20s", "20000"]),
+            ("idle_in_transaction_session_timeout", ["30s", "30000"]),
+            ("autocommit_before_ddl", ["off"; 2]),
+            ("default_transaction_use_follower_reads", ["off"; 2]),
+            ("force_savepoint_restart", ["off"; 2]),
+        ] {
+            if !knows(&kit, setting).await {
+                println!("skipped: this server has no {setting}");
+                continue;
             }
-        });
-    }
+            let show = AssertSqlSafe(format!("SHOW {setting}"));
+            let shown: String = sqlx::query_scalar(show).fetch_one(&kit.pool).await.unwrap();
+            assert!(values.contains(&&*shown), "{setting} is {shown}");
+        }
+    });
+}
 
-    #[test]
-    fn are_what_they_promise() {
-        let options = Interlock::pool_options();
-        assert!(!options.get_test_before_acquire());
-        assert_eq!(options.get_acquire_timeout(), Duration::from_secs(5));
+#[test]
+fn pool_options_have_documented_values() {
+    let options = Interlock::pool_options();
+    assert!(!options.get_test_before_acquire());
+    assert_eq!(options.get_acquire_timeout(), Duration::from_secs(5));
+}
+
+/// Says that it has come to where it waits to be let go.
+#[derive(Default)]
+struct Gate {
+    reached: Notify,
+    open: Notify,
+}
+
+impl Gate {
+    async fn pass(&self) {
+        self.reached.notify_one();
+        self.open.notified().await;
     }
 }
 
-mod drain {
-    use super::*;
+#[derive(Clone, Default)]
+struct Gates {
+    handler: Arc<Gate>,
+    hook: Arc<Gate>,
+}
 
-    /// Says that it has come to where it waits to be let go.
-    #[derive(Default)]
-    struct Gate {
-        reached: Notify,
-        open: Notify,
-    }
+async fn handler(State(gates): State<Gates>, mut tx: Tx) -> Result<(), Error> {
+    note(&mut tx, 1).await?;
+    let hook = gates.hook;
+    tx.after_commit(async move { hook.pass().await });
+    gates.handler.pass().await;
+    Ok(())
+}
 
-    impl Gate {
-        async fn pass(&self) {
-            self.reached.notify_one();
-            self.open.notified().await;
-        }
-    }
-
-    #[derive(Clone, Default)]
-    struct Gates {
-        handler: Arc<Gate>,
-        hook: Arc<Gate>,
-    }
-
-    async fn handler(State(gates): State<Gates>, mut tx: Tx) -> Result<(), Error> {
-        note(&mut tx, 1).await?;
-        let hook = gates.hook;
-        tx.after_commit(async move { hook.pass().await });
-        gates.handler.pass().await;
-        Ok(())
-    }
-
-    #[test]
-    fn waits_for_requests_and_hooks_and_refuses_new_ones() {
-        test(async |kit| {
-            let gates = Gates::default();
-            let app = Router::new()
-                .route("/{id}", put_route(handler))
-                .route_layer(kit.interlock.require(can_edit))
-                .with_state(gates.clone());
-            let running = tokio::spawn({
-                let app = app.clone();
-                async move { put(&app, "/1", "").await }
-            });
-            gates.handler.reached.notified().await;
-
-            let clone = kit.interlock.clone();
-            let mut drained = pin!(clone.drain());
-            assert!(poll!(&mut drained).is_pending());
-            let refused = put(&app, "/1", "").await;
-            refused.assert_problem(ErrorKind::Unavailable);
-            assert_eq!(refused.status, StatusCode::SERVICE_UNAVAILABLE);
-            assert_eq!(refused.header(header::RETRY_AFTER), Some("1"));
-            assert_eq!(refused.outcome(), Outcome::NoTransaction);
-
-            gates.handler.open.notify_one();
-            let answer = running.await.unwrap();
-            assert_eq!(answer.outcome(), Outcome::Committed);
-            assert_eq!(kit.notes().await, [1]);
-            gates.hook.reached.notified().await;
-            assert!(poll!(&mut drained).is_pending());
-
-            gates.hook.open.notify_one();
-            timeout(Duration::from_secs(10), drained).await.unwrap();
+#[test]
+fn drain_waits_for_requests_and_hooks_and_rejects_new_requests() {
+    test(async |kit| {
+        let gates = Gates::default();
+        let app = Router::new()
+            .route("/{id}", put_route(handler))
+            .route_layer(kit.interlock.require(can_edit))
+            .with_state(gates.clone());
+        let running = tokio::spawn({
+            let app = app.clone();
+            async move { put(&app, "/1", "").await }
         });
-    }
+        gates.handler.reached.notified().await;
 
-    #[test]
-    fn is_for_good() {
-        test(async |kit| {
-            let app = app(&kit.interlock);
-            assert_eq!(put(&app, "/1", "").await.status, 200);
-            // Of one clone for all, and also when nobody waits for it any longer.
-            assert!(poll!(pin!(kit.interlock.clone().drain())).is_ready());
-            let refused = put(&app, "/1", "").await;
-            refused.assert_problem(ErrorKind::Unavailable);
-            assert_eq!(kit.notes().await, [1]);
-        });
-    }
+        let clone = kit.interlock.clone();
+        let mut drained = pin!(clone.drain());
+        assert!(poll!(&mut drained).is_pending());
+        let refused = put(&app, "/1", "").await;
+        refused.assert_problem(ErrorKind::Unavailable);
+        assert_eq!(refused.status, StatusCode::SERVICE_UNAVAILABLE);
+        assert_eq!(refused.header(header::RETRY_AFTER), Some("1"));
+        assert_eq!(refused.outcome(), Outcome::NoTransaction);
 
-    #[test]
-    fn lets_a_running_request_go_on_into_joined_layers() {
-        test(async |kit| {
-            let gate = Arc::new(Gate::default());
-            let policy = {
-                let gate = Arc::clone(&gate);
-                async move || {
-                    gate.pass().await;
-                    Ok::<_, Error>(())
-                }
-            };
-            let app = Router::new()
-                .route("/{id}", put_route(write))
-                .route_layer(kit.interlock.require(anyone))
-                .route_layer(kit.interlock.require(policy));
-            let running = tokio::spawn(async move { put(&app, "/1", "").await });
-            gate.reached.notified().await;
-            let mut drained = pin!(kit.interlock.drain());
-            assert!(poll!(&mut drained).is_pending());
-            gate.open.notify_one();
-            assert_eq!(running.await.unwrap().outcome(), Outcome::Committed);
-            drained.await;
-            assert_eq!(kit.notes().await, [1]);
-        });
-    }
+        gates.handler.open.notify_one();
+        let answer = running.await.unwrap();
+        assert_eq!(answer.outcome(), Outcome::Committed);
+        assert_eq!(kit.notes().await, [1]);
+        gates.hook.reached.notified().await;
+        assert!(poll!(&mut drained).is_pending());
+
+        gates.hook.open.notify_one();
+        timeout(Duration::from_secs(10), drained).await.unwrap();
+    });
+}
+
+#[test]
+fn drain_is_permanent() {
+    test(async |kit| {
+        let app = app(&kit.interlock);
+        assert_eq!(put(&app, "/1", "").await.status, 200);
+        // Of one clone for all, and also when nobody waits for it any longer.
+        assert!(poll!(pin!(kit.interlock.clone().drain())).is_ready());
+        let refused = put(&app, "/1", "").await;
+        refused.assert_problem(ErrorKind::Unavailable);
+        assert_eq!(kit.notes().await, [1]);
+    });
+}
+
+#[test]
+fn drain_lets_running_request_enter_joined_layers() {
+    test(async |kit| {
+        let gate = Arc::new(Gate::default());
+        let policy = {
+            let gate = Arc::clone(&gate);
+            async move || {
+                gate.pass().await;
+                Ok::<_, Error>(())
+            }
+        };
+        let app = Router::new()
+            .route("/{id}", put_route(write))
+            .route_layer(kit.interlock.require(anyone))
+            .route_layer(kit.interlock.require(policy));
+        let running = tokio::spawn(async move { put(&app, "/1", "").await });
+        gate.reached.notified().await;
+        let mut drained = pin!(kit.interlock.drain());
+        assert!(poll!(&mut drained).is_pending());
+        gate.open.notify_one();
+        assert_eq!(running.await.unwrap().outcome(), Outcome::Committed);
+        drained.await;
+        assert_eq!(kit.notes().await, [1]);
+    });
 }

@@ -1,0 +1,71 @@
+//! The server is restarted while no request is running.
+
+use std::time::Duration;
+
+use futures::future::join_all;
+use sqlx::{PgPool, postgres::PgPoolOptions};
+use support::Shutdown;
+use tokio::time::sleep;
+use tower_interlock::Interlock;
+
+use super::{
+    Said, put, restart, stored, test,
+    ways::{self, Hooks},
+};
+
+const REQUESTS: usize = 15;
+
+/// Connects all of a pool, and lets them lie.
+async fn fill(pool: &PgPool) {
+    let size = pool.options().get_max_connections();
+    let all = join_all((0..size).map(|_| pool.acquire())).await;
+    drop(all.into_iter().collect::<Result<Vec<_>, _>>().unwrap());
+    while pool.num_idle() < size as usize {
+        sleep(Duration::from_millis(1)).await;
+    }
+}
+
+/// A conditional write on such a connection cannot tell that from one that dies under it, and
+/// says so. A pool that tests its connections spares it that.
+#[test]
+fn restart_while_idle_fails_no_request_of_the_layer() {
+    test(async |server, kit| {
+        for (round, shutdown) in (0..).zip([Shutdown::Fast, Shutdown::Immediate]) {
+            let pool = |options: PgPoolOptions| options.connect_lazy_with(kit.database.options());
+            let untested = pool(Interlock::pool_options());
+            let tested = pool(Interlock::pool_options().test_before_acquire(true));
+            let by_hand = pool(Interlock::pool_options());
+            let hooks = Hooks::default();
+            let ways = [
+                (ways::layer(&kit.interlock, &hooks), None),
+                (
+                    ways::conditional(&Interlock::new(untested.clone())),
+                    Some(Said::Unknown),
+                ),
+                (ways::conditional(&Interlock::new(tested.clone())), None),
+                (ways::by_hand(by_hand.clone()), Some(Said::Error)),
+            ];
+            for (app, _) in &ways {
+                assert_eq!(Said::by(&put(app, 1, -1).await), Said::Stored);
+            }
+            join_all([&kit.pool, &untested, &tested, &by_hand].map(fill)).await;
+            let dead = untested.num_idle();
+            restart(server, shutdown).await;
+
+            for ((app, failure), first) in ways.iter().zip((round * 100..).step_by(20)) {
+                let mut said = Vec::new();
+                for request in (first..).take(REQUESTS) {
+                    said.push(Said::by(&put(app, 1, request).await));
+                }
+                let dead = failure.map_or(0, |_| dead);
+                let mut expected = vec![failure.unwrap_or(Said::Stored); dead];
+                expected.resize(REQUESTS, Said::Stored);
+                assert_eq!(said, expected);
+                let stored = stored(kit).await;
+                for (request, said) in (first..).zip(said) {
+                    assert_eq!(stored.contains_key(&request), said == Said::Stored);
+                }
+            }
+        }
+    });
+}
