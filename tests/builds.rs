@@ -12,7 +12,7 @@
 use std::{fs, path::Path, process::Command};
 
 #[test]
-fn with_and_without_the_default_features_of_sqlx() {
+fn crate_builds_with_and_without_sqlx_default_features() {
     for (name, sqlx) in [
         (
             "user-with-defaults",

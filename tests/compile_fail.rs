@@ -2,6 +2,6 @@
 //! the message says how to mend it.
 
 #[test]
-fn each_rule_has_its_message() {
+fn broken_rules_fail_with_their_message() {
     trybuild::TestCases::new().compile_fail("tests/compile_fail/*.rs");
 }

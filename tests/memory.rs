@@ -74,7 +74,7 @@ fn bytes_per_waiting_request(app: &Router) -> isize {
 }
 
 #[test]
-fn requests_that_wait_for_their_bodies_take_little_memory_and_no_connection() {
+fn requests_waiting_for_bodies_take_little_memory_and_no_connection() {
     const MOST: isize = 4 * KIB;
     let _alone = alone();
     support::test(async |database| {
@@ -119,7 +119,7 @@ fn pool(database: &Database) -> PgPool {
 }
 
 #[test]
-fn a_hostile_load_leaves_nothing_behind() {
+fn hostile_load_leaks_no_memory() {
     const MOST: isize = 32 * KIB;
     let _alone = alone();
     support::test(async |database| {

@@ -27,7 +27,7 @@ const WRITE: &str = "INSERT INTO effects VALUES (1)";
 
 /// "Success means committed", and axum-sqlx-tx.
 #[test]
-fn a_success_is_answered_and_nothing_is_stored() {
+fn success_is_reported_and_nothing_is_stored() {
     async fn handler(mut tx: axum_sqlx_tx::Tx<Postgres>) -> &'static str {
         tx.execute(WRITE).await.unwrap();
         // What does not matter if it fails.
@@ -45,7 +45,7 @@ fn a_success_is_answered_and_nothing_is_stored() {
 
 /// "All or nothing", and two statements on a pool.
 #[test]
-fn half_is_stored() {
+fn half_of_the_request_is_stored() {
     test(async |database| {
         let (proxy, pool) = through(&database).await;
         pool.execute(WRITE).await.unwrap();
@@ -57,7 +57,7 @@ fn half_is_stored() {
 
 /// "Once", and a loop that tries again, whatever the error is.
 #[test]
-fn an_effect_is_there_twice() {
+fn effect_is_stored_twice() {
     async fn write(pool: &PgPool) -> Result<(), sqlx::Error> {
         let mut transaction = pool
             .begin_with("BEGIN ISOLATION LEVEL SERIALIZABLE")
@@ -76,7 +76,7 @@ fn an_effect_is_there_twice() {
 
 /// "Nothing leaks", and sqlx: the connection of a BEGIN that nobody waits for any more.
 #[test]
-fn the_pool_is_given_an_open_transaction() {
+fn pool_receives_an_open_transaction() {
     test(async |database| {
         let (proxy, pool) = through(&database).await;
         proxy.inject(Moment::Begin, Fault::Delay(Duration::from_millis(300)));
@@ -90,7 +90,7 @@ fn the_pool_is_given_an_open_transaction() {
 
 /// "No database text reaches a client", and axum-sqlx-tx. Nor does it try again.
 #[test]
-fn the_answer_is_the_text_of_the_server() {
+fn response_contains_server_error_text() {
     test(async |database| {
         let (proxy, pool) = through(&database).await;
         proxy.inject(Moment::Commit, Fault::Refuse(ServerError::RESTART));
@@ -104,7 +104,7 @@ fn the_answer_is_the_text_of_the_server() {
 
 /// "Unknown is said", and axum-sqlx-tx.
 #[test]
-fn stored_and_not_stored_are_answered_alike() {
+fn stored_and_not_stored_get_the_same_response() {
     test(async |database| {
         let (proxy, pool) = through(&database).await;
         let app = peer(pool, write);
@@ -121,7 +121,7 @@ fn stored_and_not_stored_are_answered_alike() {
 
 /// "Fail closed", and a check that takes an error for a no.
 #[test]
-fn an_outage_is_answered_with_a_denial() {
+fn outage_is_reported_as_denial() {
     async fn may(pool: &PgPool) -> Result<bool, sqlx::Error> {
         sqlx::query_scalar("SELECT true").fetch_one(pool).await
     }

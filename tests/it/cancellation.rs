@@ -73,12 +73,12 @@ fn request(id: i64) -> Request<Body> {
 }
 
 #[test]
-fn a_dropped_request_is_whole_or_absent_and_poisons_nothing() {
+fn dropped_request_is_atomic_and_leaves_pool_clean() {
     drop_requests(|interlock| interlock);
 }
 
 #[test]
-fn nor_does_it_if_connections_are_handed_on() {
+fn dropped_request_with_handoff_is_atomic_and_leaves_pool_clean() {
     drop_requests(Interlock::handoff);
 }
 
@@ -143,7 +143,7 @@ fn drop_requests(set_up: fn(Interlock) -> Interlock) {
 
 /// The same with sqlx alone: the connection goes back while its BEGIN is under way.
 #[test]
-fn the_naive_way_poisons_the_pool() {
+fn naive_dropped_request_poisons_pool() {
     test_with_pool(2, async |kit: Kit| {
         let pool = kit.database.pool(1).await;
         let mut poisoned = 0;

@@ -84,7 +84,7 @@ fn assert_refused<T: std::fmt::Debug>(answer: Result<T, Error>, kind: ErrorKind,
 // Answers
 
 #[test]
-fn what_is_true_is_written_in_all_three_forms() {
+fn true_conditions_write_in_all_three_forms() {
     test(async |kit| {
         for (write, expected) in [(&UPDATE, 1), (&LOCKED, 2)] {
             let seen = Some(expected - 1);
@@ -108,7 +108,7 @@ fn what_is_true_is_written_in_all_three_forms() {
 }
 
 #[test]
-fn the_first_condition_that_is_not_true_is_the_answer() {
+fn first_false_condition_decides_the_error() {
     test(async |kit| {
         for write in [&UPDATE, &LOCKED] {
             let update = async |who| update(write, &kit.interlock, who).await;
@@ -134,7 +134,7 @@ fn the_first_condition_that_is_not_true_is_the_answer() {
 }
 
 #[test]
-fn null_does_not_allow() {
+fn null_condition_denies() {
     static UNKNOWN: ConditionalWrite = ConditionalWrite::new(
         "UPDATE documents SET body = 'new' WHERE {conditions}",
         &[
@@ -155,7 +155,7 @@ fn null_does_not_allow() {
 }
 
 #[test]
-fn a_list_of_versions_is_one_value() {
+fn version_list_binds_as_one_value() {
     static LISTED: ConditionalWrite = ConditionalWrite::new(
         "UPDATE documents SET version = version + 1 WHERE id = $1 AND {conditions}",
         &[Condition::current(
@@ -180,7 +180,7 @@ fn a_list_of_versions_is_one_value() {
 }
 
 #[test]
-fn a_condition_that_fails_is_a_500_and_writes_nothing() {
+fn failing_condition_is_500_and_writes_nothing() {
     static BROKEN: ConditionalWrite = ConditionalWrite::new(
         "UPDATE documents SET body = 'new' WHERE {conditions}",
         &[Condition::permitted("1 / (SELECT $1::INT8) > 0")],
@@ -209,7 +209,7 @@ fn a_condition_that_fails_is_a_500_and_writes_nothing() {
 }
 
 #[test]
-fn below_serializable_nothing_is_written_and_the_answer_says_so() {
+fn weaker_isolation_is_misconfigured_and_writes_nothing() {
     test(async |kit| {
         if kit.database.kind() == Kind::CockroachDb {
             let plain = Interlock::new(kit.database.pool(1).await);
@@ -233,7 +233,7 @@ fn below_serializable_nothing_is_written_and_the_answer_says_so() {
 }
 
 #[test]
-fn a_row_that_no_condition_explains_is_not_found() {
+fn missing_row_with_true_conditions_is_not_found() {
     test(async |kit| {
         let insert = || INSERT_NEW_NOTE.bind(7_i64);
         let first: Option<(i64,)> = insert().fetch_optional(&kit.interlock).await.unwrap();
@@ -256,7 +256,7 @@ fn a_row_that_no_condition_explains_is_not_found() {
 }
 
 #[test]
-fn a_row_that_row_level_security_hides_is_not_found() {
+fn row_hidden_by_row_level_security_is_not_found() {
     test(async |kit| {
         if kit.database.kind() == Kind::CockroachDb {
             return println!("CockroachDB has no row-level security before v25.2");
@@ -296,7 +296,7 @@ fn a_row_that_row_level_security_hides_is_not_found() {
 }
 
 #[test]
-fn a_condition_that_came_true_meanwhile_is_looked_at_once_more() {
+fn condition_that_became_true_is_rechecked_once() {
     // Not true for the write, true for the diagnosis.
     static SECOND_TIME: ConditionalWrite = ConditionalWrite::new(
         "UPDATE documents SET body = 'new' WHERE id = 1 AND {conditions}",
@@ -323,7 +323,7 @@ fn a_condition_that_came_true_meanwhile_is_looked_at_once_more() {
 }
 
 #[test]
-fn a_constraint_that_refuses_is_a_409() {
+fn constraint_violation_is_409() {
     test(async |kit| {
         kit.database
             .run("INSERT INTO notes VALUES (7, 'there')")
@@ -348,7 +348,7 @@ fn a_constraint_that_refuses_is_a_409() {
 }
 
 #[test]
-fn a_bad_call_is_refused_before_anything_is_sent() {
+fn invalid_call_is_rejected_before_sending() {
     test(async |kit| {
         let few = UPDATE.bind(1_i64).bind(1_i64).execute(&kit.interlock).await;
         assert_refused(few, ErrorKind::Misconfigured, 500);
@@ -360,7 +360,7 @@ fn a_bad_call_is_refused_before_anything_is_sent() {
 }
 
 #[test]
-fn a_dry_run_answers_and_writes_nothing() {
+fn dry_run_succeeds_and_writes_nothing() {
     test(async |kit| {
         let dry = kit.interlock.clone().dry_run();
         assert_eq!(update(&UPDATE, &dry, (1, 1, Some(0))).await.unwrap(), 1);
@@ -375,7 +375,7 @@ fn a_dry_run_answers_and_writes_nothing() {
 }
 
 #[test]
-fn after_drain_it_is_unavailable() {
+fn write_after_drain_is_unavailable() {
     test(async |kit| {
         kit.interlock.drain().await;
         let answer = update(&UPDATE, &kit.interlock, (1, 1, Some(0))).await;
@@ -395,7 +395,7 @@ async fn handler(Path(user): Path<i64>, mut tx: Tx) -> Result<String, Error> {
 }
 
 #[test]
-fn on_a_tx_it_is_a_part_of_the_transaction() {
+fn write_on_tx_joins_transaction() {
     test(async |kit| {
         let app = guarded(kit.interlock.require(anyone), handler);
         let denied = put(&app, "/2", "").await;
@@ -413,7 +413,7 @@ fn on_a_tx_it_is_a_part_of_the_transaction() {
 }
 
 #[test]
-fn on_a_tx_a_conflict_runs_the_request_again() {
+fn conflict_on_tx_retries_request() {
     test(async |kit| {
         let outside = kit.outside.clone();
         let contended = async move |path: Path<i64>, mut tx: Tx| {
@@ -431,7 +431,7 @@ fn on_a_tx_a_conflict_runs_the_request_again() {
 }
 
 #[test]
-fn on_a_savepoint_a_refusal_undoes_only_that() {
+fn failed_write_on_savepoint_undoes_only_savepoint() {
     test(async |kit| {
         let handler = async |mut tx: Tx| {
             note(&mut tx, 1).await?;
@@ -495,12 +495,12 @@ async fn compete(kit: &Kit, write: &'static ConditionalWrite) {
 }
 
 #[test]
-fn of_32_clients_exactly_one_wins_each_version() {
+fn exactly_one_of_32_clients_wins_each_version() {
     test_with_pool(16, async |kit: Kit| compete(&kit, &UPDATE).await);
 }
 
 #[test]
-fn of_32_clients_exactly_one_wins_each_version_of_a_locked_row() {
+fn exactly_one_of_32_clients_wins_each_version_of_locked_row() {
     test_with_pool(16, async |kit: Kit| compete(&kit, &LOCKED).await);
 }
 
@@ -538,7 +538,7 @@ impl Waiting {
 }
 
 #[test]
-fn a_revocation_that_commits_while_the_write_waits_is_seen() {
+fn revocation_committed_while_write_waits_is_seen() {
     test(async |kit| {
         let mut waiting = Waiting::start(&kit, kit.interlock.clone()).await;
         let mut revoking = kit
@@ -570,7 +570,7 @@ fn a_revocation_that_commits_while_the_write_waits_is_seen() {
 }
 
 #[test]
-fn a_revocation_that_did_not_see_the_write_does_not_commit() {
+fn revocation_that_missed_the_write_fails_to_commit() {
     test(async |kit| {
         let mut revoking = kit
             .outside
@@ -608,7 +608,7 @@ fn a_revocation_that_did_not_see_the_write_does_not_commit() {
 // Outcomes that are not known
 
 #[test]
-fn past_deadline_and_grace_the_outcome_is_unknown_and_the_write_goes_on() {
+fn write_past_deadline_and_grace_is_unknown_and_continues() {
     test(async |kit| {
         let hasty = kit
             .interlock
@@ -625,7 +625,7 @@ fn past_deadline_and_grace_the_outcome_is_unknown_and_the_write_goes_on() {
 }
 
 #[test]
-fn a_lost_connection_is_an_unknown_outcome_and_not_repeated() {
+fn lost_connection_is_unknown_outcome_and_not_retried() {
     test(async |kit| {
         if kit.database.kind() == Kind::CockroachDb {
             return println!("CockroachDB terminates no single connection");
@@ -647,7 +647,7 @@ fn a_lost_connection_is_an_unknown_outcome_and_not_repeated() {
 }
 
 #[test]
-fn a_dropped_write_is_whole_or_absent_and_poisons_nothing() {
+fn dropped_write_is_atomic_and_leaves_pool_clean() {
     const POLLS: i64 = 8;
     const WRITES: i64 = 2000;
     test_with_pool(2, async |kit: Kit| {
@@ -685,7 +685,7 @@ fn a_dropped_write_is_whole_or_absent_and_poisons_nothing() {
 // Costs
 
 #[test]
-fn a_success_is_one_round_trip_and_a_refusal_two() {
+fn success_takes_one_round_trip_and_failure_two() {
     test(async |kit| {
         let proxy = Proxy::start(&kit.database);
         let pool = Interlock::pool_options()

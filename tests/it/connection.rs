@@ -42,7 +42,7 @@ async fn note_raw(connection: &mut PgConnection, id: i64) -> Result<(), sqlx::Er
 }
 
 #[test]
-fn what_is_written_on_it_is_committed() {
+fn write_on_raw_connection_is_committed() {
     test(async |kit| {
         async fn handler(mut tx: Tx) -> Result<(), Error> {
             note(&mut tx, 1).await?;
@@ -57,7 +57,7 @@ fn what_is_written_on_it_is_committed() {
 }
 
 #[test]
-fn an_error_on_it_that_is_swallowed_is_no_success() {
+fn swallowed_error_on_raw_connection_fails_request() {
     test(async |kit| {
         async fn handler(mut tx: Tx) -> Result<(), Error> {
             note(&mut tx, 1).await?;
@@ -70,7 +70,7 @@ fn an_error_on_it_that_is_swallowed_is_no_success() {
 }
 
 #[test]
-fn a_statement_on_it_that_is_left_unfinished_is_waited_for() {
+fn unfinished_statement_on_raw_connection_is_awaited() {
     test(async |kit| {
         async fn handler(mut tx: Tx) -> Result<(), Error> {
             note(&mut tx, 1).await?;
@@ -87,7 +87,7 @@ fn a_statement_on_it_that_is_left_unfinished_is_waited_for() {
 }
 
 #[test]
-fn its_own_rollback_is_no_success() {
+fn own_rollback_fails_request() {
     test(async |kit| {
         async fn handler(mut tx: Tx) -> Result<(), Error> {
             note(&mut tx, 1).await?;
@@ -100,7 +100,7 @@ fn its_own_rollback_is_no_success() {
 }
 
 #[test]
-fn its_own_commit_is_no_success() {
+fn own_commit_fails_request() {
     test(async |kit| {
         async fn handler(mut tx: Tx) -> Result<(), Error> {
             note(&mut tx, 1).await?;
@@ -113,7 +113,7 @@ fn its_own_commit_is_no_success() {
 }
 
 #[test]
-fn after_its_own_end_nothing_is_written_on_the_tx() {
+fn tx_writes_nothing_after_own_commit_or_rollback() {
     test(async |kit| {
         for end in ["COMMIT", "ROLLBACK"] {
             let handler = move |mut tx: Tx| async move {
@@ -132,7 +132,7 @@ fn after_its_own_end_nothing_is_written_on_the_tx() {
 }
 
 #[test]
-fn after_an_end_hidden_in_a_text_nothing_is_written_on_the_tx() {
+fn tx_writes_nothing_after_transaction_end_hidden_in_text() {
     test(async |kit| {
         async fn handler(mut tx: Tx) -> Result<(), Error> {
             sqlx::raw_sql("SELECT 1; COMMIT").execute(&mut tx).await?;
@@ -147,7 +147,7 @@ fn after_an_end_hidden_in_a_text_nothing_is_written_on_the_tx() {
 }
 
 #[test]
-fn a_transaction_in_its_place_is_no_success() {
+fn replaced_transaction_fails_request() {
     test(async |kit| {
         async fn handler(mut tx: Tx) -> Result<(), Error> {
             note(&mut tx, 1).await?;
@@ -164,7 +164,7 @@ fn a_transaction_in_its_place_is_no_success() {
 }
 
 #[test]
-fn a_transaction_in_its_place_that_reads_only_is_no_success() {
+fn replaced_read_only_transaction_fails_request() {
     test(async |kit| {
         async fn handler(mut tx: Tx) -> Result<(), Error> {
             let connection = tx.connection().await?;
@@ -179,7 +179,7 @@ fn a_transaction_in_its_place_that_reads_only_is_no_success() {
 }
 
 #[test]
-fn a_nested_transaction_of_sqlx_may_be_used_well() {
+fn nested_sqlx_transaction_may_commit_or_roll_back() {
     test(async |kit| {
         async fn handler(mut tx: Tx) -> Result<(), Error> {
             note(&mut tx, 1).await?;
@@ -205,7 +205,7 @@ fn a_nested_transaction_of_sqlx_may_be_used_well() {
 }
 
 #[test]
-fn a_nested_transaction_that_failed_to_begin_is_no_success() {
+fn nested_transaction_that_failed_to_begin_fails_request() {
     test(async |kit| {
         async fn handler(mut tx: Tx) -> Result<(), Error> {
             note(&mut tx, 1).await?;
@@ -220,7 +220,7 @@ fn a_nested_transaction_that_failed_to_begin_is_no_success() {
 }
 
 #[test]
-fn a_nested_transaction_that_sqlx_refuses_to_begin_is_no_success() {
+fn nested_transaction_rejected_by_sqlx_fails_request() {
     test(async |kit| {
         async fn handler(mut tx: Tx) -> Result<(), Error> {
             note(&mut tx, 1).await?;
@@ -234,7 +234,7 @@ fn a_nested_transaction_that_sqlx_refuses_to_begin_is_no_success() {
 }
 
 #[test]
-fn a_nested_transaction_that_was_dropped_while_it_began_is_no_success() {
+fn nested_transaction_dropped_during_begin_fails_request() {
     test(async |kit| {
         async fn handler(mut tx: Tx) -> Result<(), Error> {
             note(&mut tx, 1).await?;
@@ -247,7 +247,7 @@ fn a_nested_transaction_that_was_dropped_while_it_began_is_no_success() {
 }
 
 #[test]
-fn after_a_nested_transaction_that_was_dropped_nothing_is_written_on_the_tx() {
+fn tx_writes_nothing_after_dropped_nested_begin() {
     test(async |kit| {
         async fn handler(mut tx: Tx) -> Result<(), Error> {
             note(&mut tx, 1).await?;
@@ -262,7 +262,7 @@ fn after_a_nested_transaction_that_was_dropped_nothing_is_written_on_the_tx() {
 }
 
 #[test]
-fn a_nested_transaction_that_is_forgotten_is_no_success() {
+fn forgotten_nested_transaction_fails_request() {
     test(async |kit| {
         async fn handler(mut tx: Tx) -> Result<(), Error> {
             note(&mut tx, 1).await?;
@@ -291,7 +291,7 @@ fn several_statements_in_one_text_are_committed() {
 }
 
 #[test]
-fn several_statements_on_a_savepoint_are_committed_or_rolled_back_with_it() {
+fn several_statements_share_the_fate_of_their_savepoint() {
     test(async |kit| {
         async fn handler(mut tx: Tx) -> Result<(), Error> {
             let mut savepoint = tx.savepoint().await?;
@@ -312,7 +312,7 @@ fn several_statements_on_a_savepoint_are_committed_or_rolled_back_with_it() {
 }
 
 #[test]
-fn a_commit_hidden_in_a_text_is_no_success() {
+fn commit_hidden_in_text_fails_request() {
     test(async |kit| {
         async fn handler(mut tx: Tx) -> Result<(), Error> {
             let text = "INSERT INTO notes VALUES (1, ''); COMMIT; INSERT INTO notes VALUES (2, '')";
@@ -325,7 +325,7 @@ fn a_commit_hidden_in_a_text_is_no_success() {
 }
 
 #[test]
-fn a_transaction_hidden_in_a_text_is_no_success() {
+fn transaction_hidden_in_text_fails_request() {
     test(async |kit| {
         async fn handler(mut tx: Tx) -> Result<(), Error> {
             let text = "SELECT 1; ROLLBACK; BEGIN; INSERT INTO notes VALUES (1, '')";
@@ -339,7 +339,7 @@ fn a_transaction_hidden_in_a_text_is_no_success() {
 }
 
 #[test]
-fn a_text_that_begins_with_transaction_control_is_refused() {
+fn text_beginning_with_transaction_control_is_rejected() {
     test(async |kit| {
         for text in [
             "COMMIT",
@@ -377,7 +377,7 @@ async fn begin_and_drop(connection: &mut PgConnection) {
 /// Whoever abandons a COPY leaves answers that sqlx does not count, and takes each later one for
 /// that of the statement before it.
 #[test]
-fn a_copy_that_is_abandoned_is_no_success_and_its_connection_is_not_used_again() {
+fn abandoned_copy_fails_request_and_closes_connection() {
     test_with_pool(1, async |kit| {
         if kit.database.kind() != Kind::PostgreSql {
             return eprintln!("not tested: CockroachDB has no slow trigger");

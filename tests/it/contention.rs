@@ -37,7 +37,7 @@ async fn hammer(app: &Router, path: impl Fn(i64) -> String) -> Vec<String> {
 }
 
 #[test]
-fn one_hot_row_is_counted_exactly() {
+fn hot_row_counter_is_exact() {
     test_with_pool(10, async |kit: Kit| {
         let handler = async |Path(id): Path<i64>, mut tx: Tx| {
             increment(&mut tx, id).await.map_err(Error::from)
@@ -83,7 +83,7 @@ fn write_skew_is_never_stored() {
 }
 
 #[test]
-fn a_conflict_that_only_commit_finds_is_run_again() {
+fn conflict_found_at_commit_is_retried() {
     test(async |kit: Kit| {
         let steps = [(); 4].map(|()| Arc::new(Notify::new()));
         let handler = {

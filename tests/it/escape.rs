@@ -50,7 +50,7 @@ async fn assert_late(tx: &mut Tx) {
 }
 
 #[test]
-fn the_naive_way_takes_an_escaped_transaction_for_a_success() {
+fn naive_escaped_transaction_is_reported_as_success() {
     test(async |kit| {
         async fn handler(Extension(slot): Extension<Naive>) -> &'static str {
             let mut transaction = slot.lock().await.take().unwrap();
@@ -86,7 +86,7 @@ async fn sent_away(kit: &Kit, used: bool) -> (Answer, Tx) {
 }
 
 #[test]
-fn a_tx_that_was_used() {
+fn used_tx_that_escapes_fails_request() {
     test(async |kit| {
         let (answer, mut tx) = sent_away(&kit, true).await;
         assert_escaped(&answer);
@@ -97,7 +97,7 @@ fn a_tx_that_was_used() {
 }
 
 #[test]
-fn a_tx_that_was_not_used() {
+fn unused_tx_that_escapes_fails_request() {
     test(async |kit| {
         let (answer, mut tx) = sent_away(&kit, false).await;
         assert_escaped(&answer);
@@ -108,7 +108,7 @@ fn a_tx_that_was_not_used() {
 }
 
 #[test]
-fn a_tx_of_the_policy() {
+fn tx_that_escapes_from_policy_fails_request() {
     test(async |kit| {
         let (send, mut receive) = mpsc::unbounded_channel();
         let policy = move |mut tx: Tx| async move {
@@ -148,7 +148,7 @@ async fn busy(kit: &Kit) -> (Answer, JoinHandle<Tx>) {
 }
 
 #[test]
-fn a_tx_in_the_middle_of_a_statement() {
+fn tx_that_escapes_mid_statement_fails_request() {
     test(async |kit| {
         let (answer, task) = busy(&kit).await;
         assert_escaped(&answer);
@@ -159,7 +159,7 @@ fn a_tx_in_the_middle_of_a_statement() {
 }
 
 #[test]
-fn a_tx_whose_task_is_aborted_in_the_middle_of_a_statement() {
+fn tx_of_task_aborted_mid_statement_releases_connection() {
     test(async |kit| {
         let (answer, task) = busy(&kit).await;
         assert_escaped(&answer);
@@ -169,7 +169,7 @@ fn a_tx_whose_task_is_aborted_in_the_middle_of_a_statement() {
 }
 
 #[test]
-fn a_tx_in_a_streaming_body() {
+fn tx_in_streaming_body_fails_request() {
     test(async |kit| {
         async fn handler(mut tx: Tx) -> Body {
             Body::from_stream(stream::once(async move {
@@ -184,7 +184,7 @@ fn a_tx_in_a_streaming_body() {
 }
 
 #[test]
-fn a_tx_that_is_forgotten() {
+fn forgotten_tx_fails_request() {
     test(async |kit| {
         async fn unused(tx: Tx) -> Result<(), Error> {
             std::mem::forget(tx);
@@ -202,7 +202,7 @@ fn a_tx_that_is_forgotten() {
 }
 
 #[test]
-fn a_tx_of_a_request_that_panicked() {
+fn tx_outliving_panicked_request_is_unusable() {
     test(async |kit| {
         let (send, mut receive) = mpsc::unbounded_channel();
         let handler = move |mut tx: Tx| async move {
@@ -220,7 +220,7 @@ fn a_tx_of_a_request_that_panicked() {
 }
 
 #[test]
-fn a_tx_of_a_request_that_was_dropped() {
+fn tx_outliving_dropped_request_is_unusable() {
     test(async |kit| {
         let (send, mut receive) = mpsc::unbounded_channel();
         let handler = move |mut tx: Tx| async move {
@@ -239,7 +239,7 @@ fn a_tx_of_a_request_that_was_dropped() {
 }
 
 #[test]
-fn an_escape_is_not_run_again() {
+fn escaped_tx_is_not_retried() {
     test(async |kit| {
         // Even though a conflict was met as well.
         let own = kit.clone();
@@ -254,7 +254,7 @@ fn an_escape_is_not_run_again() {
 }
 
 #[test]
-fn a_task_that_ends_before_the_answer_is_fine() {
+fn task_that_ends_before_response_is_committed() {
     test(async |kit| {
         async fn handler(tx: Tx) -> Result<(), Error> {
             tokio::spawn(write(tx)).await.unwrap().map(drop)
@@ -267,7 +267,7 @@ fn a_task_that_ends_before_the_answer_is_fine() {
 }
 
 #[test]
-fn a_request_that_outlives_its_own_answer_gets_no_tx() {
+fn request_kept_after_response_gets_no_usable_tx() {
     test(async |kit| {
         // The slot is in its extensions, and may be taken along before any Tx is made.
         let (send, mut receive) = mpsc::unbounded_channel();
@@ -285,7 +285,7 @@ fn a_request_that_outlives_its_own_answer_gets_no_tx() {
 }
 
 #[test]
-fn a_row_stream_may_be_dropped() {
+fn dropped_row_stream_is_committed() {
     test(async |kit| {
         async fn handler(mut tx: Tx) -> Result<(), Error> {
             let mut rows = sqlx::query("SELECT id FROM documents").fetch(&mut tx);
@@ -304,7 +304,7 @@ fn a_row_stream_may_be_dropped() {
 }
 
 #[test]
-fn an_error_behind_a_row_stream_that_was_dropped_is_noted() {
+fn error_behind_dropped_row_stream_is_recorded() {
     test(async |kit| {
         async fn handler(mut tx: Tx) -> Result<(), Error> {
             note(&mut tx, 1).await?;
@@ -319,7 +319,7 @@ fn an_error_behind_a_row_stream_that_was_dropped_is_noted() {
 }
 
 #[test]
-fn a_row_stream_that_is_forgotten() {
+fn forgotten_row_stream_is_committed() {
     test(async |kit| {
         async fn handler(mut tx: Tx) -> Result<(), Error> {
             note(&mut tx, 1).await?;
@@ -334,7 +334,7 @@ fn a_row_stream_that_is_forgotten() {
 }
 
 #[test]
-fn a_statement_after_a_row_stream_that_is_forgotten_is_no_transaction_of_its_own() {
+fn statement_after_forgotten_row_stream_stays_in_transaction() {
     test(async |kit| {
         async fn handler(mut tx: Tx) -> Result<(), Error> {
             note(&mut tx, 1).await?;
@@ -351,7 +351,7 @@ fn a_statement_after_a_row_stream_that_is_forgotten_is_no_transaction_of_its_own
 }
 
 #[test]
-fn a_statement_that_is_forgotten_is_no_success() {
+fn forgotten_statement_fails_request() {
     test(async |kit| {
         async fn handler(mut tx: Tx) -> Result<(), Error> {
             note(&mut tx, 1).await?;
@@ -368,7 +368,7 @@ fn a_statement_that_is_forgotten_is_no_success() {
 }
 
 #[test]
-fn a_statement_that_a_timeout_abandons_is_no_success() {
+fn statement_abandoned_by_timeout_fails_request() {
     test(async |kit| {
         async fn handler(mut tx: Tx) -> Result<(), Error> {
             note(&mut tx, 1).await?;
@@ -388,7 +388,7 @@ fn a_statement_that_a_timeout_abandons_is_no_success() {
 }
 
 #[test]
-fn a_statement_that_is_polled_once_and_dropped_is_no_success() {
+fn statement_dropped_after_one_poll_fails_request() {
     test(async |kit| {
         async fn handler(mut tx: Tx) -> Result<(), Error> {
             // The very first one: BEGIN is under way.
@@ -403,7 +403,7 @@ fn a_statement_that_is_polled_once_and_dropped_is_no_success() {
 }
 
 #[test]
-fn a_panic_that_is_swallowed_is_no_success() {
+fn swallowed_panic_with_live_tx_fails_request() {
     test(async |kit| {
         async fn handler(tx: Tx) -> Result<(), Error> {
             let task = tokio::spawn(async move {

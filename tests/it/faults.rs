@@ -36,7 +36,7 @@ const SHORT: Duration = Duration::from_secs(2);
 const GRACE: Duration = Duration::from_millis(300);
 
 #[test]
-fn before_commit_it_is_overcome_or_nothing_is_kept() {
+fn fault_before_commit_is_overcome_or_rolled_back() {
     play(|server| {
         let mut cells = Vec::new();
         for (moment, fault) in pairs(before(), heard()) {
@@ -50,7 +50,7 @@ fn before_commit_it_is_overcome_or_nothing_is_kept() {
 }
 
 #[test]
-fn before_commit_nobody_waits_beyond_the_deadline() {
+fn silence_before_commit_ends_at_deadline() {
     play(|server| {
         let cells = pairs(before(), SILENT).map(|(moment, fault)| {
             let script = in_a_hurry(script(OnError::PassOn));
@@ -66,7 +66,7 @@ fn before_commit_nobody_waits_beyond_the_deadline() {
 }
 
 #[test]
-fn at_commit_what_is_unknown_is_said_and_not_repeated() {
+fn unknown_commit_outcome_is_reported_and_not_retried() {
     play(|server| {
         let mut cells = Vec::new();
         for server in taken_for(server) {
@@ -92,7 +92,7 @@ fn at_commit_what_is_unknown_is_said_and_not_repeated() {
 }
 
 #[test]
-fn a_commit_that_is_not_answered_is_unknown_and_goes_on() {
+fn silent_commit_is_unknown_and_continues() {
     play(|server| {
         let cells = pairs(taken_for(server), SILENT).map(|(server, fault)| {
             let script = in_a_hurry(script(OnError::PassOn));
@@ -103,7 +103,7 @@ fn a_commit_that_is_not_answered_is_unknown_and_goes_on() {
 }
 
 #[test]
-fn at_rollback_the_answer_is_neither_changed_nor_delayed() {
+fn fault_at_rollback_neither_changes_nor_delays_response() {
     play(|server| {
         let refusals = [(End::Pass, End::Answer(409)), (End::Answer(403), End::Pass)];
         let cells = pairs(heard().chain(SILENT), refusals).map(|(fault, (policy, handler))| {
@@ -117,7 +117,7 @@ fn at_rollback_the_answer_is_neither_changed_nor_delayed() {
 }
 
 #[test]
-fn at_rollback_the_next_attempt_is_made_all_the_same() {
+fn fault_at_rollback_does_not_prevent_retry() {
     play(|server| {
         let conflict = Step::Do(Statement::Plain(Plain::Conflict(1)), OnError::PassOn);
         let mut script = script(OnError::PassOn);
@@ -132,7 +132,7 @@ fn at_rollback_the_next_attempt_is_made_all_the_same() {
 }
 
 #[test]
-fn after_commit_they_do_not_matter() {
+fn fault_after_commit_has_no_effect() {
     test(async |kit| {
         kit.database.run(EFFECTS).await;
         let (kit, proxy) = behind_a_proxy(&kit, kit.database.kind()).await;
@@ -154,7 +154,7 @@ fn after_commit_they_do_not_matter() {
 
 /// The first look at a server comes before BEGIN, and is as easily repeated.
 #[test]
-fn at_the_first_look_another_connection_is_looked_at() {
+fn fault_at_server_check_moves_to_another_connection() {
     const LOOK: Moment = Moment::Text("AS synchronous_commit");
     let terminated = Fault::Terminate(ServerError::SHUTDOWN);
     let refused = Fault::Refuse(ServerError::error("XX000", TEXT));
@@ -188,7 +188,7 @@ fn at_the_first_look_another_connection_is_looked_at() {
 
 /// A server that is starting, or that has no place left; the connections to it are dead.
 #[test]
-fn at_the_connection_it_is_tried_again_until_the_time_is_up() {
+fn failed_connection_is_retried_until_timeout() {
     test(async |kit| {
         kit.database.run(EFFECTS).await;
         let cases = ["57P03", "53300"].map(async |code| {
@@ -218,7 +218,7 @@ fn at_the_connection_it_is_tried_again_until_the_time_is_up() {
 
 /// The protocol of a COPY is for the connection behind the `Tx`: in a text there is nobody to go on with it.
 #[test]
-fn a_copy_in_a_text_fails_at_once() {
+fn copy_in_text_fails_at_once() {
     test(async |kit| {
         kit.database.run(EFFECTS).await;
         let copies = [

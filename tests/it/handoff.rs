@@ -78,7 +78,7 @@ async fn pings(app: &Router, proxy: &Proxy, path: &str) -> usize {
 const WAITING: usize = 24;
 
 #[test]
-fn a_connection_goes_to_whoever_waits_for_it_without_a_ping() {
+fn connection_goes_to_waiting_request_without_ping() {
     test(async |kit: Kit| {
         for path in ["/1", "/conditional/1"] {
             let (proxy, pool) = behind_a_proxy(&kit.database);
@@ -117,7 +117,7 @@ async fn busily<T>(app: &Router, meanwhile: impl Future<Output = T>) -> (T, usiz
 }
 
 #[test]
-fn who_waits_at_the_pool_is_not_starved() {
+fn waiter_at_pool_is_not_starved() {
     test_with_pool(1, async |kit: Kit| {
         let app = app(&kit.interlock.clone().handoff());
         let outsider = async {
@@ -132,7 +132,7 @@ fn who_waits_at_the_pool_is_not_starved() {
 }
 
 #[test]
-fn a_pool_that_is_closed_gets_its_connections_back() {
+fn closed_pool_gets_its_connections_back() {
     test_with_pool(1, async |kit: Kit| {
         let app = app(&kit.interlock.clone().handoff());
         let closed = timeout(Duration::from_secs(3), kit.pool.close());
@@ -145,7 +145,7 @@ fn a_pool_that_is_closed_gets_its_connections_back() {
 }
 
 #[test]
-fn the_hooks_of_the_pool_run_when_a_connection_comes_back() {
+fn pool_hooks_run_when_connection_returns() {
     test(async |kit: Kit| {
         let released = Arc::new(AtomicUsize::new(0));
         let count = Arc::clone(&released);
@@ -165,7 +165,7 @@ fn the_hooks_of_the_pool_run_when_a_connection_comes_back() {
 }
 
 #[test]
-fn a_connection_that_broke_is_not_handed_on() {
+fn broken_connection_is_not_handed_off() {
     test(async |kit: Kit| {
         for (path, moment) in [
             ("/1", Moment::Commit),
@@ -191,7 +191,7 @@ fn a_connection_that_broke_is_not_handed_on() {
 
 /// A connection that is being made is not dropped for another one that comes sooner.
 #[test]
-fn no_connection_is_left_half_made() {
+fn connection_being_made_is_not_dropped() {
     const CONNECTIONS: u32 = 4;
     test(async |kit: Kit| {
         for _ in 0..10 {
@@ -207,7 +207,7 @@ fn no_connection_is_left_half_made() {
 
 /// A connection that was on its way when its runtime was shut down goes to the pool, too.
 #[test]
-fn an_interlock_outlives_its_runtime() {
+fn interlock_outlives_its_runtime() {
     let runtime = || {
         let mut builder = runtime::Builder::new_current_thread();
         builder.enable_all().build().unwrap()

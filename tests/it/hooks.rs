@@ -33,7 +33,7 @@ impl Told {
 }
 
 #[test]
-fn they_run_once_and_in_order() {
+fn hooks_run_once_and_in_order() {
     test(async |kit| {
         let told = Told::default();
         let (of_policy, of_handler) = (told.clone(), told.clone());
@@ -58,7 +58,7 @@ fn they_run_once_and_in_order() {
 }
 
 #[test]
-fn a_slow_one_holds_back_the_next_and_not_the_answer() {
+fn slow_hook_delays_next_hook_but_not_response() {
     test(async |kit| {
         let told = Told::default();
         let own = told.clone();
@@ -87,7 +87,7 @@ fn a_slow_one_holds_back_the_next_and_not_the_answer() {
 }
 
 #[test]
-fn they_see_what_was_committed() {
+fn hooks_see_committed_rows() {
     test(async |kit| {
         let (send, seen) = oneshot::channel();
         let send = Arc::new(Mutex::new(Some(send)));
@@ -105,7 +105,7 @@ fn they_see_what_was_committed() {
 }
 
 #[test]
-fn they_wait_for_the_acknowledgement_but_not_for_the_client() {
+fn hooks_wait_for_commit_but_not_for_client() {
     test(async |kit| {
         let Some(held) = slow_commit(&kit).await else {
             return;
@@ -131,7 +131,7 @@ fn they_wait_for_the_acknowledgement_but_not_for_the_client() {
 }
 
 #[test]
-fn those_of_an_attempt_that_is_replayed_are_forgotten() {
+fn hooks_of_retried_attempt_do_not_run() {
     test(async |kit| {
         let told = Told::default();
         let (own, outside) = (told.clone(), kit.outside.clone());
@@ -150,7 +150,7 @@ fn those_of_an_attempt_that_is_replayed_are_forgotten() {
 }
 
 #[test]
-fn of_what_is_rolled_back_they_do_not_tell() {
+fn hooks_do_not_run_after_rollback() {
     test(async |kit| {
         let told = Told::default();
         let own = told.clone();
@@ -201,7 +201,7 @@ fn of_what_is_rolled_back_they_do_not_tell() {
 }
 
 #[test]
-fn they_tell_of_a_4xx_that_is_kept() {
+fn hooks_run_for_committed_4xx() {
     test(async |kit| {
         let told = Told::default();
         let own = told.clone();
@@ -219,7 +219,7 @@ fn they_tell_of_a_4xx_that_is_kept() {
 }
 
 #[test]
-fn those_of_a_savepoint_that_is_rolled_back_are_forgotten() {
+fn hooks_of_rolled_back_savepoint_do_not_run() {
     test(async |kit| {
         let told = Told::default();
         let own = told.clone();
@@ -242,7 +242,7 @@ fn those_of_a_savepoint_that_is_rolled_back_are_forgotten() {
 }
 
 #[test]
-fn those_of_a_savepoint_that_is_dropped_are_forgotten() {
+fn hooks_of_dropped_savepoint_do_not_run() {
     test(async |kit| {
         for goes_on in [true, false] {
             let told = Told::default();
@@ -267,7 +267,7 @@ fn those_of_a_savepoint_that_is_dropped_are_forgotten() {
 }
 
 #[test]
-fn those_of_a_savepoint_that_is_released_outlive_the_next_one() {
+fn hooks_of_released_savepoint_survive_later_rollback() {
     test(async |kit| {
         let told = Told::default();
         let own = told.clone();
@@ -289,7 +289,7 @@ fn those_of_a_savepoint_that_is_released_outlive_the_next_one() {
 }
 
 #[test]
-fn a_panic_in_one_does_not_stop_the_next() {
+fn panic_in_hook_does_not_stop_next_hook() {
     test(async |kit| {
         let told = Told::default();
         let own = told.clone();
@@ -307,7 +307,7 @@ fn a_panic_in_one_does_not_stop_the_next() {
 }
 
 #[test]
-fn they_may_use_the_service_again() {
+fn hook_may_call_the_service() {
     // They need a connection: the one that was committed on must be free by now.
     test_with_pool(1, async |kit| {
         let (send, done) = oneshot::channel();

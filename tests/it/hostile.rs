@@ -22,7 +22,7 @@ use support::Database;
 use self::template::Judge;
 
 #[test]
-fn every_seed_holds() {
+fn every_seed_passes() {
     seeds("if_match")
         .iter()
         .for_each(|seed| if_match::check(seed));
@@ -38,7 +38,7 @@ fn every_seed_holds() {
 }
 
 #[test]
-fn every_precondition_is_read_as_the_grammar_says() {
+fn preconditions_are_parsed_by_the_grammar() {
     let piece = prop_oneof![
         8 => select(dictionary("if_match")),
         1 => vec(any::<u8>(), 1..4),
@@ -49,7 +49,7 @@ fn every_precondition_is_read_as_the_grammar_says() {
 }
 
 #[test]
-fn no_reason_reaches_a_client() {
+fn reason_never_reaches_client() {
     let piece = prop_oneof![
         20 => select(dictionary("problem")),
         20 => any::<String>().prop_map(String::into_bytes),
@@ -63,7 +63,7 @@ fn no_reason_reaches_a_client() {
 
 /// Where a reason is logged, it cannot be taken for something else that was logged.
 #[test]
-fn a_reason_stays_on_its_line_of_the_log() {
+fn reason_stays_on_one_log_line() {
     problem::check(b"plain");
     let plain = logged(|| problem::check(b"plain"));
     assert!(plain.contains("plain"));

@@ -162,7 +162,7 @@ async fn is_postgres(kit: &Kit) -> bool {
 }
 
 #[test]
-fn plain_check_against_a_serializable_revocation() {
+fn plain_check_against_serializable_revocation() {
     test(async |kit| {
         is_postgres(&kit).await;
         interleave(&kit, kit.interlock.require(plain), SERIALIZABLE, REVOKE)
@@ -172,7 +172,7 @@ fn plain_check_against_a_serializable_revocation() {
 }
 
 #[test]
-fn plain_check_against_a_read_committed_revocation() {
+fn plain_check_against_read_committed_revocation() {
     test(async |kit| {
         let postgres = is_postgres(&kit).await;
         let both = interleave(&kit, kit.interlock.require(plain), READ_COMMITTED, REVOKE).await;
@@ -185,7 +185,7 @@ fn plain_check_against_a_read_committed_revocation() {
 }
 
 #[test]
-fn locking_check_against_a_serializable_revocation() {
+fn locking_check_against_serializable_revocation() {
     test(async |kit| {
         let postgres = is_postgres(&kit).await;
         let both = interleave(&kit, kit.interlock.require(locking), SERIALIZABLE, REVOKE).await;
@@ -198,7 +198,7 @@ fn locking_check_against_a_serializable_revocation() {
 }
 
 #[test]
-fn locking_check_against_a_read_committed_revocation() {
+fn locking_check_against_read_committed_revocation() {
     test(async |kit| {
         let postgres = is_postgres(&kit).await;
         let both = interleave(&kit, kit.interlock.require(locking), READ_COMMITTED, REVOKE).await;
@@ -211,7 +211,7 @@ fn locking_check_against_a_read_committed_revocation() {
 }
 
 #[test]
-fn absence_check_against_a_serializable_denial() {
+fn absence_check_against_serializable_denial() {
     test(async |kit| {
         is_postgres(&kit).await;
         interleave(&kit, kit.interlock.require(not_denied), SERIALIZABLE, DENY)
@@ -221,7 +221,7 @@ fn absence_check_against_a_serializable_denial() {
 }
 
 #[test]
-fn absence_check_against_a_read_committed_denial() {
+fn absence_check_against_read_committed_denial() {
     test(async |kit| {
         let postgres = is_postgres(&kit).await;
         let both = interleave(
@@ -250,7 +250,7 @@ async fn guard(kit: &Kit) {
 }
 
 #[test]
-fn guarded_table_refuses_a_read_committed_revocation() {
+fn guarded_table_rejects_read_committed_revocation() {
     test(async |kit| {
         if !is_postgres(&kit).await {
             return println!("the guard is for PostgreSQL");
@@ -263,7 +263,7 @@ fn guarded_table_refuses_a_read_committed_revocation() {
 }
 
 #[test]
-fn guarded_table_lets_a_serializable_revocation_pass() {
+fn guarded_table_accepts_serializable_revocation() {
     test(async |kit| {
         if !is_postgres(&kit).await {
             return println!("the guard is for PostgreSQL");
@@ -276,7 +276,7 @@ fn guarded_table_lets_a_serializable_revocation_pass() {
 }
 
 #[test]
-fn guarded_table_refuses_every_weaker_change() {
+fn guarded_table_rejects_every_weaker_change() {
     test(async |kit| {
         if !is_postgres(&kit).await {
             return println!("the guard is for PostgreSQL");

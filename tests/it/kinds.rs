@@ -54,7 +54,7 @@ fn assert_try_later(answer: &Answer, kind: ErrorKind) {
 }
 
 #[test]
-fn denied() {
+fn denied_request_is_403_without_reason() {
     test(async |kit| {
         let answer = put(&guarded(kit.interlock.require(can_edit), never), "/2", "").await;
         answer.assert_problem(ErrorKind::Denied);
@@ -64,7 +64,7 @@ fn denied() {
 }
 
 #[test]
-fn a_hidden_denial_is_a_missing_row_to_the_last_byte() {
+fn hidden_denial_equals_missing_row_byte_for_byte() {
     test(async |kit| {
         async fn hidden() -> Result<(), Denied> {
             Err(Denied::new("a secret").hidden())
@@ -86,7 +86,7 @@ fn a_hidden_denial_is_a_missing_row_to_the_last_byte() {
 }
 
 #[test]
-fn a_body_that_cannot_be_had_opens_nothing() {
+fn unreadable_body_opens_no_transaction() {
     test(async |kit| {
         let broken = || stream::iter([Ok(Bytes::from("half")), Err(io::Error::other("gone"))]);
         let interlock = kit.interlock.clone().body_limit(4);
@@ -112,7 +112,7 @@ fn a_body_that_cannot_be_had_opens_nothing() {
 }
 
 #[test]
-fn contended() {
+fn repeated_conflict_exhausts_attempts() {
     test(async |kit| {
         for attempts in [1, 2] {
             let own = kit.clone();
@@ -132,7 +132,7 @@ fn contended() {
 }
 
 #[test]
-fn unavailable_because_the_pool_is_exhausted() {
+fn exhausted_pool_is_unavailable() {
     test(async |kit| {
         let pool = impatient().connect_lazy_with(kit.database.options());
         let taken = pool.acquire().await.unwrap();
@@ -146,7 +146,7 @@ fn unavailable_because_the_pool_is_exhausted() {
 }
 
 #[test]
-fn unavailable_because_nobody_listens() {
+fn unreachable_server_is_unavailable() {
     test(async |kit| {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let port = listener.local_addr().unwrap().port();
@@ -158,7 +158,7 @@ fn unavailable_because_nobody_listens() {
 }
 
 #[test]
-fn unavailable_because_the_pool_is_closed() {
+fn closed_pool_is_unavailable() {
     test(async |kit| {
         let pool = impatient().connect_lazy_with(kit.database.options());
         pool.close().await;
@@ -167,7 +167,7 @@ fn unavailable_because_the_pool_is_closed() {
 }
 
 #[test]
-fn unavailable_because_it_drains() {
+fn draining_interlock_is_unavailable() {
     test(async |kit| {
         kit.interlock.drain().await;
         let answer = put(&guarded(kit.interlock.require(anyone), never), "/1", "").await;
@@ -178,7 +178,7 @@ fn unavailable_because_it_drains() {
 }
 
 #[test]
-fn unavailable_because_the_server_is_a_standby() {
+fn standby_server_is_unavailable() {
     test(async |kit| {
         let standby = tokio::task::spawn_blocking(|| Server::shared().standby());
         let Some(standby) = standby.await.unwrap() else {
@@ -198,7 +198,7 @@ fn unavailable_because_the_server_is_a_standby() {
 }
 
 #[test]
-fn dead_connections_are_no_reason_to_be_unavailable() {
+fn dead_connections_are_replaced() {
     test(async |kit| {
         if kit.database.kind() != Kind::PostgreSql {
             eprintln!("not tested: only PostgreSQL ends a session on demand");
@@ -226,7 +226,7 @@ fn dead_connections_are_no_reason_to_be_unavailable() {
 }
 
 #[test]
-fn deadline_exceeded_by_the_handler() {
+fn slow_handler_exceeds_deadline() {
     test(async |kit| {
         async fn handler(tx: Tx) -> Result<(), Error> {
             write(tx).await?;
@@ -243,7 +243,7 @@ fn deadline_exceeded_by_the_handler() {
 }
 
 #[test]
-fn deadline_exceeded_on_the_server() {
+fn server_statement_timeout_exceeds_deadline() {
     test(async |kit| {
         async fn handler(mut tx: Tx) -> Result<&'static str, Error> {
             note(&mut tx, 1).await?;
@@ -267,7 +267,7 @@ fn deadline_exceeded_on_the_server() {
 }
 
 #[test]
-fn rejected() {
+fn constraint_violation_at_commit_is_409() {
     test(async |kit| {
         if kit.database.kind() != Kind::PostgreSql {
             eprintln!("not tested: only PostgreSQL has deferred constraints");
@@ -285,7 +285,7 @@ fn rejected() {
 }
 
 #[test]
-fn misconfigured_because_the_layer_is_missing() {
+fn tx_without_layer_is_misconfigured() {
     test(async |_| {
         let app = Router::new().route("/{id}", any(write));
         let answer = put(&app, "/1", "").await;
@@ -295,7 +295,7 @@ fn misconfigured_because_the_layer_is_missing() {
 }
 
 #[test]
-fn misconfigured_because_no_policy_grants_it() {
+fn grant_without_policy_is_misconfigured() {
     test(async |kit| {
         async fn handler(_: Authorized<CanEdit>) {
             never().await;
@@ -312,7 +312,7 @@ fn misconfigured_because_no_policy_grants_it() {
 }
 
 #[test]
-fn misconfigured_because_of_transaction_control() {
+fn transaction_control_is_misconfigured() {
     test(async |kit| {
         async fn handler(mut tx: Tx) -> Result<&'static str, Error> {
             note(&mut tx, 1).await?;
@@ -327,7 +327,7 @@ fn misconfigured_because_of_transaction_control() {
 }
 
 #[test]
-fn already_leased() {
+fn second_tx_while_first_is_leased_fails() {
     test(async |kit| {
         async fn handler(mut one: Tx, mut other: Tx) -> Result<&'static str, Error> {
             note(&mut one, 1).await?;
@@ -351,7 +351,7 @@ fn already_leased() {
 }
 
 #[test]
-fn one_tx_after_the_other() {
+fn second_tx_after_first_is_dropped_succeeds() {
     test(async |kit| {
         async fn handler(mut one: Tx, mut other: Tx) -> Result<&'static str, Error> {
             note(&mut one, 1).await?;
@@ -366,7 +366,7 @@ fn one_tx_after_the_other() {
 }
 
 #[test]
-fn database() {
+fn statement_error_is_database_error() {
     test(async |kit| {
         async fn handler(mut tx: Tx) -> Result<&'static str, Error> {
             note(&mut tx, 1).await?;
@@ -443,7 +443,7 @@ fn telling(interlock: &Interlock) -> (Router, Arc<AtomicBool>) {
 }
 
 #[test]
-fn outcome_unknown() {
+fn connection_lost_in_commit_is_outcome_unknown() {
     test(async |kit| {
         let Some(_held) = slow_commit(&kit).await else {
             return;
@@ -461,7 +461,7 @@ fn outcome_unknown() {
 }
 
 #[test]
-fn outcome_unknown_past_the_deadline_and_its_grace() {
+fn commit_past_deadline_and_grace_is_outcome_unknown() {
     test(async |kit| {
         let Some(held) = slow_commit(&kit).await else {
             return;
@@ -491,7 +491,7 @@ fn assert_unknown(answer: &Answer) {
 }
 
 #[test]
-fn error_response_renders_all_of_them() {
+fn error_response_renders_every_error() {
     test(async |kit| {
         let interlock = kit.interlock.clone().body_limit(4).max_attempts(1);
         let interlock = interlock.error_response(|error| {
@@ -549,7 +549,7 @@ fn error_response_renders_all_of_them() {
 }
 
 #[test]
-fn an_answer_of_ones_own_is_left_alone() {
+fn own_error_response_is_unchanged() {
     test(async |kit| {
         let interlock = kit.interlock.clone();
         let interlock = interlock.error_response(|_| panic!("not an Error"));
@@ -563,7 +563,7 @@ fn an_answer_of_ones_own_is_left_alone() {
 }
 
 #[test]
-fn a_pool_of_any_options_will_do() {
+fn pool_with_any_options_works() {
     test(async |kit| {
         let plain = PgPoolOptions::new().connect_lazy_with(kit.database.options());
         for pool in [plain, pool(&kit.database, 1)] {
@@ -578,7 +578,7 @@ fn a_pool_of_any_options_will_do() {
 
 /// On CockroachDB this SQLSTATE is a COMMIT whose schema change failed. Here it is any other error.
 #[test]
-fn what_only_cockroachdb_commits_is_not_committed() {
+fn xxa00_on_postgresql_is_rolled_back() {
     test(async |kit| {
         if kit.database.kind() != Kind::PostgreSql {
             return eprintln!("not tested: CockroachDB has no deferred trigger");

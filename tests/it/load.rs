@@ -95,7 +95,7 @@ async fn stored(kit: &Kit) -> BTreeSet<i64> {
 }
 
 #[test]
-fn every_request_ends_in_time_and_is_stored_if_and_only_if_it_was_committed() {
+fn every_request_ends_in_time_and_is_stored_iff_committed() {
     test_with_pool(CONNECTIONS, async |kit: Kit| {
         kit.database.run(traffic::SCHEMA).await;
         let hooks = Hooks::default();
@@ -180,7 +180,7 @@ fn by_hand(pool: &PgPool) -> Router {
 /// One client goes away during BEGIN, its connection goes back to the pool, and somebody else's
 /// write becomes part of a transaction that nobody commits.
 #[test]
-fn by_hand_an_acknowledged_write_is_lost_to_somebody_elses_disconnect() {
+fn hand_written_transactions_lose_acknowledged_writes() {
     const PATIENCE: i64 = 40;
     test_with_pool(1, async |kit: Kit| {
         kit.database.run(traffic::SCHEMA).await;

@@ -90,7 +90,7 @@ fn policies_and_handler_share_one_transaction() {
 }
 
 #[test]
-fn they_take_one_number_from_the_server() {
+fn nested_layers_share_one_transaction_id() {
     test(async |kit| {
         if kit.database.kind() != Kind::PostgreSql {
             eprintln!("not tested: only PostgreSQL numbers its transactions");
@@ -119,7 +119,7 @@ fn they_take_one_number_from_the_server() {
 }
 
 #[test]
-fn a_conflict_inside_runs_all_of_it_again() {
+fn conflict_inside_retries_whole_request() {
     test(async |kit| {
         let own = kit.clone();
         let inner = move |mut tx: Tx| async move {
@@ -140,7 +140,7 @@ fn a_conflict_inside_runs_all_of_it_again() {
 }
 
 #[test]
-fn a_denial_inside_takes_everything_with_it() {
+fn inner_denial_rolls_back_everything() {
     test(async |kit| {
         let app = guarded(kit.interlock.require(denies), never);
         let app = app.route_layer(kit.interlock.require(outer));
@@ -152,7 +152,7 @@ fn a_denial_inside_takes_everything_with_it() {
 }
 
 #[test]
-fn a_denial_outside_comes_first() {
+fn outer_denial_comes_first() {
     test(async |kit| {
         let inner = async || -> Result<(), Error> { panic!("the inner policy ran") };
         let app = guarded(kit.interlock.require(inner), never);
@@ -165,7 +165,7 @@ fn a_denial_outside_comes_first() {
 }
 
 #[test]
-fn a_clone_with_other_settings_joins() {
+fn clone_with_other_settings_joins() {
     test(async |kit| {
         let other = kit.interlock.clone().dry_run().commit_if(|_| false);
         let app = guarded(other.require(anyone), write);
@@ -178,7 +178,7 @@ fn a_clone_with_other_settings_joins() {
 }
 
 #[test]
-fn a_layer_of_another_interlock_is_refused() {
+fn layer_of_another_interlock_is_rejected() {
     test(async |kit| {
         let other = Interlock::new(kit.pool.clone());
         let app = guarded(other.require(anyone), never);
@@ -191,7 +191,7 @@ fn a_layer_of_another_interlock_is_refused() {
 }
 
 #[test]
-fn a_refusal_for_another_interlock_cannot_be_whitewashed() {
+fn rejected_foreign_layer_cannot_become_success() {
     test(async |kit| {
         let other = Interlock::new(kit.pool.clone());
         let app = guarded(other.require(anyone), never)
@@ -224,7 +224,7 @@ async fn assert_narrowed(kit: &Kit, inner: AuthorizeLayer, outer: AuthorizeLayer
 }
 
 #[test]
-fn an_inner_read_only_narrows() {
+fn inner_read_only_narrows_transaction() {
     test(async |kit| {
         let inner = kit.interlock.require(anyone).read_only();
         assert_narrowed(&kit, inner, kit.interlock.require(outer)).await;
@@ -237,7 +237,7 @@ fn an_inner_read_only_narrows() {
 }
 
 #[test]
-fn an_inner_read_only_keeps_what_was_written_outside() {
+fn inner_read_only_keeps_outer_writes() {
     test(async |kit| {
         let handler = async |mut tx: Tx| {
             assert_eq!(seen(&mut tx).await?, [1]);
@@ -253,7 +253,7 @@ fn an_inner_read_only_keeps_what_was_written_outside() {
 }
 
 #[test]
-fn an_inner_read_only_narrows_also_after_a_savepoint_that_was_dropped() {
+fn inner_read_only_narrows_after_dropped_savepoint() {
     async fn outer(mut tx: Tx) -> Result<(), Error> {
         let mut savepoint = tx.savepoint().await?;
         let insert = sqlx::query("INSERT INTO notes VALUES (1, '')");
@@ -267,7 +267,7 @@ fn an_inner_read_only_narrows_also_after_a_savepoint_that_was_dropped() {
 }
 
 #[test]
-fn a_writer_inside_a_read_only_layer_is_refused() {
+fn writer_inside_read_only_layer_is_rejected() {
     test(async |kit| {
         for opened in [true, false] {
             let outer = if opened {
@@ -286,7 +286,7 @@ fn a_writer_inside_a_read_only_layer_is_refused() {
 // Middleware between the layers.
 
 #[test]
-fn middleware_between_them_writes_in_the_same_transaction() {
+fn middleware_between_layers_shares_transaction() {
     async fn middleware(mut tx: Tx, request: Request, next: Next) -> Result<Response, Error> {
         assert_eq!(seen(&mut tx).await?, [1]);
         note(&mut tx, 2).await?;
@@ -310,7 +310,7 @@ fn middleware_between_them_writes_in_the_same_transaction() {
 }
 
 #[test]
-fn a_denial_that_is_rebuilt_into_a_200_is_no_success() {
+fn denial_rebuilt_into_200_is_not_committed() {
     test(async |kit| {
         let app = guarded(kit.interlock.require(denies), never)
             .route_layer(from_fn(whitewash))
@@ -323,7 +323,7 @@ fn a_denial_that_is_rebuilt_into_a_200_is_no_success() {
 }
 
 #[test]
-fn a_denial_may_be_rebuilt_into_another_4xx() {
+fn denial_may_be_rebuilt_into_another_4xx() {
     async fn hide(request: Request, next: Next) -> Response {
         next.run(request).await;
         (StatusCode::NOT_FOUND, "nothing here").into_response()
@@ -340,7 +340,7 @@ fn a_denial_may_be_rebuilt_into_another_4xx() {
 }
 
 #[test]
-fn a_failed_policy_may_not_be_rebuilt_into_a_denial() {
+fn failed_policy_cannot_be_rebuilt_into_denial() {
     async fn fails() -> Result<(), StatusCode> {
         Err(StatusCode::BAD_GATEWAY)
     }
@@ -359,7 +359,7 @@ fn a_failed_policy_may_not_be_rebuilt_into_a_denial() {
 }
 
 #[test]
-fn an_error_of_the_handler_that_is_rebuilt_into_a_200_is_no_success() {
+fn handler_error_rebuilt_into_200_is_not_committed() {
     test(async |kit| {
         for status in [400, 404, 500] {
             let status = StatusCode::from_u16(status).unwrap();
@@ -378,7 +378,7 @@ fn an_error_of_the_handler_that_is_rebuilt_into_a_200_is_no_success() {
 }
 
 #[test]
-fn an_inner_layer_that_was_cancelled_is_no_success() {
+fn cancelled_inner_layer_fails_request() {
     /// Does not wait for the inside.
     async fn impatient(request: Request, next: Next) -> &'static str {
         let mut inside = Box::pin(next.run(request));
@@ -406,7 +406,7 @@ fn an_inner_layer_that_was_cancelled_is_no_success() {
 }
 
 #[test]
-fn an_inner_layer_that_panicked_is_no_success() {
+fn panicked_inner_layer_fails_request() {
     async fn catch(request: Request, next: Next) -> &'static str {
         let inside = tokio::spawn(next.run(request));
         assert!(inside.await.unwrap_err().is_panic());
@@ -427,7 +427,7 @@ fn an_inner_layer_that_panicked_is_no_success() {
 }
 
 #[test]
-fn two_of_them_side_by_side_use_one_transaction_each() {
+fn requests_side_by_side_use_separate_transactions() {
     test(async |kit| {
         let ran = Arc::new(AtomicBool::new(false));
         let tell = Arc::clone(&ran);
@@ -450,7 +450,7 @@ fn two_of_them_side_by_side_use_one_transaction_each() {
 
 /// With the extensions of a request that is over, another one is a request of its own.
 #[test]
-fn a_request_that_is_over_is_not_joined() {
+fn finished_request_is_not_joined() {
     test(async |kit| {
         let kept = Arc::new(std::sync::Mutex::new(None));
         let keep = Arc::clone(&kept);

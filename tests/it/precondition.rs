@@ -100,7 +100,7 @@ fn assert_refused(answer: &Answer, kind: ErrorKind, status: u16) {
 }
 
 #[test]
-fn an_expected_version_is_replaced() {
+fn matching_version_is_replaced() {
     test(async |kit| {
         let app = app(&kit);
         let all: [&[&str]; 4] = [
@@ -124,7 +124,7 @@ fn an_expected_version_is_replaced() {
 }
 
 #[test]
-fn any_other_version_is_412() {
+fn other_version_is_412() {
     test(async |kit| {
         let app = app(&kit);
         for text in [
@@ -145,7 +145,7 @@ fn any_other_version_is_412() {
 }
 
 #[test]
-fn no_precondition_is_428() {
+fn missing_precondition_is_428() {
     test(async |kit| {
         let answer = if_match(&app(&kit), &[]).await;
         assert_refused(&answer, ErrorKind::PreconditionRequired, 428);
@@ -154,7 +154,7 @@ fn no_precondition_is_428() {
 }
 
 #[test]
-fn an_unreadable_precondition_is_400() {
+fn unreadable_precondition_is_400() {
     test(async |kit| {
         let app = app(&kit);
         for method in [Method::PUT, Method::POST] {
@@ -174,7 +174,7 @@ fn an_unreadable_precondition_is_400() {
 }
 
 #[test]
-fn an_optional_precondition_counts_if_it_is_there() {
+fn optional_precondition_is_checked_if_present() {
     test(async |kit| {
         let app = app(&kit);
         let append = async |lines| request(&app, Method::POST, IF_MATCH, lines).await;
@@ -192,7 +192,7 @@ fn an_optional_precondition_counts_if_it_is_there() {
 }
 
 #[test]
-fn the_policy_comes_first() {
+fn policy_runs_before_precondition() {
     test(async |kit| {
         sqlx::query("DELETE FROM grants")
             .execute(&kit.outside)
@@ -206,7 +206,7 @@ fn the_policy_comes_first() {
 }
 
 #[test]
-fn one_of_many_replaces_a_version() {
+fn one_of_many_clients_replaces_a_version() {
     test(async |kit| {
         let app = app(&kit);
         for version in 0..5 {
@@ -226,7 +226,7 @@ fn one_of_many_replaces_a_version() {
 }
 
 #[test]
-fn what_the_client_has_is_304() {
+fn current_version_is_304() {
     test(async |kit| {
         let app = app(&kit);
         for lines in [
@@ -247,7 +247,7 @@ fn what_the_client_has_is_304() {
 }
 
 #[test]
-fn what_the_client_has_not_is_200() {
+fn outdated_version_is_200() {
     test(async |kit| {
         let app = app(&kit);
         for lines in [&[][..], &[""], &[r#""1""#], &[r#""00""#], &["0"], &["*, *"]] {
@@ -260,7 +260,7 @@ fn what_the_client_has_not_is_200() {
 }
 
 #[test]
-fn the_server_compares_as_the_client_means_it() {
+fn versions_are_compared_as_rfc_9110_requires() {
     const OR_NULL: &str =
         "SELECT count(*) FROM documents WHERE id = 1 AND (version = ANY ($1) OR $1 IS NULL)";
     const LIST: &str = "SELECT count(*) FROM documents WHERE id = 1 AND (version = ANY ($1))";
@@ -283,7 +283,7 @@ fn the_server_compares_as_the_client_means_it() {
 }
 
 #[test]
-fn a_single_version_is_compared_and_none_is_null() {
+fn single_version_is_compared_and_none_is_null() {
     const SINGLE: &str = "SELECT count(*) FROM documents WHERE id = 1 AND version = $1";
     test(async |kit| {
         for (versions, is_found) in [(vec![], false), (vec![0], true), (vec![7], false)] {

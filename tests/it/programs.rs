@@ -58,7 +58,7 @@ const POOL: u32 = 2;
 const DEADLINE: Duration = Duration::from_secs(1);
 
 #[test]
-fn a_random_request_does_what_the_model_says() {
+fn random_requests_match_model() {
     test(async |kit| {
         kit.database.run(EFFECTS).await;
         let proxy = Proxy::start(&kit.database);

@@ -33,7 +33,7 @@ fn assert_committed(answer: &Answer) {
 }
 
 #[test]
-fn released_it_is_kept() {
+fn released_savepoint_is_committed() {
     test(async |kit| {
         async fn handler(mut tx: Tx) -> Result<(), Error> {
             let mut savepoint = tx.savepoint().await?;
@@ -47,7 +47,7 @@ fn released_it_is_kept() {
 }
 
 #[test]
-fn released_it_goes_with_the_rest() {
+fn released_savepoint_is_rolled_back_with_request() {
     test(async |kit| {
         async fn handler(mut tx: Tx) -> Result<(), Error> {
             let mut savepoint = tx.savepoint().await?;
@@ -61,7 +61,7 @@ fn released_it_goes_with_the_rest() {
 }
 
 #[test]
-fn rolled_back_it_heals() {
+fn rollback_to_savepoint_clears_errors() {
     test(async |kit| {
         async fn handler(mut tx: Tx) -> Result<(), Error> {
             note(&mut tx, 1).await?;
@@ -77,7 +77,7 @@ fn rolled_back_it_heals() {
 }
 
 #[test]
-fn in_a_policy_it_heals_the_check() {
+fn rollback_to_savepoint_in_policy_clears_errors() {
     test(async |kit| {
         async fn policy(mut tx: Tx) -> Result<(), Error> {
             let mut savepoint = tx.savepoint().await?;
@@ -96,7 +96,7 @@ fn in_a_policy_it_heals_the_check() {
 }
 
 #[test]
-fn it_does_not_heal_what_went_wrong_before_it() {
+fn savepoint_does_not_clear_earlier_errors() {
     test(async |kit| {
         async fn handler(mut tx: Tx) -> Result<(), Error> {
             note(&mut tx, 1).await?;
@@ -111,7 +111,7 @@ fn it_does_not_heal_what_went_wrong_before_it() {
 }
 
 #[test]
-fn it_does_not_heal_unless_it_is_rolled_back() {
+fn forgotten_savepoint_does_not_clear_errors() {
     test(async |kit| {
         async fn handler(mut tx: Tx) -> Result<(), Error> {
             note(&mut tx, 1).await?;
@@ -126,7 +126,7 @@ fn it_does_not_heal_unless_it_is_rolled_back() {
 }
 
 #[test]
-fn it_cannot_be_released_over_an_error() {
+fn savepoint_with_error_cannot_be_released() {
     test(async |kit| {
         async fn handler(mut tx: Tx) -> Result<(), Error> {
             note(&mut tx, 1).await?;
@@ -141,7 +141,7 @@ fn it_cannot_be_released_over_an_error() {
 }
 
 #[test]
-fn dropped_it_is_rolled_back_before_the_next_statement() {
+fn dropped_savepoint_is_rolled_back_before_next_statement() {
     test(async |kit| {
         async fn handler(mut tx: Tx) -> Result<(), Error> {
             note(&mut tx, 1).await?;
@@ -157,7 +157,7 @@ fn dropped_it_is_rolled_back_before_the_next_statement() {
 }
 
 #[test]
-fn dropped_it_is_rolled_back_before_commit() {
+fn dropped_savepoint_is_rolled_back_before_commit() {
     test(async |kit| {
         async fn handler(mut tx: Tx) -> Result<(), Error> {
             note(&mut tx, 1).await?;
@@ -171,7 +171,7 @@ fn dropped_it_is_rolled_back_before_commit() {
 }
 
 #[test]
-fn dropped_before_commit_it_heals_too() {
+fn savepoint_dropped_before_commit_clears_errors() {
     test(async |kit| {
         async fn handler(mut tx: Tx) -> Result<(), Error> {
             note(&mut tx, 1).await?;
@@ -185,7 +185,7 @@ fn dropped_before_commit_it_heals_too() {
 }
 
 #[test]
-fn dropped_by_a_question_mark_it_goes_with_the_rest() {
+fn savepoint_dropped_by_question_mark_is_rolled_back_with_request() {
     test(async |kit| {
         async fn handler(mut tx: Tx) -> Result<(), Error> {
             note(&mut tx, 1).await?;
@@ -200,7 +200,7 @@ fn dropped_by_a_question_mark_it_goes_with_the_rest() {
 }
 
 #[test]
-fn forgotten_it_is_a_part_of_the_rest() {
+fn forgotten_savepoint_is_committed_with_request() {
     test(async |kit| {
         async fn handler(mut tx: Tx) -> Result<(), Error> {
             let mut savepoint = tx.savepoint().await?;
@@ -217,7 +217,7 @@ fn forgotten_it_is_a_part_of_the_rest() {
 }
 
 #[test]
-fn they_nest() {
+fn savepoints_nest() {
     test(async |kit| {
         async fn handler(mut tx: Tx) -> Result<(), Error> {
             note(&mut tx, 1).await?;
@@ -239,7 +239,7 @@ fn they_nest() {
 }
 
 #[test]
-fn the_outer_one_takes_the_inner_ones_with_it() {
+fn rollback_of_outer_savepoint_undoes_inner_ones() {
     test(async |kit| {
         async fn handler(mut tx: Tx) -> Result<(), Error> {
             note(&mut tx, 1).await?;
@@ -260,7 +260,7 @@ fn the_outer_one_takes_the_inner_ones_with_it() {
 }
 
 #[test]
-fn an_inner_one_does_not_heal_the_outer_one() {
+fn inner_savepoint_does_not_clear_outer_errors() {
     test(async |kit| {
         async fn handler(mut tx: Tx) -> Result<(), Error> {
             note(&mut tx, 1).await?;
@@ -276,7 +276,7 @@ fn an_inner_one_does_not_heal_the_outer_one() {
 }
 
 #[test]
-fn many_one_after_the_other() {
+fn many_savepoints_in_sequence() {
     test(async |kit| {
         async fn handler(mut tx: Tx) -> Result<(), Error> {
             for id in 0..20 {
@@ -296,7 +296,7 @@ fn many_one_after_the_other() {
 }
 
 #[test]
-fn a_serialization_failure_is_not_healed() {
+fn rollback_to_savepoint_keeps_serialization_failure() {
     test(async |kit| {
         let own = kit.clone();
         let handler = move |mut tx: Tx| async move {
@@ -319,7 +319,7 @@ fn a_serialization_failure_is_not_healed() {
 }
 
 #[test]
-fn of_a_denial_nothing_is_kept() {
+fn released_savepoint_is_rolled_back_after_denial() {
     test(async |kit| {
         async fn policy(mut tx: Tx) -> Result<(), Error> {
             let mut savepoint = tx.savepoint().await?;
@@ -334,7 +334,7 @@ fn of_a_denial_nothing_is_kept() {
 }
 
 #[test]
-fn a_row_stream_on_it_may_be_dropped() {
+fn row_stream_on_savepoint_may_be_dropped() {
     test(async |kit| {
         async fn handler(mut tx: Tx) -> Result<(), Error> {
             use futures::StreamExt as _;
@@ -353,7 +353,7 @@ fn a_row_stream_on_it_may_be_dropped() {
 
 /// The stream has an error behind its rows.
 #[test]
-fn rolled_back_it_heals_what_a_dropped_row_stream_left() {
+fn rollback_to_savepoint_clears_error_behind_dropped_row_stream() {
     test(async |kit| {
         async fn handler(mut tx: Tx) -> Result<(), Error> {
             note(&mut tx, 1).await?;
@@ -372,7 +372,7 @@ fn rolled_back_it_heals_what_a_dropped_row_stream_left() {
 }
 
 #[test]
-fn its_hooks_may_hold_a_tx() {
+fn savepoint_hook_may_hold_tx() {
     test(async |kit| {
         async fn handler(mut tx: Tx, other: Tx) -> Result<(), Error> {
             let mut savepoint = tx.savepoint().await?;

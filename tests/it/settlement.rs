@@ -76,7 +76,7 @@ where
 }
 
 #[test]
-fn the_naive_way_takes_a_swallowed_error_for_a_success() {
+fn naive_swallowed_error_is_reported_as_success() {
     test(async |kit| {
         async fn handler(Extension(slot): Extension<Naive>) -> &'static str {
             let mut slot = slot.lock().await;
@@ -96,7 +96,7 @@ fn the_naive_way_takes_a_swallowed_error_for_a_success() {
 // 1. A panic.
 
 #[test]
-fn a_panic_goes_on_and_nothing_is_kept() {
+fn panic_resumes_and_rolls_back() {
     test(async |kit| {
         async fn panics(mut tx: Tx) -> Result<(), Error> {
             note(&mut tx, 1).await?;
@@ -119,7 +119,7 @@ fn a_panic_goes_on_and_nothing_is_kept() {
 // 3. A serialization failure.
 
 #[test]
-fn a_conflict_in_the_handler_runs_all_of_it_again() {
+fn conflict_in_handler_is_retried() {
     test(async |kit| {
         let own = kit.clone();
         let handler = move |mut tx: Tx| async move {
@@ -138,7 +138,7 @@ fn a_conflict_in_the_handler_runs_all_of_it_again() {
 }
 
 #[test]
-fn a_conflict_that_the_handler_swallows_runs_all_of_it_again() {
+fn conflict_swallowed_by_handler_is_retried() {
     test(async |kit| {
         let own = kit.clone();
         let handler = move |mut tx: Tx| async move {
@@ -155,7 +155,7 @@ fn a_conflict_that_the_handler_swallows_runs_all_of_it_again() {
 }
 
 #[test]
-fn a_conflict_in_the_policy_runs_all_of_it_again() {
+fn conflict_in_policy_is_retried() {
     test(async |kit| {
         let own = kit.clone();
         let policy = move |mut tx: Tx| async move {
@@ -175,7 +175,7 @@ fn a_conflict_in_the_policy_runs_all_of_it_again() {
 }
 
 #[test]
-fn a_conflict_that_only_the_answer_tells_of_runs_all_of_it_again() {
+fn conflict_known_only_from_response_is_retried() {
     test(async |kit| {
         let own = kit.clone();
         let handler = move |mut tx: Tx| async move {
@@ -194,7 +194,7 @@ fn a_conflict_that_only_the_answer_tells_of_runs_all_of_it_again() {
 }
 
 #[test]
-fn a_conflict_at_commit_runs_all_of_it_again() {
+fn conflict_at_commit_is_retried() {
     async fn skew(kit: &Kit) -> Result<(), sqlx::Error> {
         let begin = "BEGIN ISOLATION LEVEL SERIALIZABLE";
         let mut other = kit.outside.begin_with(begin).await?;
@@ -235,7 +235,7 @@ fn a_conflict_at_commit_runs_all_of_it_again() {
 }
 
 #[test]
-fn a_connection_that_is_lost_before_commit_is_replaced() {
+fn connection_lost_before_commit_is_replaced() {
     test(async |kit| {
         if kit.database.kind() != Kind::PostgreSql {
             eprintln!("not tested: only PostgreSQL ends a session on demand");
@@ -267,7 +267,7 @@ fn a_connection_that_is_lost_before_commit_is_replaced() {
 // 4. A denial.
 
 #[test]
-fn a_denial_is_rolled_back_and_the_handler_never_runs() {
+fn denial_rolls_back_and_handler_does_not_run() {
     test(async |kit| {
         let answer = put(&guarded(kit.interlock.require(can_edit), never), "/2", "").await;
         answer.assert_problem(ErrorKind::Denied);
@@ -276,7 +276,7 @@ fn a_denial_is_rolled_back_and_the_handler_never_runs() {
 }
 
 #[test]
-fn what_a_policy_wrote_before_it_denied_is_rolled_back() {
+fn denial_rolls_back_policy_writes() {
     test(async |kit| {
         async fn policy(mut tx: Tx) -> Result<(), StatusCode> {
             note(&mut tx, 1).await.unwrap();
@@ -291,7 +291,7 @@ fn what_a_policy_wrote_before_it_denied_is_rolled_back() {
 }
 
 #[test]
-fn a_request_that_an_extractor_of_the_policy_rejects_opens_nothing() {
+fn policy_extractor_rejection_opens_no_transaction() {
     test(async |kit| {
         let answer = put(&guarded(kit.interlock.require(can_edit), never), "/x", "").await;
         assert_eq!(answer.status, 400);
@@ -301,7 +301,7 @@ fn a_request_that_an_extractor_of_the_policy_rejects_opens_nothing() {
 }
 
 #[test]
-fn a_policy_may_redirect_before_it_has_begun_anything() {
+fn policy_may_redirect_before_its_first_statement() {
     test(async |kit| {
         async fn to_login() -> Result<(), Redirect> {
             Err(Redirect::to("/login"))
@@ -323,7 +323,7 @@ fn a_policy_may_redirect_before_it_has_begun_anything() {
 }
 
 #[test]
-fn a_denial_with_the_status_of_a_success_is_a_500() {
+fn denial_with_success_status_is_500() {
     test(async |kit| {
         async fn policy() -> Result<(), &'static str> {
             Err("no")
@@ -336,7 +336,7 @@ fn a_denial_with_the_status_of_a_success_is_a_500() {
 // 5. A policy that could not be checked.
 
 #[test]
-fn a_policy_that_fails_is_a_5xx_and_the_handler_never_runs() {
+fn failed_policy_is_5xx_and_handler_does_not_run() {
     test(async |kit| {
         async fn policy(mut tx: Tx) -> Result<(), StatusCode> {
             note(&mut tx, 1).await.unwrap();
@@ -350,7 +350,7 @@ fn a_policy_that_fails_is_a_5xx_and_the_handler_never_runs() {
 }
 
 #[test]
-fn a_denial_over_an_error_of_the_database_is_a_5xx() {
+fn denial_despite_database_error_is_5xx() {
     test(async |kit| {
         async fn policy(mut tx: Tx) -> Result<(), Denied> {
             let allowed: Result<bool, _> = sqlx::query_scalar("SELECT allowed FROM missing")
@@ -366,7 +366,7 @@ fn a_denial_over_an_error_of_the_database_is_a_5xx() {
 
 /// A row arrives, and an error behind it.
 #[test]
-fn a_denial_over_an_error_behind_a_dropped_row_stream_is_a_5xx() {
+fn denial_despite_error_behind_dropped_row_stream_is_5xx() {
     test(async |kit| {
         async fn policy(mut tx: Tx) -> Result<(), Error> {
             let text = "SELECT 1::INT8; SELECT allowed FROM missing";
@@ -382,7 +382,7 @@ fn a_denial_over_an_error_behind_a_dropped_row_stream_is_a_5xx() {
 }
 
 #[test]
-fn a_denial_over_an_error_on_the_raw_connection_is_a_5xx() {
+fn denial_despite_error_on_raw_connection_is_5xx() {
     test(async |kit| {
         async fn policy(mut tx: Tx) -> Result<(), Error> {
             let allowed: Result<bool, _> = sqlx::query_scalar("SELECT allowed FROM missing")
@@ -397,7 +397,7 @@ fn a_denial_over_an_error_on_the_raw_connection_is_a_5xx() {
 }
 
 #[test]
-fn a_policy_that_allows_over_an_error_of_the_database_is_a_5xx() {
+fn grant_despite_database_error_is_5xx() {
     test(async |kit| {
         async fn policy(mut tx: Tx) -> Result<(), Denied> {
             let denied: Result<bool, _> = sqlx::query_scalar("SELECT denied FROM missing")
@@ -412,7 +412,7 @@ fn a_policy_that_allows_over_an_error_of_the_database_is_a_5xx() {
 }
 
 #[test]
-fn a_policy_that_allows_over_an_error_on_the_raw_connection_is_a_5xx() {
+fn grant_despite_error_on_raw_connection_is_5xx() {
     test(async |kit| {
         async fn policy(mut tx: Tx) -> Result<(), Error> {
             let denied: Result<bool, _> = sqlx::query_scalar("SELECT denied FROM missing")
@@ -429,7 +429,7 @@ fn a_policy_that_allows_over_an_error_on_the_raw_connection_is_a_5xx() {
 // 6. A success over an error.
 
 #[test]
-fn a_swallowed_error_is_not_a_success() {
+fn swallowed_error_fails_request() {
     test(async |kit| {
         async fn handler(mut tx: Tx) -> &'static str {
             note(&mut tx, 1).await.unwrap();
@@ -446,7 +446,7 @@ fn a_swallowed_error_is_not_a_success() {
 }
 
 #[test]
-fn a_missing_row_and_a_wrong_type_are_no_errors_of_the_transaction() {
+fn missing_row_and_wrong_type_do_not_abort_transaction() {
     test(async |kit| {
         async fn handler(mut tx: Tx) -> Result<&'static str, Error> {
             let missing = sqlx::query("SELECT 1 FROM documents WHERE id = 99");
@@ -462,7 +462,7 @@ fn a_missing_row_and_a_wrong_type_are_no_errors_of_the_transaction() {
 }
 
 #[test]
-fn an_error_that_nobody_saw_is_met_again_once() {
+fn hidden_error_is_retried_once() {
     test(async |kit| {
         async fn handler(mut tx: Tx) -> Result<&'static str, Error> {
             let connection = tx.connection().await?;
@@ -479,7 +479,7 @@ fn an_error_that_nobody_saw_is_met_again_once() {
 }
 
 #[test]
-fn an_error_that_nobody_saw_may_have_been_a_conflict() {
+fn hidden_conflict_succeeds_on_retry() {
     test(async |kit| {
         let own = kit.clone();
         let handler = move |mut tx: Tx| async move {
@@ -500,7 +500,7 @@ fn an_error_that_nobody_saw_may_have_been_a_conflict() {
 // 7. An answer that is no success.
 
 #[test]
-fn an_answer_that_is_no_success_is_rolled_back() {
+fn unsuccessful_response_is_rolled_back() {
     test(async |kit| {
         for status in [101, 400, 404, 409, 500, 503] {
             let status = StatusCode::from_u16(status).unwrap();
@@ -517,7 +517,7 @@ fn an_answer_that_is_no_success_is_rolled_back() {
 }
 
 #[test]
-fn commit_if_says_what_a_success_is() {
+fn commit_if_declines_success() {
     test(async |kit| {
         async fn failed(tx: Tx) -> Response {
             ([("failed", "yes")], write(tx).await).into_response()
@@ -536,7 +536,7 @@ fn commit_if_says_what_a_success_is() {
 }
 
 #[test]
-fn commit_if_cannot_make_a_success_of_an_error() {
+fn commit_if_cannot_commit_an_error() {
     test(async |kit| {
         async fn failed(tx: Tx) -> Response {
             (StatusCode::BAD_REQUEST, write(tx).await).into_response()
@@ -563,7 +563,7 @@ async fn keep(kit: &Kit, status: StatusCode, fails: bool) -> Answer {
 }
 
 #[test]
-fn commit_on_error_keeps_the_writes_of_a_4xx() {
+fn commit_on_error_commits_4xx() {
     test(async |kit| {
         let answer = keep(&kit, StatusCode::UNAUTHORIZED, false).await;
         assert_eq!(answer.status, 401);
@@ -573,7 +573,7 @@ fn commit_on_error_keeps_the_writes_of_a_4xx() {
 }
 
 #[test]
-fn commit_on_error_does_not_keep_those_of_a_5xx() {
+fn commit_on_error_rolls_back_5xx() {
     test(async |kit| {
         let answer = keep(&kit, StatusCode::BAD_GATEWAY, false).await;
         assert_eq!(answer.status, 502);
@@ -583,7 +583,7 @@ fn commit_on_error_does_not_keep_those_of_a_5xx() {
 }
 
 #[test]
-fn commit_on_error_does_not_keep_what_an_error_has_aborted() {
+fn commit_on_error_rolls_back_after_database_error() {
     test(async |kit| {
         let answer = keep(&kit, StatusCode::UNAUTHORIZED, true).await;
         answer.assert_problem(ErrorKind::Aborted);
@@ -595,7 +595,7 @@ fn commit_on_error_does_not_keep_what_an_error_has_aborted() {
 // 8. A success that is to be rolled back.
 
 #[test]
-fn rollback_only_answers_and_keeps_nothing() {
+fn rollback_only_succeeds_and_rolls_back() {
     test(async |kit| {
         async fn handler(mut tx: Tx) -> Result<&'static str, Error> {
             note(&mut tx, 1).await?;
@@ -610,7 +610,7 @@ fn rollback_only_answers_and_keeps_nothing() {
 }
 
 #[test]
-fn a_dry_run_answers_and_keeps_nothing() {
+fn dry_run_succeeds_and_rolls_back() {
     test(async |kit| {
         let interlock = kit.interlock.clone().dry_run();
         let answer = put(&guarded(interlock.require(anyone), write), "/1", "").await;
@@ -628,7 +628,7 @@ pub(crate) const DEFERRED: &str = "
 ";
 
 #[test]
-fn a_dry_run_is_refused_where_its_commit_would_be() {
+fn dry_run_fails_where_commit_would_fail() {
     test(async |kit| {
         if kit.database.kind() != Kind::PostgreSql {
             eprintln!("not tested: only PostgreSQL has deferred constraints");
@@ -647,7 +647,7 @@ fn a_dry_run_is_refused_where_its_commit_would_be() {
 // 9. A success.
 
 #[test]
-fn a_success_is_committed() {
+fn success_is_committed() {
     test(async |kit| {
         let app = guarded(kit.interlock.require(can_edit), update);
         let answer = put(&app, "/1", "new").await;
@@ -659,7 +659,7 @@ fn a_success_is_committed() {
 }
 
 #[test]
-fn a_redirect_of_the_handler_is_a_success() {
+fn redirect_of_handler_is_committed() {
     test(async |kit| {
         async fn handler(tx: Tx) -> Result<Redirect, Error> {
             write(tx).await?;
@@ -673,7 +673,7 @@ fn a_redirect_of_the_handler_is_a_success() {
 }
 
 #[test]
-fn a_read_only_request_is_committed() {
+fn read_only_request_is_committed() {
     test(async |kit| {
         let layer = kit.interlock.require(can_edit).read_only();
         let answer = put(&guarded(layer, async || "read"), "/1", "").await;
@@ -683,7 +683,7 @@ fn a_read_only_request_is_committed() {
 }
 
 #[test]
-fn a_read_only_request_cannot_write() {
+fn read_only_request_cannot_write() {
     test(async |kit| {
         let app = guarded(kit.interlock.require(can_edit).read_only(), update);
         let answer = put(&app, "/1", "new").await;
@@ -694,7 +694,7 @@ fn a_read_only_request_cannot_write() {
 }
 
 #[test]
-fn a_request_without_a_statement_opens_nothing() {
+fn request_without_statement_opens_no_transaction() {
     test(async |kit| {
         async fn handler(_tx: Tx) -> &'static str {
             "ok"
@@ -718,7 +718,7 @@ impl FromRow<'_, PgRow> for Columns {
 
 /// sqlx keeps what a connection has prepared, which neither server runs when its columns have changed.
 #[test]
-fn a_change_of_the_schema_costs_an_attempt_and_no_answer() {
+fn schema_change_is_retried_and_succeeds() {
     static WRITE: ConditionalWrite = ConditionalWrite::new(
         "UPDATE documents SET version = version + 1 WHERE id = $1 AND {conditions} RETURNING *",
         &[Condition::permitted(

@@ -45,7 +45,7 @@ const ERRORS: [&str; 11] = [
 ];
 
 #[test]
-fn a_conditional_write_repeats_nothing_that_is_unknown() {
+fn conditional_write_with_unknown_outcome_is_not_retried() {
     test(async |kit| {
         prepare(&kit).await;
         compare(&kit, cells(kit.database.kind()), difference).await;

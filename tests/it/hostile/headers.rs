@@ -72,7 +72,7 @@ const HOSTILE: &[&[u8]] = &[
 ];
 
 #[test]
-fn no_hostile_header_replaces_a_version_that_it_does_not_name() {
+fn hostile_header_never_replaces_unnamed_version() {
     test(async |kit: Kit| {
         let app = Router::new()
             .route("/strict/{id}", put(strict))

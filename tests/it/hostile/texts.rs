@@ -12,7 +12,7 @@ use super::{
 };
 
 #[test]
-fn a_text_that_passes_the_check_writes_nothing_against_its_conditions() {
+fn accepted_text_never_writes_against_conditions() {
     const TEXTS: usize = 10_000;
     support::test(async |database: Database| {
         let judge = Judge::new(&database).await;
@@ -32,7 +32,7 @@ fn a_text_that_passes_the_check_writes_nothing_against_its_conditions() {
 
 /// The generator does make texts that break the rule: taken on trust, they write.
 #[test]
-fn a_text_that_is_not_checked_writes_against_its_conditions() {
+fn unchecked_text_writes_against_conditions() {
     const TEXTS: usize = 4_000;
     support::test(async |database: Database| {
         let judge = Judge::new(&database).await;
@@ -57,7 +57,7 @@ fn a_text_that_is_not_checked_writes_against_its_conditions() {
 
 /// What is refused is refused for a reason: the server takes it, and writes.
 #[test]
-fn a_refused_text_would_have_written() {
+fn rejected_text_would_have_written() {
     support::test(async |database: Database| {
         let judge = Judge::new(&database).await;
         let postgres = database.kind() == Kind::PostgreSql;

@@ -207,7 +207,7 @@ async fn statements(kit: &Kit) -> Vec<String> {
 }
 
 #[test]
-fn a_value_is_stored_as_it_is_or_refused_and_never_is_sql() {
+fn bound_value_is_stored_or_rejected_and_never_executed() {
     test_with_pool(1, async |kit: Kit| {
         kit.database.run(SCHEMA).await;
         kit.database.run(RESET).await;
@@ -257,7 +257,7 @@ fn a_value_is_stored_as_it_is_or_refused_and_never_is_sql() {
 
 /// The same by hand: the values become SQL.
 #[test]
-fn a_value_that_is_put_into_a_text_is_sql() {
+fn interpolated_value_is_executed() {
     test(async |kit: Kit| {
         kit.database.run(SCHEMA).await;
         kit.database.run(RESET).await;
@@ -294,7 +294,7 @@ fn a_value_that_is_put_into_a_text_is_sql() {
 
 /// An error of the database that repeats a value keeps it to itself.
 #[test]
-fn a_value_that_the_database_quotes_does_not_come_back() {
+fn value_quoted_by_database_error_stays_private() {
     async fn number(mut tx: Tx, body: String) -> Result<String, Error> {
         let number = sqlx::query_scalar("SELECT $1::TEXT::INT8").bind(body);
         let number: i64 = number.fetch_one(&mut tx).await?;

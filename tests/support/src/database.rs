@@ -167,7 +167,7 @@ mod tests {
     use super::sanitised;
 
     #[test]
-    fn names_are_plain_and_short() {
+    fn database_names_are_plain_and_short() {
         assert_eq!(sanitised("retry::Gives up"), "t_retry__gives_up");
         assert_eq!(sanitised("ä\"; --"), "t_");
         assert_eq!(sanitised(&"x".repeat(99)).len(), 42);

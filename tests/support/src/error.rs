@@ -47,7 +47,7 @@ mod tests {
     use super::StartError;
 
     #[test]
-    fn not_found_names_every_way_out() {
+    fn not_found_lists_every_remedy() {
         let message = format!("{:?}", StartError::not_found());
         for way in [
             "apt-get install postgresql",

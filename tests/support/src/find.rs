@@ -87,7 +87,7 @@ mod tests {
     }
 
     #[test]
-    fn the_first_complete_folder_on_path_counts() {
+    fn first_complete_folder_on_path_is_used() {
         let root = env::temp_dir().join(format!("interlock-find-{}", process::id()));
         let [half, whole, later] = ["half", "whole", "later"].map(|name| root.join(name));
         for (folder, program) in [

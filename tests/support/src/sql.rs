@@ -54,7 +54,7 @@ mod tests {
     use super::statements;
 
     #[test]
-    fn splits_between_statements_only() {
+    fn script_is_split_only_between_statements() {
         let split = |script| statements(script).collect::<Vec<_>>();
         assert_eq!(split("SELECT 1; SELECT 2 ;\n"), ["SELECT 1", "SELECT 2"]);
         assert_eq!(split(" ;; "), [""; 0]);

@@ -43,7 +43,7 @@ mod tests {
     use super::{with_database, without_password};
 
     #[test]
-    fn replaces_the_database_only() {
+    fn with_database_replaces_only_the_database() {
         for (url, expected) in [
             (
                 "postgres://u:p@h:1/a?sslmode=disable",
@@ -58,7 +58,7 @@ mod tests {
     }
 
     #[test]
-    fn hides_the_password() {
+    fn redacted_url_hides_the_password() {
         for (url, expected) in [
             ("postgres://u:p@h:1/a?x=y", "postgres://u@h:1/a?x=y"),
             ("postgres://u:p%40:x@h/a?password=p", "postgres://u@h/a"),

@@ -7,7 +7,7 @@ use std::{mem, panic, sync::mpsc, thread};
 use support::{Database, Kind, Server, test};
 
 #[test]
-fn a_database_is_dropped_after_success() {
+fn database_is_dropped_after_success() {
     let (sender, receiver) = mpsc::channel();
     test(async |database| {
         assert!(exists(&database).await);
@@ -18,7 +18,7 @@ fn a_database_is_dropped_after_success() {
 }
 
 #[test]
-fn a_database_is_kept_after_a_panic() {
+fn database_is_kept_after_panic() {
     let (sender, receiver) = mpsc::channel();
     let outcome = panic::catch_unwind(|| {
         test(async move |database| {
@@ -40,7 +40,7 @@ fn a_database_is_kept_after_a_panic() {
 }
 
 #[test]
-fn connections_in_use_do_not_keep_a_database() {
+fn open_connections_do_not_prevent_dropping_database() {
     let (sender, receiver) = mpsc::channel();
     test(async move |database| {
         let mut leaked = PgConnection::connect_with(&database.options())
@@ -60,8 +60,8 @@ fn connections_in_use_do_not_keep_a_database() {
 }
 
 #[test]
-fn databases_are_apart_and_named_after_the_test() {
-    let name = "databases_are_apart_and_named_after_the_test";
+fn databases_are_separate_and_named_after_the_test() {
+    let name = "databases_are_separate_and_named_after_the_test";
     let tests: Vec<_> = (0..8)
         .map(|i: i64| {
             let test = move || {
@@ -97,7 +97,7 @@ fn databases_are_apart_and_named_after_the_test() {
 }
 
 #[test]
-fn statements_run_one_by_one() {
+fn script_statements_run_one_by_one() {
     test(async |database| {
         if database.kind() == Kind::PostgreSql {
             // PostgreSQL refuses the second one inside a transaction, also the implicit one of a multi-statement query.
@@ -118,7 +118,7 @@ fn statements_run_one_by_one() {
 }
 
 #[test]
-fn a_failing_statement_is_named() {
+fn failing_statement_is_named() {
     test(async |database| {
         let run = async move { database.run("SELECT 1; SELECT nonsense; SELECT 2").await };
         let panic = tokio::spawn(run).await.unwrap_err().into_panic();
@@ -128,7 +128,7 @@ fn a_failing_statement_is_named() {
 }
 
 #[test]
-fn the_url_leads_to_the_database() {
+fn url_connects_to_the_database() {
     test(async |database| {
         let pool = PgPool::connect(&database.url()).await.unwrap();
         let name: String = sqlx::query_scalar("SELECT current_database()")
@@ -140,7 +140,7 @@ fn the_url_leads_to_the_database() {
 }
 
 #[test]
-fn the_server_can_be_asked_from_async_code() {
+fn server_can_be_used_from_async_code() {
     test(async |database| {
         let server = Server::shared();
         assert_eq!(server.kind(), database.kind());

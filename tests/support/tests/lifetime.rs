@@ -15,7 +15,7 @@ use std::{
 use support::{Kind, Server};
 
 #[test]
-fn dropping_stops_the_server() {
+fn dropped_server_is_stopped() {
     let Some(server) = own_server() else { return };
     let traces = Traces::of(&server);
     assert!(traces.complete(), "{traces:?}");
@@ -24,7 +24,7 @@ fn dropping_stops_the_server() {
 }
 
 #[test]
-fn a_crashed_server_leaves_nothing() {
+fn crashed_server_leaves_no_files() {
     let Some(server) = own_server() else { return };
     let traces = Traces::of(&server);
     if let Some(folder) = &traces.folder {
@@ -36,7 +36,7 @@ fn a_crashed_server_leaves_nothing() {
 }
 
 #[test]
-fn nothing_stays_after_a_normal_exit() {
+fn normal_exit_leaves_no_server() {
     let Some(mut other) = Other::start("exit") else {
         return;
     };
@@ -45,7 +45,7 @@ fn nothing_stays_after_a_normal_exit() {
 }
 
 #[test]
-fn nothing_stays_after_sigkill() {
+fn sigkill_leaves_no_server() {
     let Some(mut other) = Other::start("stay") else {
         return;
     };

@@ -13,7 +13,7 @@ use support::{Database, Fault, Moment, Proxy, ServerError, test};
 use tokio::time::{sleep, timeout};
 
 #[test]
-fn what_passes_is_counted() {
+fn messages_are_counted() {
     test(async |database| {
         let (proxy, mut client) = proxy(&database).await;
         assert_eq!(proxy.counts().connections, 1);
@@ -33,7 +33,7 @@ fn what_passes_is_counted() {
 }
 
 #[test]
-fn a_cut_comes_before_or_after_the_server_has_done_it() {
+fn connection_is_cut_before_or_after_execution() {
     for (fault, stored) in [
         (Fault::CutBefore, false),
         (Fault::CutSent, true),
@@ -52,7 +52,7 @@ fn a_cut_comes_before_or_after_the_server_has_done_it() {
 }
 
 #[test]
-fn an_answer_that_is_swallowed_or_stalled_never_comes() {
+fn swallowed_or_stalled_reply_never_arrives() {
     for (fault, stored) in [(Fault::Swallow, true), (Fault::Stall, false)] {
         test(async move |database| {
             let (proxy, mut client) = proxy(&database).await;
@@ -68,7 +68,7 @@ fn an_answer_that_is_swallowed_or_stalled_never_comes() {
 }
 
 #[test]
-fn a_refusal_is_one_for_the_server_too() {
+fn injected_error_aborts_the_transaction_on_the_server() {
     for moment in [
         Moment::Begin,
         Moment::Statement(1),
@@ -92,7 +92,7 @@ fn a_refusal_is_one_for_the_server_too() {
 }
 
 #[test]
-fn a_false_report_hides_what_was_done() {
+fn misreported_error_hides_executed_statement() {
     test(async |database| {
         let (proxy, mut client) = proxy(&database).await;
         proxy.inject(Moment::Commit, Fault::Misreport(ServerError::AMBIGUOUS));
@@ -103,7 +103,7 @@ fn a_false_report_hides_what_was_done() {
 }
 
 #[test]
-fn a_termination_ends_the_session() {
+fn injected_termination_ends_the_session() {
     test(async |database| {
         let (proxy, mut client) = proxy(&database).await;
         proxy.inject(
@@ -117,7 +117,7 @@ fn a_termination_ends_the_session() {
 }
 
 #[test]
-fn a_rollback_can_fail_as_well() {
+fn rollback_can_fail() {
     test(async |database| {
         let (proxy, _) = proxy(&database).await;
         let pool = PgPoolOptions::new()
@@ -133,7 +133,7 @@ fn a_rollback_can_fail_as_well() {
 }
 
 #[test]
-fn a_connection_can_be_refused() {
+fn connection_can_be_rejected() {
     test(async |database| {
         let (proxy, _) = proxy(&database).await;
         let starting = ServerError::fatal("57P03", "the database system is starting up");
@@ -150,7 +150,7 @@ fn a_connection_can_be_refused() {
 }
 
 #[test]
-fn only_statements_of_a_transaction_are_numbered() {
+fn only_statements_in_a_transaction_are_numbered() {
     test(async |database| {
         let (proxy, mut client) = proxy(&database).await;
         sqlx::query("SELECT 1").execute(&mut client).await.unwrap();
@@ -162,7 +162,7 @@ fn only_statements_of_a_transaction_are_numbered() {
 }
 
 #[test]
-fn distance_is_kept_to_a_fraction_of_a_millisecond() {
+fn round_trip_is_exact_to_a_fraction_of_a_millisecond() {
     test(async |database| {
         let near = round_trip(&Proxy::start(&database)).await;
         for distance in [1, 5] {

@@ -7,7 +7,7 @@ use std::io::{self, Write};
 use support::{Kind, Server, Shutdown};
 
 #[tokio::test]
-async fn a_restart_keeps_data_and_address() {
+async fn restart_keeps_data_and_address() {
     let Some(server) = own_postgres() else { return };
     let database = server.create_database("restart").await.unwrap();
     database
@@ -31,7 +31,7 @@ async fn a_restart_keeps_data_and_address() {
 }
 
 #[tokio::test]
-async fn a_standby_follows_and_is_read_only() {
+async fn standby_follows_and_is_read_only() {
     let Some(server) = own_postgres() else { return };
     let database = server.create_database("standby").await.unwrap();
     database
@@ -60,7 +60,7 @@ async fn a_standby_follows_and_is_read_only() {
 
 /// The watchdog ignores signals, which its children inherit. PostgreSQL is to listen to them nevertheless.
 #[tokio::test]
-async fn signals_reach_the_backends() {
+async fn signals_reach_backends() {
     let Some(server) = own_postgres() else { return };
     let pool = PgPool::connect_with(server.options()).await.unwrap();
     for (signal, code) in [
@@ -92,7 +92,7 @@ async fn signals_reach_the_backends() {
 }
 
 #[test]
-fn neither_restart_nor_standby_elsewhere() {
+fn restart_and_standby_are_unsupported_elsewhere() {
     let server = Server::shared();
     if server.is_ours() && server.kind() == Kind::PostgreSql {
         return;
