@@ -1,6 +1,6 @@
-//! What requests cost in memory: while they wait, and when they are over.
+//! The memory that requests take while they wait, and keep when they are finished.
 //!
-//! A binary of its own: its allocator counts for all threads of the process.
+//! This is a binary of its own because the allocator counts for all threads of the process.
 
 #![allow(
     clippy::expect_used,
@@ -8,10 +8,6 @@
     clippy::unwrap_used,
     reason = "a test fails by panicking"
 )]
-
-#[path = "it/load/traffic.rs"]
-#[allow(dead_code, reason = "the load test looks closer at the answers")]
-mod traffic;
 
 use std::{
     alloc::System,
@@ -30,25 +26,26 @@ use axum::{
 use futures::{FutureExt as _, stream};
 use sqlx::PgPool;
 use stats_alloc::{INSTRUMENTED_SYSTEM, StatsAlloc};
-use support::Database;
+use support::{
+    Database,
+    traffic::{self, Hooks},
+};
 use tokio::time::sleep;
 use tower::ServiceExt as _;
 use tower_interlock::{Error, Interlock, Tx};
-
-use self::traffic::Hooks;
 
 #[global_allocator]
 static ALLOCATOR: &StatsAlloc<System> = &INSTRUMENTED_SYSTEM;
 
 const KIB: isize = 1024;
 
-/// Bytes that are allocated now.
+/// The number of bytes that are allocated now.
 fn allocated() -> isize {
     let stats = ALLOCATOR.stats();
     stats.bytes_allocated.wrapping_sub(stats.bytes_deallocated) as isize
 }
 
-/// One test at a time.
+/// Lets one test run at a time.
 fn alone() -> MutexGuard<'static, ()> {
     static ALONE: Mutex<()> = Mutex::new(());
     ALONE.lock().unwrap_or_else(PoisonError::into_inner)
@@ -58,7 +55,7 @@ async fn anyone() -> Result<(), Error> {
     Ok(())
 }
 
-/// What each of very many requests takes that wait for their bodies.
+/// The memory of each of many requests that wait for their bodies.
 fn bytes_per_waiting_request(app: &Router) -> isize {
     const REQUESTS: usize = 10_000;
     let mut waiting = Vec::with_capacity(REQUESTS);
@@ -66,9 +63,9 @@ fn bytes_per_waiting_request(app: &Router) -> isize {
     for _ in 0..REQUESTS {
         let body = Body::from_stream(stream::pending::<Result<Bytes, Infallible>>());
         let request = Request::put("/").body(body).unwrap();
-        let mut answer = Box::pin(app.clone().oneshot(request));
-        assert!((&mut answer).now_or_never().is_none());
-        waiting.push(answer);
+        let mut response = Box::pin(app.clone().oneshot(request));
+        assert!((&mut response).now_or_never().is_none());
+        waiting.push(response);
     }
     (allocated() - before) / REQUESTS as isize
 }
@@ -92,8 +89,8 @@ fn requests_waiting_for_bodies_take_little_memory_and_no_connection() {
     });
 }
 
-/// How much more is allocated after several rounds of load than before them. The first rounds
-/// do not count: they fill caches and buffers.
+/// How much the allocated memory grows over several rounds of load. The first rounds do not count,
+/// because they fill caches and buffers.
 async fn growth(pool: &PgPool, round: impl AsyncFn(i64, &Interlock)) -> isize {
     const WARM_UP: i64 = 2;
     const ROUNDS: i64 = 6;
@@ -133,15 +130,15 @@ fn hostile_load_leaks_no_memory() {
         let hostile = hostile.await;
         println!("{hostile} bytes more after a hostile load");
 
-        // And what is left behind is seen: here by the user, 100 times.
+        // The measurement sees a leak. Here each of 100 requests leaks its `Tx`.
         let forgetful = growth(&pool, async |_, interlock| {
             let forget = put(async |tx: Tx| mem::forget(tx));
             let layer = interlock.require(anyone);
             let app = Router::new().route("/", forget.route_layer(layer));
             for _ in 0..100 {
                 let request = Request::put("/").body(Body::empty()).unwrap();
-                let answer = app.clone().oneshot(request).await.unwrap();
-                assert_eq!(answer.status(), 500);
+                let response = app.clone().oneshot(request).await.unwrap();
+                assert_eq!(response.status(), 500);
             }
         });
         let forgetful = forgetful.await;

@@ -2,7 +2,6 @@
 
 #![no_main]
 
-#[path = "../../tests/it/hostile/problem.rs"]
-mod problem;
+use support::hostile::problem;
 
 libfuzzer_sys::fuzz_target!(|input: &[u8]| problem::check(input));

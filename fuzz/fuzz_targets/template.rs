@@ -4,12 +4,8 @@
 
 use std::sync::LazyLock;
 
-use support::Server;
-use template::Judge;
+use support::{Server, hostile::template::Judge};
 use tokio::runtime::{Builder, Runtime};
-
-#[path = "../../tests/it/hostile/template.rs"]
-mod template;
 
 static RUNTIME: LazyLock<Runtime> =
     LazyLock::new(|| Builder::new_current_thread().enable_all().build().unwrap());

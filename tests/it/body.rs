@@ -28,10 +28,11 @@ use tokio::{
     time::{sleep, timeout},
 };
 use tokio_util::task::AbortOnDropHandle;
-use tower_interlock::{Authorized, Error, ErrorKind, Interlock, Outcome, Tx};
+use tower_interlock::{Error, ErrorKind, Interlock, Outcome, Tx};
 
 use crate::kit::{
-    Answer, CanEdit, Kit, can_edit, conflict, conflict_once, put, send, test, test_with_pool,
+    Kit, TestResponse, anyone, can_edit, conflict, conflict_once, guarded, put, send, test,
+    test_with_pool, update,
 };
 
 type Frame = http_body::Frame<Bytes>;
@@ -43,15 +44,6 @@ async fn store(tx: &mut Tx, id: i64, body: &str) -> Result<(), sqlx::Error> {
         .execute(tx)
         .await?;
     Ok(())
-}
-
-async fn update(
-    Authorized(can): Authorized<CanEdit>,
-    mut tx: Tx,
-    body: String,
-) -> Result<String, Error> {
-    store(&mut tx, can.document, &body).await?;
-    Ok(body)
 }
 
 fn app(interlock: &Interlock) -> Router {
@@ -76,7 +68,7 @@ fn open_body() -> (mpsc::UnboundedSender<&'static str>, Body) {
     (sender, Body::from_stream(chunks))
 }
 
-async fn send_body(app: &Router, body: Body) -> Answer {
+async fn send_body(app: &Router, body: Body) -> TestResponse {
     send(app, Request::put("/1").body(body).unwrap()).await
 }
 
@@ -93,9 +85,9 @@ fn body_is_replayed_on_retry() {
             .route_layer(kit.interlock.require(can_edit))
             .with_state(kit.clone());
         for body in [Body::from("new"), chunked(&["n", "e", "w"])] {
-            let answer = send_body(&app, body).await;
-            assert_eq!((answer.status.as_u16(), &*answer.body), (200, "2 new"));
-            assert_eq!(answer.report().attempts(), 2);
+            let response = send_body(&app, body).await;
+            assert_eq!((response.status.as_u16(), &*response.body), (200, "2 new"));
+            assert_eq!(response.report().attempts(), 2);
             assert_eq!(kit.body(1).await, "new");
         }
     });
@@ -126,8 +118,11 @@ fn trailers_are_replayed_on_retry() {
         )]);
         let frames = [Frame::data("new".into()), Frame::trailers(trailers)];
         let frames = stream::iter(frames).map(Ok::<_, Infallible>);
-        let answer = send_body(&app, Body::new(StreamBody::new(frames))).await;
-        assert_eq!((answer.status.as_u16(), &*answer.body), (200, "2 new 7"));
+        let response = send_body(&app, Body::new(StreamBody::new(frames))).await;
+        assert_eq!(
+            (response.status.as_u16(), &*response.body),
+            (200, "2 new 7")
+        );
         assert_eq!(kit.body(1).await, "new");
     });
 }
@@ -137,9 +132,12 @@ fn body_at_limit_is_accepted() {
     test(async |kit| {
         let app = app(&kit.interlock.clone().body_limit(8));
         for body in [Body::from("8 bytes."), chunked(&["8 byt", "es."])] {
-            let answer = send_body(&app, body).await;
-            assert_eq!((answer.status.as_u16(), &*answer.body), (200, "8 bytes."));
-            assert_eq!(answer.outcome(), Outcome::Committed);
+            let response = send_body(&app, body).await;
+            assert_eq!(
+                (response.status.as_u16(), &*response.body),
+                (200, "8 bytes.")
+            );
+            assert_eq!(response.outcome(), Outcome::Committed);
         }
         assert_eq!(kit.body(1).await, "8 bytes.");
     });
@@ -150,10 +148,10 @@ fn body_over_limit_is_rejected() {
     test(async |kit| {
         let app = app(&kit.interlock.clone().body_limit(8));
         for body in [Body::from("9 bytes.."), chunked(&["9 bytes.", "."])] {
-            let answer = send_body(&app, body).await;
-            answer.assert_problem(ErrorKind::BodyTooLarge);
-            assert_eq!(answer.outcome(), Outcome::NoTransaction);
-            assert_eq!(answer.report().attempts(), 0);
+            let response = send_body(&app, body).await;
+            response.assert_problem(ErrorKind::BodyTooLarge);
+            assert_eq!(response.outcome(), Outcome::NoTransaction);
+            assert_eq!(response.report().attempts(), 0);
         }
         assert_eq!(kit.pool.size(), 0);
         assert_eq!(kit.body(1).await, "old");
@@ -166,7 +164,7 @@ fn content_length_over_limit_is_rejected_before_body_arrives() {
         let server = Server::start(app(&kit.interlock.clone().body_limit(8))).await;
         let mut client = server.connect().await;
         client.put("content-length: 9\r\n", "").await;
-        assert!(client.answer().await.starts_with("HTTP/1.1 413 "));
+        assert!(client.response().await.starts_with("HTTP/1.1 413 "));
         assert_eq!(kit.body(1).await, "old");
     });
 }
@@ -176,11 +174,11 @@ fn default_limit_is_2_mib() {
     test(async |kit| {
         let app = app(&kit.interlock);
         let large = |size| Body::from(vec![b'x'; size]);
-        let answer = send_body(&app, large(2 * 1024 * 1024)).await;
-        assert_eq!(answer.status, 200);
+        let response = send_body(&app, large(2 * 1024 * 1024)).await;
+        assert_eq!(response.status, 200);
         assert_eq!(kit.body(1).await.len(), 2 * 1024 * 1024);
-        let answer = send_body(&app, large(2 * 1024 * 1024 + 1)).await;
-        answer.assert_problem(ErrorKind::BodyTooLarge);
+        let response = send_body(&app, large(2 * 1024 * 1024 + 1)).await;
+        response.assert_problem(ErrorKind::BodyTooLarge);
     });
 }
 
@@ -188,14 +186,14 @@ fn default_limit_is_2_mib() {
 fn broken_body_is_bad_request() {
     test(async |kit| {
         let chunks = [Ok("new"), Err(std::io::Error::other("cut"))];
-        let answer = send_body(
+        let response = send_body(
             &app(&kit.interlock),
             Body::from_stream(stream::iter(chunks)),
         )
         .await;
-        answer.assert_problem(ErrorKind::BodyUnreadable);
-        assert_eq!(answer.status, 400);
-        assert_eq!(answer.outcome(), Outcome::NoTransaction);
+        response.assert_problem(ErrorKind::BodyUnreadable);
+        assert_eq!(response.status, 400);
+        assert_eq!(response.outcome(), Outcome::NoTransaction);
         assert_eq!(kit.pool.size(), 0);
         assert_eq!(kit.body(1).await, "old");
     });
@@ -208,7 +206,7 @@ fn malformed_chunk_over_http_is_bad_request() {
         let mut client = server.connect().await;
         let chunks = "3\r\nnew\r\nno number\r\n";
         client.put("transfer-encoding: chunked\r\n", chunks).await;
-        assert!(client.answer().await.starts_with("HTTP/1.1 400 "));
+        assert!(client.response().await.starts_with("HTTP/1.1 400 "));
         assert_eq!(kit.pool.size(), 0);
         assert_eq!(kit.body(1).await, "old");
     });
@@ -223,10 +221,10 @@ fn stalled_body_is_timeout() {
             .body_timeout(Duration::from_millis(50)));
         let (chunks, body) = open_body();
         chunks.send("new").unwrap();
-        let answer = send_body(&app, body).await;
-        answer.assert_problem(ErrorKind::BodyTimeout);
-        assert_eq!(answer.status, 408);
-        assert_eq!(answer.outcome(), Outcome::NoTransaction);
+        let response = send_body(&app, body).await;
+        response.assert_problem(ErrorKind::BodyTimeout);
+        assert_eq!(response.status, 408);
+        assert_eq!(response.outcome(), Outcome::NoTransaction);
         assert!(chunks.send("more").is_err(), "it is still being read");
         assert_eq!(kit.pool.size(), 0);
         assert_eq!(kit.body(1).await, "old");
@@ -271,7 +269,7 @@ fn unbuffered_body_streams_to_handler() {
         // No limit, as nothing is kept in memory.
         let (app, mut seen) = upload_app(&kit, &kit.interlock.clone().body_limit(3));
         let (chunks, body) = open_body();
-        let answer = tokio::spawn(async move { send_body(&app, body).await });
+        let response = tokio::spawn(async move { send_body(&app, body).await });
         for chunk in ["one, ", "two, ", "three"] {
             chunks.send(chunk).unwrap();
             let seen = timeout(Duration::from_secs(10), seen.recv()).await;
@@ -279,12 +277,12 @@ fn unbuffered_body_streams_to_handler() {
         }
         assert_eq!(kit.body(1).await, "old");
         drop(chunks);
-        let answer = answer.await.unwrap();
+        let response = response.await.unwrap();
         assert_eq!(
-            (answer.status.as_u16(), &*answer.body),
+            (response.status.as_u16(), &*response.body),
             (200, "one, two, three")
         );
-        assert_eq!(answer.outcome(), Outcome::Committed);
+        assert_eq!(response.outcome(), Outcome::Committed);
         assert_eq!(kit.body(1).await, "one, two, three");
     });
 }
@@ -293,11 +291,11 @@ fn unbuffered_body_streams_to_handler() {
 fn unbuffered_request_is_not_retried() {
     test(async |kit| {
         let (app, _seen) = upload_app(&kit, &kit.interlock);
-        let answer = put(&app, "/1", "conflict").await;
-        answer.assert_problem(ErrorKind::Contended);
-        assert_eq!(answer.header(header::RETRY_AFTER), Some("1"));
-        assert_eq!(answer.report().attempts(), 1);
-        assert_eq!(answer.outcome(), Outcome::RolledBack);
+        let response = put(&app, "/1", "conflict").await;
+        response.assert_problem(ErrorKind::Contended);
+        assert_eq!(response.header(header::RETRY_AFTER), Some("1"));
+        assert_eq!(response.report().attempts(), 1);
+        assert_eq!(response.outcome(), Outcome::RolledBack);
         assert_eq!(kit.body(1).await, "old");
     });
 }
@@ -309,9 +307,9 @@ fn unbuffered_deadline_includes_reading_the_body() {
         let (app, _seen) = upload_app(&kit, &interlock);
         let (chunks, body) = open_body();
         chunks.send("new").unwrap();
-        let answer = send_body(&app, body).await;
-        answer.assert_problem(ErrorKind::DeadlineExceeded);
-        assert_eq!(answer.outcome(), Outcome::RolledBack);
+        let response = send_body(&app, body).await;
+        response.assert_problem(ErrorKind::DeadlineExceeded);
+        assert_eq!(response.outcome(), Outcome::RolledBack);
         assert_eq!(kit.body(1).await, "old");
     });
 }
@@ -362,7 +360,7 @@ fn slow_clients_hold_no_connection() {
         for _ in 0..20 {
             let mut quick = server.connect().await;
             quick.put("content-length: 3\r\n", "new").await;
-            assert!(quick.answer().await.starts_with("HTTP/1.1 200 "));
+            assert!(quick.response().await.starts_with("HTTP/1.1 200 "));
         }
         // A connection is back in the pool a moment after its answer.
         while busy() > 0 {
@@ -375,9 +373,9 @@ fn slow_clients_hold_no_connection() {
         );
         assert_eq!(kit.body(1).await, "new");
 
-        for answer in join_all(slow).await {
-            let answer = answer.unwrap();
-            assert!(answer.starts_with("HTTP/1.1 408 "), "{answer}");
+        for response in join_all(slow).await {
+            let response = response.unwrap();
+            assert!(response.starts_with("HTTP/1.1 408 "), "{response}");
         }
         assert_eq!(kit.body(1).await, "new");
     });
@@ -431,29 +429,29 @@ impl Client {
                 let _ = writer.write_all(more.as_bytes()).await;
             }
         };
-        let mut answer = [0; 13];
+        let mut response = [0; 13];
         tokio::select! {
-            read = reader.read_exact(&mut answer) => read.unwrap(),
+            read = reader.read_exact(&mut response) => read.unwrap(),
             () = trickle => unreachable!(),
         };
-        String::from_utf8(answer.to_vec()).unwrap()
+        String::from_utf8(response.to_vec()).unwrap()
     }
 
     /// The beginning of the answer.
-    async fn answer(&mut self) -> String {
-        let mut answer = [0; 13];
-        self.0.read_exact(&mut answer).await.unwrap();
-        String::from_utf8(answer.to_vec()).unwrap()
+    async fn response(&mut self) -> String {
+        let mut response = [0; 13];
+        self.0.read_exact(&mut response).await.unwrap();
+        String::from_utf8(response.to_vec()).unwrap()
     }
 }
 
 #[test]
 fn outer_body_limit_gives_same_response() {
     test(async |kit| {
-        let app = crate::kit::guarded(kit.interlock.require(crate::kit::anyone), async || ());
+        let app = guarded(kit.interlock.require(anyone), async || ());
         let limited = http_body_util::Limited::new(Body::from("too much"), 4);
         let request = Request::put("/1").body(Body::new(limited)).unwrap();
-        let answer = crate::kit::send(&app, request).await;
-        answer.assert_problem(ErrorKind::BodyTooLarge);
+        let response = send(&app, request).await;
+        response.assert_problem(ErrorKind::BodyTooLarge);
     });
 }

@@ -2,17 +2,14 @@
 
 use std::{
     collections::BTreeSet,
-    future::poll_fn,
-    pin::pin,
     sync::{Arc, Mutex},
-    task::Poll,
     time::Duration,
 };
 
 use axum::{Router, body::Body, extract::Path, http::Request, routing::put as put_route};
 use futures::{StreamExt as _, stream};
 use sqlx::{PgPool, pool::PoolConnection};
-use support::Kind;
+use support::{Kind, drop_after};
 use tower::ServiceExt as _;
 use tower_interlock::{Error, Interlock, Tx};
 
@@ -21,24 +18,6 @@ use crate::kit::{Kit, can_edit, note, test_with_pool};
 const POLLS: i64 = 12;
 const ROUNDS: i64 = 250;
 const AT_RANDOM_TIMES: i64 = 2000;
-
-/// Polls `future` at most `polls` times and drops it.
-pub(crate) async fn drop_after<F: Future>(polls: i64, future: F) -> Option<F::Output> {
-    let mut future = pin!(future);
-    let mut left = polls;
-    poll_fn(|cx| {
-        if left == 0 {
-            return Poll::Ready(None);
-        }
-        left -= 1;
-        let output = future.as_mut().poll(cx).map(Some);
-        if output.is_pending() && left == 0 {
-            return Poll::Ready(None);
-        }
-        output
-    })
-    .await
-}
 
 type Committed = Arc<Mutex<BTreeSet<i64>>>;
 
@@ -90,7 +69,7 @@ fn drop_requests(set_up: fn(Interlock) -> Interlock) {
         let answered = stream::iter(0..POLLS * ROUNDS)
             .map(|id| drop_after(id % POLLS, app.clone().oneshot(request(id))))
             .buffer_unordered(3)
-            .filter_map(async |answer| answer.map(|answer| answer.unwrap().status()))
+            .filter_map(async |response| response.map(|response| response.unwrap().status()))
             .collect::<Vec<_>>()
             .await;
         let first = POLLS * ROUNDS;
@@ -103,7 +82,9 @@ fn drop_requests(set_up: fn(Interlock) -> Interlock) {
                     tokio::time::timeout(patience, app.clone().oneshot(request(id)))
                 })
                 .buffer_unordered(6)
-                .filter_map(async |answer| answer.ok().map(|answer| answer.unwrap().status()))
+                .filter_map(async |response| {
+                    response.ok().map(|response| response.unwrap().status())
+                })
                 .collect::<Vec<_>>()
                 .await;
             // The server, or a machine that is busy, may be slower than that.

@@ -5,14 +5,11 @@ use std::time::Duration;
 use axum::{extract::Path, http::StatusCode};
 use futures::{StreamExt as _, future::join_all, stream};
 use sqlx::{AssertSqlSafe, Connection as _, PgConnection, PgPool};
-use support::{Kind, Proxy};
+use support::{Kind, Proxy, drop_after};
 use tokio::{task::JoinHandle, time::timeout};
 use tower_interlock::{Condition, ConditionalWrite, Error, ErrorKind, Interlock, Outcome, Tx};
 
-use crate::{
-    cancellation::drop_after,
-    kit::{Kit, anyone, conflict_once, guarded, note, put, test, test_with_pool},
-};
+use crate::kit::{Kit, anyone, conflict_once, guarded, note, put, test, test_with_pool};
 
 const EXISTS: Condition = Condition::exists("EXISTS (SELECT 1 FROM documents WHERE id = $2)");
 const PERMITTED: Condition =
@@ -72,8 +69,8 @@ async fn update(
 }
 
 #[track_caller]
-fn assert_refused<T: std::fmt::Debug>(answer: Result<T, Error>, kind: ErrorKind, status: u16) {
-    let error = answer.unwrap_err();
+fn assert_refused<T: std::fmt::Debug>(response: Result<T, Error>, kind: ErrorKind, status: u16) {
+    let error = response.unwrap_err();
     assert_eq!(
         (error.kind(), error.status().as_u16()),
         (kind, status),
@@ -224,8 +221,8 @@ fn weaker_isolation_is_misconfigured_and_writes_nothing() {
             let interlock = Interlock::new(pool);
             // Also where a condition would be the reason: it was not looked at as it should be.
             for who in [(1, 1, Some(0)), (2, 1, Some(0))] {
-                let answer = update(&UPDATE, &interlock, who).await;
-                assert_refused(answer, ErrorKind::Misconfigured, 500);
+                let response = update(&UPDATE, &interlock, who).await;
+                assert_refused(response, ErrorKind::Misconfigured, 500);
             }
         }
         assert_untouched(&kit).await;
@@ -282,8 +279,8 @@ fn row_hidden_by_row_level_security_is_not_found() {
         let pool = PgPool::connect_with(kit.database.options().options(as_role));
         let interlock = Interlock::new(pool.await.unwrap());
 
-        let answer = update(&UPDATE, &interlock, (1, 1, Some(0))).await;
-        assert_refused(answer, ErrorKind::NotFound, 404);
+        let response = update(&UPDATE, &interlock, (1, 1, Some(0))).await;
+        assert_refused(response, ErrorKind::NotFound, 404);
         assert_untouched(&kit).await;
 
         interlock.drain().await;
@@ -316,8 +313,8 @@ fn condition_that_became_true_is_rechecked_once() {
         kit.database
             .run("DROP SEQUENCE looks; CREATE SEQUENCE looks")
             .await;
-        let answer = NEVER_IN_TIME.unbound().execute(&kit.interlock).await;
-        assert_refused(answer, ErrorKind::NotFound, 404);
+        let response = NEVER_IN_TIME.unbound().execute(&kit.interlock).await;
+        assert_refused(response, ErrorKind::NotFound, 404);
         assert_eq!(kit.body(2).await, "old");
     });
 }
@@ -378,8 +375,8 @@ fn dry_run_succeeds_and_writes_nothing() {
 fn write_after_drain_is_unavailable() {
     test(async |kit| {
         kit.interlock.drain().await;
-        let answer = update(&UPDATE, &kit.interlock, (1, 1, Some(0))).await;
-        assert_refused(answer, ErrorKind::Unavailable, 503);
+        let response = update(&UPDATE, &kit.interlock, (1, 1, Some(0))).await;
+        assert_refused(response, ErrorKind::Unavailable, 503);
         assert_untouched(&kit).await;
     });
 }
@@ -421,9 +418,9 @@ fn conflict_on_tx_retries_request() {
             handler(path, tx).await
         };
         let app = guarded(kit.interlock.require(anyone), contended);
-        let answer = put(&app, "/1", "").await;
+        let response = put(&app, "/1", "").await;
         assert_eq!(
-            (answer.status, answer.report().attempts()),
+            (response.status, response.report().attempts()),
             (StatusCode::OK, 2)
         );
         assert_eq!(kit.notes().await, [1]);
@@ -450,8 +447,8 @@ fn failed_write_on_savepoint_undoes_only_savepoint() {
             Ok::<_, Error>(())
         };
         let app = guarded(kit.interlock.require(anyone), handler);
-        let answer = put(&app, "/1", "").await;
-        assert_eq!(answer.status, StatusCode::OK, "{}", answer.body);
+        let response = put(&app, "/1", "").await;
+        assert_eq!(response.status, StatusCode::OK, "{}", response.body);
         assert_eq!(
             (kit.body(1).await, kit.notes().await),
             ("new".to_owned(), vec![1, 11])
@@ -561,9 +558,9 @@ fn revocation_committed_while_write_waits_is_seen() {
         revoking.commit().await.unwrap();
         waiting.let_go().await;
 
-        let answer = waiting.write.await.unwrap();
-        if kit.database.kind() == Kind::PostgreSql || answer.is_err() {
-            assert_refused(answer, ErrorKind::Denied, 403);
+        let response = waiting.write.await.unwrap();
+        if kit.database.kind() == Kind::PostgreSql || response.is_err() {
+            assert_refused(response, ErrorKind::Denied, 403);
             assert_untouched(&kit).await;
         }
     });
@@ -616,8 +613,8 @@ fn write_past_deadline_and_grace_is_unknown_and_continues() {
             .deadline(Duration::from_millis(400))
             .grace(Duration::from_millis(200));
         let mut waiting = Waiting::start(&kit, hasty).await;
-        let answer = (&mut waiting.write).await.unwrap();
-        assert_refused(answer, ErrorKind::OutcomeUnknown, 500);
+        let response = (&mut waiting.write).await.unwrap();
+        assert_refused(response, ErrorKind::OutcomeUnknown, 500);
         waiting.let_go().await;
         kit.interlock.drain().await;
         assert_eq!(kit.body(1).await, "new");
@@ -639,8 +636,8 @@ fn lost_connection_is_unknown_outcome_and_not_retried() {
         .await
         .unwrap();
         assert!(terminated);
-        let answer = (&mut waiting.write).await.unwrap();
-        assert_refused(answer, ErrorKind::OutcomeUnknown, 500);
+        let response = (&mut waiting.write).await.unwrap();
+        assert_refused(response, ErrorKind::OutcomeUnknown, 500);
         waiting.let_go().await;
         assert_untouched(&kit).await;
     });
@@ -655,7 +652,7 @@ fn dropped_write_is_atomic_and_leaves_pool_clean() {
         let answered: Vec<i64> = stream::iter(0..WRITES)
             .map(|id| drop_after(id % POLLS, write(id)))
             .buffer_unordered(3)
-            .filter_map(async |answer| answer.map(Result::unwrap))
+            .filter_map(async |response| response.map(Result::unwrap))
             .collect()
             .await;
         // A refusal has two statements to be dropped in.
@@ -663,7 +660,7 @@ fn dropped_write_is_atomic_and_leaves_pool_clean() {
         let refused = stream::iter(0..WRITES)
             .map(|id| drop_after(id % (2 * POLLS), write(-1)))
             .buffer_unordered(3)
-            .filter_map(async |answer| answer)
+            .filter_map(async |response| response)
             .collect::<Vec<_>>()
             .await;
         kit.interlock.drain().await;
@@ -707,8 +704,8 @@ fn success_takes_one_round_trip_and_failure_two() {
                 ((1, 1, Some(0)), ErrorKind::PreconditionFailed),
             ] {
                 let before = proxy.counts().round_trips;
-                let answer = update(&UPDATE, &interlock, who).await;
-                assert_eq!(answer.unwrap_err().kind(), kind);
+                let response = update(&UPDATE, &interlock, who).await;
+                assert_eq!(response.unwrap_err().kind(), kind);
                 let refusal = proxy.counts().round_trips - before;
                 println!("warm: {warm}, success: {success}, refusal: {refusal}");
                 assert!(!warm || (success, refusal) == (1, 2));

@@ -11,9 +11,9 @@ use support::Kind;
 use tokio::time::timeout;
 use tower_interlock::{Error, ErrorKind, Outcome, Tx};
 
-use crate::kit::{Answer, Kit, anyone, guarded, note, put, test, test_with_pool};
+use crate::kit::{Kit, TestResponse, anyone, guarded, note, put, test, test_with_pool};
 
-async fn run<Fut>(kit: &Kit, handler: fn(Tx) -> Fut) -> Answer
+async fn run<Fut>(kit: &Kit, handler: fn(Tx) -> Fut) -> TestResponse
 where
     Fut: Future<Output = Result<(), Error>> + Send + 'static,
 {
@@ -21,16 +21,16 @@ where
 }
 
 #[track_caller]
-fn assert_aborted(answer: &Answer) {
-    answer.assert_problem(ErrorKind::Aborted);
-    assert_eq!(answer.outcome(), Outcome::RolledBack);
+fn assert_aborted(response: &TestResponse) {
+    response.assert_problem(ErrorKind::Aborted);
+    assert_eq!(response.outcome(), Outcome::RolledBack);
 }
 
 #[track_caller]
-fn assert_committed(answer: &Answer) {
-    assert_eq!(answer.status, 200, "{}", answer.body);
-    assert_eq!(answer.outcome(), Outcome::Committed);
-    assert_eq!(answer.report().attempts(), 1);
+fn assert_committed(response: &TestResponse) {
+    assert_eq!(response.status, 200, "{}", response.body);
+    assert_eq!(response.outcome(), Outcome::Committed);
+    assert_eq!(response.report().attempts(), 1);
 }
 
 async fn note_raw(connection: &mut PgConnection, id: i64) -> Result<(), sqlx::Error> {
@@ -124,8 +124,8 @@ fn tx_writes_nothing_after_own_commit_or_rollback() {
                 }
                 Ok::<_, Error>(())
             };
-            let answer = put(&guarded(kit.interlock.require(anyone), handler), "/1", "").await;
-            assert_aborted(&answer);
+            let response = put(&guarded(kit.interlock.require(anyone), handler), "/1", "").await;
+            assert_aborted(&response);
             assert!(kit.notes().await.is_empty());
         }
     });
@@ -358,9 +358,9 @@ fn text_beginning_with_transaction_control_is_rejected() {
                 note(&mut tx, 2).await?;
                 Ok::<_, Error>(())
             };
-            let answer = put(&guarded(kit.interlock.require(anyone), handler), "/1", "").await;
-            assert_aborted(&answer);
-            assert_eq!(answer.report().attempts(), 1);
+            let response = put(&guarded(kit.interlock.require(anyone), handler), "/1", "").await;
+            assert_aborted(&response);
+            assert_eq!(response.report().attempts(), 1);
             assert!(kit.notes().await.is_empty());
         }
     });

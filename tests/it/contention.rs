@@ -19,13 +19,13 @@ async fn hammer(app: &Router, path: impl Fn(i64) -> String) -> Vec<String> {
     let clients = (0..CLIENTS).map(|client| {
         let path = path(client);
         async move {
-            let mut answers = Vec::new();
+            let mut responses = Vec::new();
             for _ in 0..ROUNDS {
-                let answer = put(app, &path, "").await;
-                assert_eq!(answer.status, StatusCode::OK, "{}", answer.body);
-                answers.push((answer.report().attempts(), answer.body));
+                let response = put(app, &path, "").await;
+                assert_eq!(response.status, StatusCode::OK, "{}", response.body);
+                responses.push((response.report().attempts(), response.body));
             }
-            answers
+            responses
         }
     });
     let (attempts, bodies): (Vec<_>, Vec<_>) =
@@ -125,14 +125,14 @@ fn conflict_found_at_commit_is_retried() {
         other.commit().await.unwrap();
         go_on.notify_one();
 
-        let answer = request.await.unwrap();
+        let response = request.await.unwrap();
         assert_eq!(
-            (answer.status, answer.report().attempts()),
+            (response.status, response.report().attempts()),
             (StatusCode::OK, 2)
         );
         assert_eq!(
-            answer.body, "1",
-            "the answer is of an attempt that was rolled back"
+            response.body, "1",
+            "the response is of an attempt that was rolled back"
         );
     });
 }

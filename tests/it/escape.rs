@@ -15,18 +15,17 @@ use tokio::{
 };
 use tower_interlock::{Error, ErrorKind, Outcome, Tx};
 
-use crate::{
-    kit::{Answer, Kit, anyone, guarded, note, put, test},
-    settlement::{Naive, naively, never, write},
+use crate::kit::{
+    Kit, Naive, TestResponse, anyone, conflict, guarded, naively, never, note, put, test, write,
 };
 
 #[track_caller]
-fn assert_escaped(answer: &Answer) {
-    answer.assert_problem(ErrorKind::Escaped);
-    assert_eq!(answer.report().attempts(), 1);
+fn assert_escaped(response: &TestResponse) {
+    response.assert_problem(ErrorKind::Escaped);
+    assert_eq!(response.report().attempts(), 1);
 }
 
-async fn run<Fut>(kit: &Kit, handler: fn(Tx) -> Fut) -> Answer
+async fn run<Fut>(kit: &Kit, handler: fn(Tx) -> Fut) -> TestResponse
 where
     Fut: Future<Output = Result<(), Error>> + Send + 'static,
 {
@@ -65,14 +64,14 @@ fn naive_escaped_transaction_is_reported_as_success() {
             drop(answered);
             "ok"
         }
-        let answer = put(&naively(&kit, handler), "/1", "").await;
-        assert_eq!(answer.status, 200);
+        let response = put(&naively(&kit, handler), "/1", "").await;
+        assert_eq!(response.status, 200);
         assert!(kit.notes().await.is_empty());
     });
 }
 
 /// Sends its `Tx` away, before its first statement or after.
-async fn sent_away(kit: &Kit, used: bool) -> (Answer, Tx) {
+async fn sent_away(kit: &Kit, used: bool) -> (TestResponse, Tx) {
     let (send, mut receive) = mpsc::unbounded_channel();
     let handler = move |mut tx: Tx| async move {
         if used {
@@ -81,16 +80,16 @@ async fn sent_away(kit: &Kit, used: bool) -> (Answer, Tx) {
         send.send(tx).unwrap();
         Ok::<_, Error>("ok")
     };
-    let answer = put(&guarded(kit.interlock.require(anyone), handler), "/1", "").await;
-    (answer, receive.recv().await.unwrap())
+    let response = put(&guarded(kit.interlock.require(anyone), handler), "/1", "").await;
+    (response, receive.recv().await.unwrap())
 }
 
 #[test]
 fn used_tx_that_escapes_fails_request() {
     test(async |kit| {
-        let (answer, mut tx) = sent_away(&kit, true).await;
-        assert_escaped(&answer);
-        assert_eq!(answer.outcome(), Outcome::RolledBack);
+        let (response, mut tx) = sent_away(&kit, true).await;
+        assert_escaped(&response);
+        assert_eq!(response.outcome(), Outcome::RolledBack);
         assert_whole(&kit).await;
         assert_late(&mut tx).await;
     });
@@ -99,9 +98,9 @@ fn used_tx_that_escapes_fails_request() {
 #[test]
 fn unused_tx_that_escapes_fails_request() {
     test(async |kit| {
-        let (answer, mut tx) = sent_away(&kit, false).await;
-        assert_escaped(&answer);
-        assert_eq!(answer.outcome(), Outcome::NoTransaction);
+        let (response, mut tx) = sent_away(&kit, false).await;
+        assert_escaped(&response);
+        assert_eq!(response.outcome(), Outcome::NoTransaction);
         assert_late(&mut tx).await;
         assert_whole(&kit).await;
     });
@@ -124,7 +123,7 @@ fn tx_that_escapes_from_policy_fails_request() {
 }
 
 /// Spawns a statement that is under way when the request is answered.
-async fn busy(kit: &Kit) -> (Answer, JoinHandle<Tx>) {
+async fn busy(kit: &Kit) -> (TestResponse, JoinHandle<Tx>) {
     let (send, mut receive) = mpsc::unbounded_channel();
     let handler = move |mut tx: Tx| async move {
         note(&mut tx, 1).await?;
@@ -143,16 +142,16 @@ async fn busy(kit: &Kit) -> (Answer, JoinHandle<Tx>) {
         send.send(task).unwrap();
         Ok::<_, Error>("ok")
     };
-    let answer = put(&guarded(kit.interlock.require(anyone), handler), "/1", "").await;
-    (answer, receive.recv().await.unwrap())
+    let response = put(&guarded(kit.interlock.require(anyone), handler), "/1", "").await;
+    (response, receive.recv().await.unwrap())
 }
 
 #[test]
 fn tx_that_escapes_mid_statement_fails_request() {
     test(async |kit| {
-        let (answer, task) = busy(&kit).await;
-        assert_escaped(&answer);
-        assert_eq!(answer.outcome(), Outcome::RolledBack);
+        let (response, task) = busy(&kit).await;
+        assert_escaped(&response);
+        assert_eq!(response.outcome(), Outcome::RolledBack);
         assert_late(&mut task.await.unwrap()).await;
         assert_whole(&kit).await;
     });
@@ -161,8 +160,8 @@ fn tx_that_escapes_mid_statement_fails_request() {
 #[test]
 fn tx_of_task_aborted_mid_statement_releases_connection() {
     test(async |kit| {
-        let (answer, task) = busy(&kit).await;
-        assert_escaped(&answer);
+        let (response, task) = busy(&kit).await;
+        assert_escaped(&response);
         task.abort();
         assert_whole(&kit).await;
     });
@@ -177,8 +176,8 @@ fn tx_in_streaming_body_fails_request() {
                 Ok::<_, sqlx::Error>(Bytes::from("ok"))
             }))
         }
-        let answer = put(&guarded(kit.interlock.require(anyone), handler), "/1", "").await;
-        assert_escaped(&answer);
+        let response = put(&guarded(kit.interlock.require(anyone), handler), "/1", "").await;
+        assert_escaped(&response);
         assert_whole(&kit).await;
     });
 }
@@ -244,11 +243,11 @@ fn escaped_tx_is_not_retried() {
         // Even though a conflict was met as well.
         let own = kit.clone();
         let handler = move |mut tx: Tx| async move {
-            let _ = crate::kit::conflict(&mut tx, &own.outside).await;
+            let _ = conflict(&mut tx, &own.outside).await;
             std::mem::forget(tx);
         };
-        let answer = put(&guarded(kit.interlock.require(anyone), handler), "/1", "").await;
-        assert_escaped(&answer);
+        let response = put(&guarded(kit.interlock.require(anyone), handler), "/1", "").await;
+        assert_escaped(&response);
         assert_whole(&kit).await;
     });
 }
@@ -259,9 +258,9 @@ fn task_that_ends_before_response_is_committed() {
         async fn handler(tx: Tx) -> Result<(), Error> {
             tokio::spawn(write(tx)).await.unwrap().map(drop)
         }
-        let answer = run(&kit, handler).await;
-        assert_eq!(answer.status, 200);
-        assert_eq!(answer.outcome(), Outcome::Committed);
+        let response = run(&kit, handler).await;
+        assert_eq!(response.status, 200);
+        assert_eq!(response.outcome(), Outcome::Committed);
         assert_eq!(kit.notes().await, [1]);
     });
 }
@@ -275,8 +274,8 @@ fn request_kept_after_response_gets_no_usable_tx() {
             send.send(request).unwrap();
             "ok"
         };
-        let answer = put(&guarded(kit.interlock.require(anyone), handler), "/1", "").await;
-        assert_eq!(answer.status, 200);
+        let response = put(&guarded(kit.interlock.require(anyone), handler), "/1", "").await;
+        assert_eq!(response.status, 200);
         let (mut parts, _) = receive.recv().await.unwrap().into_parts();
         let tx = <Tx as axum::extract::FromRequestParts<()>>::from_request_parts(&mut parts, &());
         assert_late(&mut tx.await.unwrap()).await;
@@ -296,9 +295,9 @@ fn dropped_row_stream_is_committed() {
             rows.next().await.unwrap()?;
             Ok(())
         }
-        let answer = run(&kit, handler).await;
-        assert_eq!(answer.status, 200);
-        assert_eq!(answer.outcome(), Outcome::Committed);
+        let response = run(&kit, handler).await;
+        assert_eq!(response.status, 200);
+        assert_eq!(response.outcome(), Outcome::Committed);
         assert_eq!(kit.notes().await, [1]);
     });
 }
@@ -312,8 +311,8 @@ fn error_behind_dropped_row_stream_is_recorded() {
             let _ = divided.fetch(&mut tx).next().await;
             Ok(())
         }
-        let answer = run(&kit, handler).await;
-        answer.assert_problem(ErrorKind::Aborted);
+        let response = run(&kit, handler).await;
+        response.assert_problem(ErrorKind::Aborted);
         assert_whole(&kit).await;
     });
 }
@@ -361,8 +360,8 @@ fn forgotten_statement_fails_request() {
             std::mem::forget(statement);
             Ok(())
         }
-        let answer = run(&kit, handler).await;
-        answer.assert_problem(ErrorKind::Aborted);
+        let response = run(&kit, handler).await;
+        response.assert_problem(ErrorKind::Aborted);
         assert_whole(&kit).await;
     });
 }
@@ -380,9 +379,9 @@ fn statement_abandoned_by_timeout_fails_request() {
             assert_eq!(refused.kind(), ErrorKind::Aborted);
             Ok(())
         }
-        let answer = run(&kit, handler).await;
-        answer.assert_problem(ErrorKind::Aborted);
-        assert_eq!(answer.outcome(), Outcome::RolledBack);
+        let response = run(&kit, handler).await;
+        response.assert_problem(ErrorKind::Aborted);
+        assert_eq!(response.outcome(), Outcome::RolledBack);
         assert_whole(&kit).await;
     });
 }
@@ -396,8 +395,8 @@ fn statement_dropped_after_one_poll_fails_request() {
             assert!(poll!(&mut statement).is_pending());
             Ok(())
         }
-        let answer = run(&kit, handler).await;
-        answer.assert_problem(ErrorKind::Aborted);
+        let response = run(&kit, handler).await;
+        response.assert_problem(ErrorKind::Aborted);
         assert_whole(&kit).await;
     });
 }
@@ -429,9 +428,9 @@ fn swallowed_panic_with_live_tx_fails_request() {
             .await
             .unwrap();
 
-        let answer = run(&kit, with_the_tx).await;
-        answer.assert_problem(ErrorKind::Aborted);
-        assert_eq!(answer.outcome(), Outcome::RolledBack);
+        let response = run(&kit, with_the_tx).await;
+        response.assert_problem(ErrorKind::Aborted);
+        assert_eq!(response.outcome(), Outcome::RolledBack);
         assert_whole(&kit).await;
     });
 }

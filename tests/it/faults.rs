@@ -105,8 +105,11 @@ fn silent_commit_is_unknown_and_continues() {
 #[test]
 fn fault_at_rollback_neither_changes_nor_delays_response() {
     play(|server| {
-        let refusals = [(End::Pass, End::Answer(409)), (End::Answer(403), End::Pass)];
-        let cells = pairs(heard().chain(SILENT), refusals).map(|(fault, (policy, handler))| {
+        let errors = [
+            (End::Pass, End::Respond(409)),
+            (End::Respond(403), End::Pass),
+        ];
+        let cells = pairs(heard().chain(SILENT), errors).map(|(fault, (policy, handler))| {
             let mut script = script(OnError::PassOn);
             script.outer.policy.end = policy;
             script.handler.end = handler;
@@ -141,9 +144,9 @@ fn fault_after_commit_has_no_effect() {
             let interlock = Interlock::new(kit.pool.clone());
             let stage = Stage::new(request, &kit.outside);
             let app = script(OnError::PassOn).app(&interlock, &stage);
-            let answer = app.oneshot(Script::request()).await.unwrap();
+            let response = app.oneshot(Script::request()).await.unwrap();
             proxy.cut();
-            assert_eq!(answer.status(), 200);
+            assert_eq!(response.status(), 200);
             interlock.drain().await;
             assert_eq!(stage.hooks(), [4]);
             assert_eq!(stage.rows().await, [0, 1, 3]);
@@ -171,12 +174,12 @@ fn fault_at_server_check_moves_to_another_connection() {
         let cases = cases.into_iter().map(async |(fault, deadline, error)| {
             let (kit, proxy) = behind_a_proxy(&kit, kit.database.kind()).await;
             proxy.inject(LOOK, fault);
-            let (answer, stage) = send(&kit, deadline).await;
+            let (response, stage) = send(&kit, deadline).await;
             assert_eq!(proxy.counts().faults, 1);
-            assert_eq!(answer.report().attempts(), 1);
+            assert_eq!(response.report().attempts(), 1);
             match error {
-                Some(kind) => answer.assert_problem(kind),
-                None => assert_eq!(answer.status, 200),
+                Some(kind) => response.assert_problem(kind),
+                None => assert_eq!(response.status, 200),
             }
             let stored: &[i64] = if error.is_none() { &[0, 1, 3] } else { &[] };
             assert_eq!(stage.rows().await, stored);
@@ -196,17 +199,17 @@ fn failed_connection_is_retried_until_timeout() {
             proxy.cut();
             let refused = Fault::Terminate(ServerError::fatal(code, TEXT));
             proxy.inject_times(ALWAYS as usize, Moment::Connect, refused.clone());
-            let (answer, _) = send(&kit, SHORT).await;
-            answer.assert_problem(ErrorKind::DeadlineExceeded);
-            let (answer, stage) = send(&kit, LONG).await;
-            answer.assert_problem(ErrorKind::Unavailable);
+            let (response, _) = send(&kit, SHORT).await;
+            response.assert_problem(ErrorKind::DeadlineExceeded);
+            let (response, stage) = send(&kit, LONG).await;
+            response.assert_problem(ErrorKind::Unavailable);
             assert!(stage.rows().await.is_empty());
 
             proxy.relent();
             proxy.inject_times(2, Moment::Connect, refused);
-            let (answer, stage) = send(&kit, LONG).await;
+            let (response, stage) = send(&kit, LONG).await;
             assert_eq!(
-                (answer.status.as_u16(), answer.report().attempts()),
+                (response.status.as_u16(), response.report().attempts()),
                 (200, 1)
             );
             assert_eq!(stage.rows().await, [0, 1, 3]);
@@ -238,10 +241,10 @@ fn copy_in_text_fails_at_once() {
             };
             let interlock = Interlock::new(kit.pool.clone());
             let asked = Instant::now();
-            let answer = put(&guarded(interlock.require(anyone), handler), "/1", "").await;
+            let response = put(&guarded(interlock.require(anyone), handler), "/1", "").await;
             assert!(asked.elapsed() < SLACK, "it hangs");
             let (aborted, failed) = (ErrorKind::Aborted, ErrorKind::Database);
-            answer.assert_problem(if swallow { aborted } else { failed });
+            response.assert_problem(if swallow { aborted } else { failed });
             interlock.drain().await;
             kit.assert_nothing_leaked().await;
             assert!(kit.notes().await.is_empty());
@@ -299,7 +302,7 @@ fn in_a_hurry(mut script: Script) -> Script {
 }
 
 /// Sends the request of the matrix, and waits until nothing of it is under way.
-async fn send(kit: &Kit, deadline: Duration) -> (kit::Answer, Arc<Stage>) {
+async fn send(kit: &Kit, deadline: Duration) -> (kit::TestResponse, Arc<Stage>) {
     static REQUESTS: AtomicI64 = AtomicI64::new(0);
     let interlock = Interlock::new(kit.pool.clone());
     let stage = Stage::new(REQUESTS.fetch_add(1, Ordering::Relaxed), &kit.outside);
@@ -307,8 +310,8 @@ async fn send(kit: &Kit, deadline: Duration) -> (kit::Answer, Arc<Stage>) {
     script.settings.deadline = deadline;
     let app = script.app(&interlock, &stage);
     let asked = Instant::now();
-    let answer = kit::read(app.oneshot(Script::request()).await.unwrap()).await;
+    let response = kit::read(app.oneshot(Script::request()).await.unwrap()).await;
     assert!(asked.elapsed() < deadline + SLACK, "too late");
     interlock.drain().await;
-    (answer, stage)
+    (response, stage)
 }

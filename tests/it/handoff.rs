@@ -68,8 +68,8 @@ async fn pings(app: &Router, proxy: &Proxy, path: &str) -> usize {
     assert_eq!(kit::put(app, path, "").await.status, StatusCode::OK);
     sleep(Duration::from_millis(50)).await;
     let before = proxy.counts().pings;
-    for answer in join_all((0..WAITING).map(|_| kit::put(app, path, ""))).await {
-        assert_eq!(answer.status, StatusCode::OK);
+    for response in join_all((0..WAITING).map(|_| kit::put(app, path, ""))).await {
+        assert_eq!(response.status, StatusCode::OK);
     }
     sleep(Duration::from_millis(50)).await;
     proxy.counts().pings - before
@@ -175,16 +175,16 @@ fn broken_connection_is_not_handed_off() {
             let app = app(&Interlock::new(pool).handoff());
             assert_eq!(kit::put(&app, path, "").await.status, StatusCode::OK);
             proxy.inject(moment, Fault::CutAfter);
-            let answers = join_all((0..WAITING).map(|_| kit::put(&app, path, ""))).await;
-            let (stored, unknown): (Vec<_>, Vec<_>) = answers
+            let responses = join_all((0..WAITING).map(|_| kit::put(&app, path, ""))).await;
+            let (stored, unknown): (Vec<_>, Vec<_>) = responses
                 .into_iter()
-                .partition(|answer| answer.status == StatusCode::OK);
+                .partition(|response| response.status == StatusCode::OK);
             assert_eq!(stored.len(), WAITING - 1);
             // Another one is made, and made once, whoever else waits.
             assert_eq!(proxy.counts().connections, 2);
             unknown
                 .iter()
-                .for_each(|answer| answer.assert_problem(ErrorKind::OutcomeUnknown));
+                .for_each(|response| response.assert_problem(ErrorKind::OutcomeUnknown));
         }
     });
 }
@@ -218,8 +218,8 @@ fn interlock_outlives_its_runtime() {
             let pool = options.connect_lazy_with(kit.database.options());
             let app = app(&Interlock::new(pool.clone()).handoff());
             for _ in 0..3 {
-                let answer = runtime().block_on(kit::put(&app, "/1", ""));
-                assert_eq!(answer.status, StatusCode::OK);
+                let response = runtime().block_on(kit::put(&app, "/1", ""));
+                assert_eq!(response.status, StatusCode::OK);
                 drop(runtime().block_on(pool.acquire()).unwrap());
             }
         });

@@ -9,10 +9,9 @@ use axum::http::StatusCode;
 use tokio::sync::oneshot;
 use tower_interlock::{Denied, Error, ErrorKind, Interlock, Tx};
 
-use crate::{
-    kinds::{committing, slow_commit},
-    kit::{anyone, can_edit, conflict_once, guarded, note, put, test, test_with_pool},
-    settlement::never,
+use crate::kit::{
+    anyone, can_edit, committing, conflict_once, guarded, never, note, put, slow_commit, test,
+    test_with_pool,
 };
 
 /// What the hooks have told, in order.
@@ -50,8 +49,8 @@ fn hooks_run_once_and_in_order() {
             tx.after_commit(of_handler.hook(4));
             Ok::<_, Error>("ok")
         };
-        let answer = put(&guarded(kit.interlock.require(policy), handler), "/1", "").await;
-        assert_eq!(answer.status, 200);
+        let response = put(&guarded(kit.interlock.require(policy), handler), "/1", "").await;
+        assert_eq!(response.status, 200);
         assert_eq!(kit.notes().await, [1]);
         assert_eq!(told.all(&kit.interlock).await, [1, 2, 3, 4]);
     });
@@ -75,8 +74,8 @@ fn slow_hook_delays_next_hook_but_not_response() {
             note(&mut tx, 1).await?;
             Ok::<_, Error>("ok")
         };
-        let answer = put(&guarded(kit.interlock.require(anyone), handler), "/1", "").await;
-        assert_eq!(answer.status, 200);
+        let response = put(&guarded(kit.interlock.require(anyone), handler), "/1", "").await;
+        assert_eq!(response.status, 200);
         assert!(told.0.lock().unwrap().is_empty());
 
         let mut drain = Box::pin(kit.interlock.drain());
@@ -98,8 +97,8 @@ fn hooks_see_committed_rows() {
             note(&mut tx, 1).await?;
             Ok::<_, Error>("ok")
         };
-        let answer = put(&guarded(kit.interlock.require(anyone), handler), "/1", "").await;
-        assert_eq!(answer.status, 200);
+        let response = put(&guarded(kit.interlock.require(anyone), handler), "/1", "").await;
+        assert_eq!(response.status, 200);
         assert_eq!(seen.await.unwrap(), [1]);
     });
 }
@@ -142,8 +141,8 @@ fn hooks_of_retried_attempt_do_not_run() {
             conflict_once(&mut tx, &outside).await?;
             Ok::<_, Error>("ok")
         };
-        let answer = put(&guarded(kit.interlock.require(anyone), handler), "/1", "").await;
-        assert_eq!(answer.status, 200);
+        let response = put(&guarded(kit.interlock.require(anyone), handler), "/1", "").await;
+        assert_eq!(response.status, 200);
         assert_eq!(kit.notes().await, [2]);
         assert_eq!(told.all(&kit.interlock).await, [2]);
     });
@@ -159,8 +158,8 @@ fn hooks_do_not_run_after_rollback() {
             note(&mut tx, 1).await?;
             Err::<(), _>(Error::from(Denied::new("no")))
         };
-        let answer = put(&guarded(kit.interlock.require(policy), never), "/1", "").await;
-        answer.assert_problem(ErrorKind::Denied);
+        let response = put(&guarded(kit.interlock.require(policy), never), "/1", "").await;
+        response.assert_problem(ErrorKind::Denied);
 
         for (status, swallows) in [(409, false), (500, false), (200, true)] {
             let own = told.clone();
@@ -182,8 +181,8 @@ fn hooks_do_not_run_after_rollback() {
             note(&mut tx, 1).await?;
             Ok::<_, Error>("ok")
         };
-        let answer = put(&guarded(dry.require(can_edit), handler), "/1", "").await;
-        assert_eq!(answer.status, 200);
+        let response = put(&guarded(dry.require(can_edit), handler), "/1", "").await;
+        assert_eq!(response.status, 200);
 
         let own = told.clone();
         let handler = move |mut tx: Tx| async move {
@@ -192,8 +191,8 @@ fn hooks_do_not_run_after_rollback() {
             note(&mut tx, 1).await?;
             Ok::<_, Error>("ok")
         };
-        let answer = put(&guarded(kit.interlock.require(can_edit), handler), "/1", "").await;
-        assert_eq!(answer.status, 200);
+        let response = put(&guarded(kit.interlock.require(can_edit), handler), "/1", "").await;
+        assert_eq!(response.status, 200);
 
         assert!(told.all(&kit.interlock).await.is_empty());
         assert!(kit.notes().await.is_empty());
@@ -211,8 +210,8 @@ fn hooks_run_for_committed_4xx() {
             tx.commit_on_error();
             Ok::<_, Error>(StatusCode::UNAUTHORIZED)
         };
-        let answer = put(&guarded(kit.interlock.require(anyone), handler), "/1", "").await;
-        assert_eq!(answer.status, 401);
+        let response = put(&guarded(kit.interlock.require(anyone), handler), "/1", "").await;
+        assert_eq!(response.status, 401);
         assert_eq!(kit.notes().await, [1]);
         assert_eq!(told.all(&kit.interlock).await, [1]);
     });
@@ -234,8 +233,8 @@ fn hooks_of_rolled_back_savepoint_do_not_run() {
             note(&mut tx, 1).await?;
             Ok::<_, Error>("ok")
         };
-        let answer = put(&guarded(kit.interlock.require(anyone), handler), "/1", "").await;
-        assert_eq!(answer.status, 200);
+        let response = put(&guarded(kit.interlock.require(anyone), handler), "/1", "").await;
+        assert_eq!(response.status, 200);
         assert_eq!(kit.notes().await, [1]);
         assert_eq!(told.all(&kit.interlock).await, [1]);
     });
@@ -257,8 +256,8 @@ fn hooks_of_dropped_savepoint_do_not_run() {
                 Ok::<_, Error>("ok")
             };
             let interlock = Interlock::new(kit.pool.clone());
-            let answer = put(&guarded(interlock.require(anyone), handler), "/1", "").await;
-            assert_eq!(answer.status, 200);
+            let response = put(&guarded(interlock.require(anyone), handler), "/1", "").await;
+            assert_eq!(response.status, 200);
             let told = told.all(&interlock).await;
             assert!(told.is_empty(), "followed by a statement: {goes_on}");
         }
@@ -281,8 +280,8 @@ fn hooks_of_released_savepoint_survive_later_rollback() {
             note(&mut tx, 1).await?;
             Ok::<_, Error>("ok")
         };
-        let answer = put(&guarded(kit.interlock.require(anyone), handler), "/1", "").await;
-        assert_eq!(answer.status, 200);
+        let response = put(&guarded(kit.interlock.require(anyone), handler), "/1", "").await;
+        assert_eq!(response.status, 200);
         assert_eq!(kit.notes().await, [1]);
         assert_eq!(told.all(&kit.interlock).await, [1]);
     });
@@ -300,8 +299,8 @@ fn panic_in_hook_does_not_stop_next_hook() {
             note(&mut tx, 1).await?;
             Ok::<_, Error>("ok")
         };
-        let answer = put(&guarded(kit.interlock.require(anyone), handler), "/1", "").await;
-        assert_eq!(answer.status, 200);
+        let response = put(&guarded(kit.interlock.require(anyone), handler), "/1", "").await;
+        assert_eq!(response.status, 200);
         assert_eq!(told.all(&kit.interlock).await, [1, 2]);
     });
 }
@@ -319,8 +318,8 @@ fn hook_may_call_the_service() {
         let handler = move |mut tx: Tx| async move {
             let send = send.lock().unwrap().take().unwrap();
             tx.after_commit(async move {
-                let answer = put(&again, "/1", "").await;
-                send.send(answer.status).unwrap();
+                let response = put(&again, "/1", "").await;
+                send.send(response.status).unwrap();
             });
             note(&mut tx, 1).await?;
             Ok::<_, Error>("ok")

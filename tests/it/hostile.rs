@@ -1,12 +1,8 @@
-//! Hostile input: what a client sends, and what texts and reasons can be made of.
+//! Hostile input: headers and values of a client, reasons of errors, texts of conditional writes.
 //!
-//! What `if_match`, `problem` and `template` hold to be true of every input is also what `fuzz/`
-//! looks for exceptions to.
+//! The checks for every input are in [`support::hostile`]. `fuzz/` runs them, too.
 
 mod headers;
-mod if_match;
-mod problem;
-mod template;
 mod texts;
 mod values;
 
@@ -17,9 +13,10 @@ use std::{
 };
 
 use proptest::{collection::vec, prelude::*, sample::select, test_runner::TestRunner};
-use support::Database;
-
-use self::template::Judge;
+use support::{
+    Database,
+    hostile::{if_match, problem, template::Judge},
+};
 
 #[test]
 fn every_seed_passes() {
@@ -45,7 +42,7 @@ fn preconditions_are_parsed_by_the_grammar() {
         1 => any::<i64>().prop_map(|version| format!("\"{version}\"").into_bytes()),
     ];
     let input = vec(piece, 0..12).prop_map(|pieces| pieces.concat());
-    hold(20_000, &input, if_match::check);
+    assert_holds(20_000, &input, if_match::check);
 }
 
 #[test]
@@ -58,10 +55,10 @@ fn reason_never_reaches_client() {
             .prop_map(|(c, times)| c.to_string().repeat(times).into_bytes()),
     ];
     let input = vec(piece, 0..4).prop_map(|pieces| pieces.concat());
-    hold(500, &input, problem::check);
+    assert_holds(500, &input, problem::check);
 }
 
-/// Where a reason is logged, it cannot be taken for something else that was logged.
+/// A reason cannot forge another line of the log.
 #[test]
 fn reason_stays_on_one_log_line() {
     problem::check(b"plain");
@@ -77,7 +74,7 @@ fn reason_stays_on_one_log_line() {
     }
 }
 
-/// What a subscriber writes meanwhile.
+/// What a subscriber writes during `work`.
 fn logged(work: impl FnOnce()) -> String {
     #[derive(Clone, Default)]
     struct Lines(Arc<Mutex<Vec<u8>>>);
@@ -103,28 +100,28 @@ fn logged(work: impl FnOnce()) -> String {
     String::from_utf8(bytes).unwrap()
 }
 
-/// Looks for an input for which `check` panics.
-fn hold(cases: u32, inputs: &impl Strategy<Value = Vec<u8>>, check: fn(&[u8])) {
+/// Fails if `check` panics for one of the inputs.
+fn assert_holds(cases: u32, inputs: &impl Strategy<Value = Vec<u8>>, check: fn(&[u8])) {
     let mut runner = TestRunner::new(ProptestConfig {
         cases,
         failure_persistence: None,
         ..ProptestConfig::default()
     });
-    let held = runner.run(inputs, |input| {
+    let result = runner.run(inputs, |input| {
         check(&input);
         Ok(())
     });
-    held.unwrap_or_else(|error| panic!("{error}"));
+    result.unwrap_or_else(|error| panic!("{error}"));
 }
 
-/// The inputs that a fuzzer begins with.
+/// The seeds of a fuzz target.
 fn seeds(target: &str) -> Vec<Vec<u8>> {
     let files = fs::read_dir(fuzz().join("seeds").join(target)).unwrap();
     let read = |file: io::Result<fs::DirEntry>| fs::read(file.unwrap().path()).unwrap();
     files.map(read).collect()
 }
 
-/// The words that it is given.
+/// The dictionary of a fuzz target.
 fn dictionary(target: &str) -> Vec<Vec<u8>> {
     let text = fs::read_to_string(fuzz().join("dictionaries").join(target)).unwrap();
     let words = text
@@ -133,7 +130,7 @@ fn dictionary(target: &str) -> Vec<Vec<u8>> {
     words.map(unescaped).collect()
 }
 
-/// `\\` and `\"` are a character each, and `\x41` is a byte.
+/// Resolves `\\` and `\"`, which are one character, and `\x41`, which is one byte.
 fn unescaped(word: &str) -> Vec<u8> {
     let (mut bytes, mut rest) = (Vec::new(), word);
     while let Some((before, escape)) = rest.split_once('\\') {

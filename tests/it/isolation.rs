@@ -9,7 +9,7 @@ use support::Kind;
 use tokio::{sync::Notify, time::timeout};
 use tower_interlock::{AuthorizeLayer, Denied, Error, Tx};
 
-use crate::kit::{Answer, Kit, note, put, test};
+use crate::kit::{Kit, TestResponse, note, put, test};
 
 const SERIALIZABLE: &str = "BEGIN ISOLATION LEVEL SERIALIZABLE";
 const READ_COMMITTED: &str = "BEGIN ISOLATION LEVEL READ COMMITTED";
@@ -75,7 +75,7 @@ async fn revoke(
 
 /// What came of both. `waited`: the revoking transaction had to wait for the request.
 struct Interleaved {
-    answer: Answer,
+    response: TestResponse,
     revocation: Revocation,
     waited: bool,
     stored: usize,
@@ -111,13 +111,13 @@ async fn interleave(
     let mut revoking = tokio::spawn(revoke(connection, begin, sql));
     let waited = timeout(Duration::from_millis(500), &mut revoking).await;
     go_on.notify_one();
-    let answer = request.await.unwrap();
+    let response = request.await.unwrap();
     let (revocation, waited) = match waited {
         Ok(revoked) => (revoked.unwrap(), false),
         Err(_) => (revoking.await.unwrap(), true),
     };
     Interleaved {
-        answer,
+        response,
         revocation,
         waited,
         stored: kit.notes().await.len(),
@@ -129,8 +129,8 @@ impl Interleaved {
     #[track_caller]
     fn assert_denied(&self) {
         assert_eq!(self.revocation, Ok(0));
-        assert_eq!(self.answer.status, StatusCode::FORBIDDEN);
-        assert_eq!(self.answer.report().attempts(), 2);
+        assert_eq!(self.response.status, StatusCode::FORBIDDEN);
+        assert_eq!(self.response.report().attempts(), 2);
         assert_eq!(self.stored, 0);
     }
 
@@ -139,7 +139,7 @@ impl Interleaved {
     #[track_caller]
     fn assert_the_gap(&self) {
         assert_eq!(self.revocation, Ok(0));
-        assert_eq!(self.answer.status, StatusCode::OK);
+        assert_eq!(self.response.status, StatusCode::OK);
         assert_eq!(self.stored, 1);
     }
 
@@ -147,7 +147,7 @@ impl Interleaved {
     #[track_caller]
     fn assert_revoked_after(&self) {
         assert!(self.waited);
-        assert_eq!(self.answer.status, StatusCode::OK);
+        assert_eq!(self.response.status, StatusCode::OK);
         assert_eq!(self.stored, 1);
         assert_ne!(self.revocation, Ok(0));
     }
@@ -258,7 +258,7 @@ fn guarded_table_rejects_read_committed_revocation() {
         guard(&kit).await;
         let both = interleave(&kit, kit.interlock.require(plain), READ_COMMITTED, REVOKE).await;
         assert_eq!(both.revocation, Err("25000".to_owned()));
-        assert_eq!((both.answer.status, both.stored), (StatusCode::OK, 1));
+        assert_eq!((both.response.status, both.stored), (StatusCode::OK, 1));
     });
 }
 

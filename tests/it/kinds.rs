@@ -19,16 +19,13 @@ use axum::{
     routing::any,
 };
 use futures::{future::join_all, stream};
-use sqlx::{PgConnection, PgPool, postgres::PgPoolOptions};
+use sqlx::{PgPool, postgres::PgPoolOptions};
 use support::{Kind, Server};
 use tower_interlock::{Authorized, Denied, Error, ErrorKind, Interlock, Outcome, Tx};
 
-use crate::{
-    kit::{
-        Answer, CanEdit, Kit, anyone, can_edit, conflict, conflict_once, guarded, note, pool, put,
-        send, test,
-    },
-    settlement::{DEFERRED, never, write},
+use crate::kit::{
+    CanEdit, DEFERRED, TestResponse, anyone, can_edit, committing, conflict, conflict_once,
+    guarded, never, note, pool, put, send, slow_commit, terminate, test, write,
 };
 
 /// A pool that gives up soon.
@@ -39,27 +36,27 @@ fn impatient() -> PgPoolOptions {
 }
 
 /// Writes through an interlock on `pool`.
-async fn write_on(pool: &PgPool) -> Answer {
+async fn write_on(pool: &PgPool) -> TestResponse {
     let interlock = Interlock::new(pool.clone());
-    let answer = put(&guarded(interlock.require(anyone), write), "/1", "").await;
+    let response = put(&guarded(interlock.require(anyone), write), "/1", "").await;
     interlock.drain().await;
-    answer
+    response
 }
 
 #[track_caller]
-fn assert_try_later(answer: &Answer, kind: ErrorKind) {
-    answer.assert_problem(kind);
-    assert_eq!(answer.status, 503);
-    assert_eq!(answer.header(header::RETRY_AFTER), Some("1"));
+fn assert_try_later(response: &TestResponse, kind: ErrorKind) {
+    response.assert_problem(kind);
+    assert_eq!(response.status, 503);
+    assert_eq!(response.header(header::RETRY_AFTER), Some("1"));
 }
 
 #[test]
 fn denied_request_is_403_without_reason() {
     test(async |kit| {
-        let answer = put(&guarded(kit.interlock.require(can_edit), never), "/2", "").await;
-        answer.assert_problem(ErrorKind::Denied);
-        assert_eq!(answer.status, 403);
-        assert!(!answer.body.contains("no edit grant"));
+        let response = put(&guarded(kit.interlock.require(can_edit), never), "/2", "").await;
+        response.assert_problem(ErrorKind::Denied);
+        assert_eq!(response.status, 403);
+        assert!(!response.body.contains("no edit grant"));
     });
 }
 
@@ -80,7 +77,7 @@ fn hidden_denial_equals_missing_row_byte_for_byte() {
         missing.assert_problem(ErrorKind::NotFound);
         assert_eq!(hidden.status, 404);
         assert_eq!(hidden.status, missing.status);
-        assert_eq!(hidden.response.headers(), missing.response.headers());
+        assert_eq!(hidden.headers(), missing.headers());
         assert_eq!(hidden.body, missing.body);
     });
 }
@@ -101,11 +98,11 @@ fn unreadable_body_opens_no_transaction() {
             ),
             (Body::from_stream(broken()), ErrorKind::BodyUnreadable, 400),
         ] {
-            let answer = send(&app, Request::put("/1").body(body).unwrap()).await;
-            answer.assert_problem(kind);
-            assert_eq!(answer.status, status);
-            assert_eq!(answer.outcome(), Outcome::NoTransaction);
-            assert_eq!(answer.report().attempts(), 0);
+            let response = send(&app, Request::put("/1").body(body).unwrap()).await;
+            response.assert_problem(kind);
+            assert_eq!(response.status, status);
+            assert_eq!(response.outcome(), Outcome::NoTransaction);
+            assert_eq!(response.report().attempts(), 0);
         }
         assert_eq!(kit.pool.size(), 0);
     });
@@ -122,10 +119,10 @@ fn repeated_conflict_exhausts_attempts() {
                 Ok::<_, Error>("ok")
             };
             let interlock = kit.interlock.clone().max_attempts(attempts);
-            let answer = put(&guarded(interlock.require(anyone), handler), "/1", "").await;
-            assert_try_later(&answer, ErrorKind::Contended);
-            assert_eq!(answer.outcome(), Outcome::RolledBack);
-            assert_eq!(answer.report().attempts(), attempts);
+            let response = put(&guarded(interlock.require(anyone), handler), "/1", "").await;
+            assert_try_later(&response, ErrorKind::Contended);
+            assert_eq!(response.outcome(), Outcome::RolledBack);
+            assert_eq!(response.report().attempts(), attempts);
             assert!(kit.notes().await.is_empty());
         }
     });
@@ -170,10 +167,10 @@ fn closed_pool_is_unavailable() {
 fn draining_interlock_is_unavailable() {
     test(async |kit| {
         kit.interlock.drain().await;
-        let answer = put(&guarded(kit.interlock.require(anyone), never), "/1", "").await;
-        assert_try_later(&answer, ErrorKind::Unavailable);
-        assert_eq!(answer.outcome(), Outcome::NoTransaction);
-        assert_eq!(answer.report().attempts(), 0);
+        let response = put(&guarded(kit.interlock.require(anyone), never), "/1", "").await;
+        assert_try_later(&response, ErrorKind::Unavailable);
+        assert_eq!(response.outcome(), Outcome::NoTransaction);
+        assert_eq!(response.report().attempts(), 0);
     });
 }
 
@@ -189,9 +186,9 @@ fn standby_server_is_unavailable() {
         let pool = impatient()
             .acquire_timeout(Duration::from_secs(5))
             .connect_lazy_with(options);
-        let answer = write_on(&pool).await;
-        assert_try_later(&answer, ErrorKind::Unavailable);
-        assert_eq!(answer.report().attempts(), 1);
+        let response = write_on(&pool).await;
+        assert_try_later(&response, ErrorKind::Unavailable);
+        assert_eq!(response.report().attempts(), 1);
         pool.close().await;
         tokio::task::spawn_blocking(|| drop(standby)).await.unwrap();
     });
@@ -218,9 +215,9 @@ fn dead_connections_are_replaced() {
             terminate(&kit, pid).await;
         }
 
-        let answer = put(&guarded(kit.interlock.require(anyone), write), "/1", "").await;
-        assert_eq!(answer.status, 200);
-        assert_eq!(answer.report().attempts(), 1);
+        let response = put(&guarded(kit.interlock.require(anyone), write), "/1", "").await;
+        assert_eq!(response.status, 200);
+        assert_eq!(response.report().attempts(), 1);
         assert_eq!(kit.notes().await, [1]);
     });
 }
@@ -233,10 +230,10 @@ fn slow_handler_exceeds_deadline() {
             std::future::pending().await
         }
         let interlock = kit.interlock.clone().deadline(Duration::from_millis(300));
-        let answer = put(&guarded(interlock.require(anyone), handler), "/1", "").await;
-        answer.assert_problem(ErrorKind::DeadlineExceeded);
-        assert_eq!(answer.status, 503);
-        assert_eq!(answer.outcome(), Outcome::RolledBack);
+        let response = put(&guarded(interlock.require(anyone), handler), "/1", "").await;
+        response.assert_problem(ErrorKind::DeadlineExceeded);
+        assert_eq!(response.status, 503);
+        assert_eq!(response.outcome(), Outcome::RolledBack);
         kit.interlock.drain().await;
         assert!(kit.notes().await.is_empty());
     });
@@ -258,9 +255,9 @@ fn server_statement_timeout_exceeds_deadline() {
         });
         let pool = options.connect_lazy_with(kit.database.options());
         let interlock = Interlock::new(pool);
-        let answer = put(&guarded(interlock.require(anyone), handler), "/1", "").await;
-        answer.assert_problem(ErrorKind::DeadlineExceeded);
-        assert_eq!(answer.outcome(), Outcome::RolledBack);
+        let response = put(&guarded(interlock.require(anyone), handler), "/1", "").await;
+        response.assert_problem(ErrorKind::DeadlineExceeded);
+        assert_eq!(response.outcome(), Outcome::RolledBack);
         interlock.drain().await;
         assert!(kit.notes().await.is_empty());
     });
@@ -274,12 +271,12 @@ fn constraint_violation_at_commit_is_409() {
             return;
         }
         kit.database.run(DEFERRED).await;
-        let answer = put(&guarded(kit.interlock.require(anyone), write), "/1", "").await;
-        answer.assert_problem(ErrorKind::Rejected);
-        assert_eq!(answer.status, 409);
-        assert!(!answer.body.contains("fkey"));
-        assert_eq!(answer.outcome(), Outcome::RolledBack);
-        assert_eq!(answer.report().attempts(), 1);
+        let response = put(&guarded(kit.interlock.require(anyone), write), "/1", "").await;
+        response.assert_problem(ErrorKind::Rejected);
+        assert_eq!(response.status, 409);
+        assert!(!response.body.contains("fkey"));
+        assert_eq!(response.outcome(), Outcome::RolledBack);
+        assert_eq!(response.report().attempts(), 1);
         assert!(kit.notes().await.is_empty());
     });
 }
@@ -288,9 +285,9 @@ fn constraint_violation_at_commit_is_409() {
 fn tx_without_layer_is_misconfigured() {
     test(async |_| {
         let app = Router::new().route("/{id}", any(write));
-        let answer = put(&app, "/1", "").await;
-        answer.assert_problem(ErrorKind::Misconfigured);
-        assert_eq!(answer.status, 500);
+        let response = put(&app, "/1", "").await;
+        response.assert_problem(ErrorKind::Misconfigured);
+        assert_eq!(response.status, 500);
     });
 }
 
@@ -319,9 +316,9 @@ fn transaction_control_is_misconfigured() {
             sqlx::query("COMMIT").execute(&mut tx).await?;
             Ok("ok")
         }
-        let answer = put(&guarded(kit.interlock.require(anyone), handler), "/1", "").await;
-        answer.assert_problem(ErrorKind::Misconfigured);
-        assert_eq!(answer.outcome(), Outcome::RolledBack);
+        let response = put(&guarded(kit.interlock.require(anyone), handler), "/1", "").await;
+        response.assert_problem(ErrorKind::Misconfigured);
+        assert_eq!(response.outcome(), Outcome::RolledBack);
         assert!(kit.notes().await.is_empty());
     });
 }
@@ -334,9 +331,9 @@ fn second_tx_while_first_is_leased_fails() {
             note(&mut other, 2).await?;
             Ok("ok")
         }
-        let answer = put(&guarded(kit.interlock.require(anyone), handler), "/1", "").await;
-        answer.assert_problem(ErrorKind::AlreadyLeased);
-        assert_eq!(answer.status, 500);
+        let response = put(&guarded(kit.interlock.require(anyone), handler), "/1", "").await;
+        response.assert_problem(ErrorKind::AlreadyLeased);
+        assert_eq!(response.status, 500);
         assert!(kit.notes().await.is_empty());
 
         async fn swallows(mut one: Tx, mut other: Tx) -> Result<&'static str, Error> {
@@ -344,8 +341,8 @@ fn second_tx_while_first_is_leased_fails() {
             let _ = note(&mut other, 2).await;
             Ok("ok")
         }
-        let answer = put(&guarded(kit.interlock.require(anyone), swallows), "/1", "").await;
-        answer.assert_problem(ErrorKind::Aborted);
+        let response = put(&guarded(kit.interlock.require(anyone), swallows), "/1", "").await;
+        response.assert_problem(ErrorKind::Aborted);
         assert!(kit.notes().await.is_empty());
     });
 }
@@ -359,8 +356,8 @@ fn second_tx_after_first_is_dropped_succeeds() {
             note(&mut other, 2).await?;
             Ok("ok")
         }
-        let answer = put(&guarded(kit.interlock.require(anyone), handler), "/1", "").await;
-        assert_eq!(answer.status, 200);
+        let response = put(&guarded(kit.interlock.require(anyone), handler), "/1", "").await;
+        assert_eq!(response.status, 200);
         assert_eq!(kit.notes().await, [1, 2]);
     });
 }
@@ -373,61 +370,13 @@ fn statement_error_is_database_error() {
             note(&mut tx, 1).await?;
             Ok("ok")
         }
-        let answer = put(&guarded(kit.interlock.require(anyone), handler), "/1", "").await;
-        answer.assert_problem(ErrorKind::Database);
-        assert_eq!(answer.status, 500);
-        let error: &Error = answer.response.extensions().get().unwrap();
+        let response = put(&guarded(kit.interlock.require(anyone), handler), "/1", "").await;
+        response.assert_problem(ErrorKind::Database);
+        assert_eq!(response.status, 500);
+        let error: &Error = response.error().unwrap();
         assert_eq!(error.sqlstate(), Some("23505"));
         assert!(kit.notes().await.is_empty());
     });
-}
-
-/// For PostgreSQL: COMMIT after a note waits until the test lets go of the advisory lock 1.
-const SLOW_COMMIT: &str = "
-    CREATE FUNCTION wait() RETURNS trigger LANGUAGE plpgsql AS
-        $$ BEGIN PERFORM pg_advisory_xact_lock(1); RETURN NULL; END $$;
-    CREATE CONSTRAINT TRIGGER slow AFTER INSERT ON notes DEFERRABLE INITIALLY DEFERRED
-        FOR EACH ROW EXECUTE FUNCTION wait()
-";
-
-/// Makes COMMIT wait for the end of the connection that is returned. `None` where that cannot be.
-pub(crate) async fn slow_commit(kit: &Kit) -> Option<PgConnection> {
-    if kit.database.kind() != Kind::PostgreSql {
-        eprintln!("not tested: only PostgreSQL has triggers that run at COMMIT");
-        return None;
-    }
-    kit.database.run(SLOW_COMMIT).await;
-    let mut connection = kit.outside.acquire().await.unwrap().detach();
-    let lock = sqlx::query("SELECT pg_advisory_lock(1)");
-    lock.execute(&mut connection).await.unwrap();
-    Some(connection)
-}
-
-/// Waits until somebody waits in COMMIT, and returns the process of the server.
-pub(crate) async fn committing(kit: &Kit) -> i32 {
-    loop {
-        let pid: Option<i32> = sqlx::query_scalar(
-            "SELECT pid FROM pg_stat_activity \
-             WHERE datname = current_database() AND query = 'COMMIT' AND wait_event_type = 'Lock'",
-        )
-        .fetch_optional(&kit.outside)
-        .await
-        .unwrap();
-        if let Some(pid) = pid {
-            return pid;
-        }
-        tokio::time::sleep(Duration::from_millis(5)).await;
-    }
-}
-
-/// Ends a process of the server, and waits until it is gone.
-async fn terminate(kit: &Kit, pid: i32) {
-    let gone: bool = sqlx::query_scalar("SELECT pg_terminate_backend($1, 10000)")
-        .bind(pid)
-        .fetch_one(&kit.outside)
-        .await
-        .unwrap();
-    assert!(gone);
 }
 
 /// A write that tells when its hook has run.
@@ -451,9 +400,9 @@ fn connection_lost_in_commit_is_outcome_unknown() {
         let (app, told) = telling(&kit.interlock);
         let request = tokio::spawn(async move { put(&app, "/1", "").await });
         terminate(&kit, committing(&kit).await).await;
-        let answer = request.await.unwrap();
-        answer.assert_problem(ErrorKind::OutcomeUnknown);
-        assert_unknown(&answer);
+        let response = request.await.unwrap();
+        response.assert_problem(ErrorKind::OutcomeUnknown);
+        assert_unknown(&response);
         kit.interlock.drain().await;
         assert!(!told.load(Ordering::SeqCst));
         assert!(kit.notes().await.is_empty());
@@ -469,9 +418,9 @@ fn commit_past_deadline_and_grace_is_outcome_unknown() {
         let interlock = kit.interlock.clone().deadline(Duration::from_millis(300));
         let interlock = interlock.grace(Duration::from_millis(300));
         let (app, told) = telling(&interlock);
-        let answer = put(&app, "/1", "").await;
-        answer.assert_problem(ErrorKind::OutcomeUnknown);
-        assert_unknown(&answer);
+        let response = put(&app, "/1", "").await;
+        response.assert_problem(ErrorKind::OutcomeUnknown);
+        assert_unknown(&response);
 
         // It goes on, and this one is made.
         drop(held);
@@ -482,11 +431,11 @@ fn commit_past_deadline_and_grace_is_outcome_unknown() {
 }
 
 #[track_caller]
-fn assert_unknown(answer: &Answer) {
-    assert_eq!(answer.status, 500);
-    assert_eq!(answer.outcome(), Outcome::Unknown);
-    assert_eq!(answer.report().attempts(), 1);
-    let problem: serde_json::Value = serde_json::from_str(&answer.body).unwrap();
+fn assert_unknown(response: &TestResponse) {
+    assert_eq!(response.status, 500);
+    assert_eq!(response.outcome(), Outcome::Unknown);
+    assert_eq!(response.report().attempts(), 1);
+    let problem: serde_json::Value = serde_json::from_str(&response.body).unwrap();
     assert!(problem["type"].as_str().unwrap().contains("OutcomeUnknown"));
 }
 
@@ -538,12 +487,12 @@ fn error_response_renders_every_error() {
                 "Aborted 500",
             ),
         ] {
-            let answer = put(&app, "/2", body).await;
+            let response = put(&app, "/2", body).await;
             assert_eq!(
-                (answer.status.as_u16(), answer.body.as_str()),
+                (response.status.as_u16(), response.body.as_str()),
                 (418, expected)
             );
-            assert!(answer.response.extensions().get::<Error>().is_some());
+            assert!(response.error().is_some());
         }
     });
 }
@@ -554,9 +503,9 @@ fn own_error_response_is_unchanged() {
         let interlock = kit.interlock.clone();
         let interlock = interlock.error_response(|_| panic!("not an Error"));
         let own = async || (StatusCode::CONFLICT, "mine");
-        let answer = put(&guarded(interlock.require(anyone), own), "/1", "").await;
+        let response = put(&guarded(interlock.require(anyone), own), "/1", "").await;
         assert_eq!(
-            (answer.status.as_u16(), answer.body.as_str()),
+            (response.status.as_u16(), response.body.as_str()),
             (409, "mine")
         );
     });
@@ -584,9 +533,9 @@ fn xxa00_on_postgresql_is_rolled_back() {
             return eprintln!("not tested: CockroachDB has no deferred trigger");
         }
         kit.database.run(FAILS_AT_COMMIT).await;
-        let answer = put(&guarded(kit.interlock.require(anyone), write), "/1", "").await;
-        answer.assert_problem(ErrorKind::Database);
-        assert_eq!(answer.outcome(), Outcome::RolledBack);
+        let response = put(&guarded(kit.interlock.require(anyone), write), "/1", "").await;
+        response.assert_problem(ErrorKind::Database);
+        assert_eq!(response.outcome(), Outcome::RolledBack);
         assert!(kit.notes().await.is_empty());
     });
 }

@@ -1,7 +1,5 @@
-//! Five hundred requests at once on five connections: clients that go away, policies, handlers and
-//! hooks that panic, work that outlasts its deadline.
-
-mod traffic;
+//! Five hundred concurrent requests on five connections. Clients disconnect, policies, handlers and
+//! hooks panic, and work takes longer than its deadline.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -11,14 +9,14 @@ use std::{
 
 use axum::{Router, extract::Path, http::StatusCode, routing::put};
 use sqlx::PgPool;
+use support::traffic::{self, End, Fate, Hooks, Sent};
 use tokio::time::timeout;
 use tower_interlock::{Error, ErrorKind};
 
-use self::traffic::{End, Fate, Hooks, Sent};
 use crate::kit::{Kit, test_with_pool};
 
 const CONNECTIONS: u32 = 5;
-/// What a busy machine may add to a deadline.
+/// How much later than its deadline a request may end on a busy machine.
 const SLACK: Duration = Duration::from_secs(2);
 
 fn wave(number: i64) -> Range<i64> {
@@ -26,13 +24,13 @@ fn wave(number: i64) -> Range<i64> {
     number * REQUESTS..(number + 1) * REQUESTS
 }
 
-/// What goes wrong by hand is a matter of these two.
+/// The hand-written service loses writes with these two fates alone.
 fn is_left_or_alone(request: &i64) -> bool {
     matches!(Fate::of(*request), Fate::Left | Fate::Alone)
 }
 
-fn answer(sent: &Sent) -> Option<(StatusCode, Option<ErrorKind>)> {
-    let End::Answered(response) = &sent.end else {
+fn response_of(sent: &Sent) -> Option<(StatusCode, Option<ErrorKind>)> {
+    let End::Responded(response) = &sent.end else {
         return None;
     };
     let error = response.extensions().get::<Error>();
@@ -40,15 +38,15 @@ fn answer(sent: &Sent) -> Option<(StatusCode, Option<ErrorKind>)> {
 }
 
 fn has_succeeded(sent: &Sent) -> bool {
-    answer(sent) == Some((StatusCode::OK, None))
+    response_of(sent) == Some((StatusCode::OK, None))
 }
 
-/// The request has ended as its fate would have it, or for want of a connection.
+/// Asserts that the request ended by its fate, or because there was no connection.
 fn assert_fate(sent: &Sent) {
     let fits = match (sent.fate, &sent.end) {
         (Fate::Panics, End::Panicked) | (Fate::Left, End::Left) => true,
         (_, End::Panicked | End::Left) => false,
-        (fate, End::Answered(_)) => match answer(sent) {
+        (fate, End::Responded(_)) => match response_of(sent) {
             Some((StatusCode::SERVICE_UNAVAILABLE, Some(ErrorKind::Unavailable))) => true,
             Some((StatusCode::SERVICE_UNAVAILABLE, Some(ErrorKind::DeadlineExceeded))) => {
                 fate == Fate::Outlasted
@@ -60,7 +58,7 @@ fn assert_fate(sent: &Sent) {
             _ => false,
         },
     };
-    assert!(fits, "{:?}: {:?}", sent.fate, answer(sent));
+    assert!(fits, "{:?}: {:?}", sent.fate, response_of(sent));
     assert!(
         sent.took <= sent.fate.deadline() + SLACK,
         "{:?} has taken {:?}",
@@ -73,9 +71,9 @@ fn print(sent: &[Sent]) {
     let mut ends = BTreeMap::<_, usize>::new();
     for sent in sent {
         let end = match &sent.end {
-            End::Answered(response) => response.status().to_string(),
+            End::Responded(response) => response.status().to_string(),
             End::Panicked => "a panic".to_owned(),
-            End::Left => "not answered".to_owned(),
+            End::Left => "no response".to_owned(),
         };
         *ends.entry((sent.fate, end)).or_default() += 1;
     }
@@ -86,7 +84,7 @@ fn print(sent: &[Sent]) {
     println!("the longest took {:?}", longest.unwrap_or_default());
 }
 
-/// The requests that are stored. Half a write fails the test, and so does a second one.
+/// The stored requests. Fails if half of a request is stored, or one is stored twice.
 async fn stored(kit: &Kit) -> BTreeSet<i64> {
     let halves = sqlx::query_as("SELECT request, count(*) FROM written GROUP BY request");
     let halves: Vec<(i64, i64)> = halves.fetch_all(&kit.outside).await.unwrap();
@@ -104,7 +102,7 @@ fn every_request_ends_in_time_and_is_stored_iff_committed() {
         for number in 0..4 {
             sent.extend(traffic::send(&app, wave(number)).await);
         }
-        // Now connections go from request to request, too.
+        // The same with handoff.
         let app = traffic::app(&kit.interlock.clone().handoff(), &hooks);
         for number in 4..8 {
             sent.extend(traffic::send(&app, wave(number)).await);
@@ -124,21 +122,21 @@ fn every_request_ends_in_time_and_is_stored_iff_committed() {
             let sent = sent.filter(move |sent| (sent.fate == Fate::Alone) == alone);
             sent.map(|sent| sent.request).collect::<BTreeSet<_>>()
         };
-        let heard = succeeded(false);
-        assert!(heard.is_subset(&once));
-        let unheard = once.difference(&heard);
+        let reported = succeeded(false);
+        assert!(reported.is_subset(&once));
+        let unreported = once.difference(&reported);
         assert!(
-            unheard
+            unreported
                 .copied()
                 .map(Fate::of)
                 .all(|fate| fate == Fate::Left),
-            "an error was answered for what was committed"
+            "an error was reported for a committed request"
         );
         assert_eq!(stored(&kit).await, &once | &succeeded(true));
     });
 }
 
-/// The same requests to handlers that time out their own work and settle their own transactions.
+/// A service that times out its own work and commits its own transactions.
 fn by_hand(pool: &PgPool) -> Router {
     async fn work(pool: &PgPool, request: i64) -> Result<StatusCode, sqlx::Error> {
         let serializable = "BEGIN ISOLATION LEVEL SERIALIZABLE";
@@ -177,15 +175,15 @@ fn by_hand(pool: &PgPool) -> Router {
         .route("/hurried/{request}", handler)
 }
 
-/// One client goes away during BEGIN, its connection goes back to the pool, and somebody else's
-/// write becomes part of a transaction that nobody commits.
+/// A client disconnects during BEGIN, and its connection goes back to the pool. The write of another
+/// request then becomes part of that transaction, which is never committed.
 #[test]
 fn hand_written_transactions_lose_acknowledged_writes() {
-    const PATIENCE: i64 = 40;
+    const WAVES: i64 = 40;
     test_with_pool(1, async |kit: Kit| {
         kit.database.run(traffic::SCHEMA).await;
         let mut acknowledged = 0;
-        for number in 0..PATIENCE {
+        for number in 0..WAVES {
             let pool = kit.database.pool(CONNECTIONS).await;
             let sent = wave(number).filter(is_left_or_alone);
             let sent = traffic::send(&by_hand(&pool), sent).await;
@@ -200,6 +198,6 @@ fn hand_written_transactions_lose_acknowledged_writes() {
                 return;
             }
         }
-        panic!("no write was lost in {PATIENCE} waves: has sqlx mended it?");
+        panic!("no write was lost in {WAVES} waves: has sqlx fixed it?");
     });
 }

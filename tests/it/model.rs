@@ -1,11 +1,11 @@
-//! What has to come of a request, by the rules alone.
+//! Predicts the result of a request from the contract.
 //!
-//! It is written from the contract of the crate, whose sentences stand quoted at the code that
-//! follows them, and uses nothing of the crate but the names of what it answers. The server that it
-//! assumes aborts a transaction at its first error, and undoes what is rolled back.
+//! The contract is docs/contract.md. Comments cite its rules by number. The model uses no code of the
+//! crate but the names of results. It assumes a server that aborts a transaction at its first error
+//! and undoes what is rolled back.
 
 mod attempt;
-mod meaning;
+mod errors;
 mod settlement;
 mod transaction;
 mod wire;
@@ -17,62 +17,62 @@ use support::Kind;
 use tower_interlock::{Error, ErrorKind, Outcome};
 
 pub(crate) use self::wire::Strike;
-use self::{attempt::Attempt, meaning::Again, settlement::Settled, wire::Wire};
+use self::{attempt::Attempt, errors::Retry, settlement::Settled, wire::Wire};
 use crate::{kit, script::Script};
 
-/// Where a request is made.
+/// The environment of a request.
 #[derive(Debug, Clone)]
 pub(crate) struct World {
     pub(crate) server: Kind,
-    /// How many connections the pool has.
+    /// The number of connections of the pool.
     pub(crate) pool: u32,
     pub(crate) strikes: Vec<Strike>,
 }
 
-/// What has to come of a request.
+/// The predicted result of a request.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Prediction {
-    pub(crate) answer: Answer,
+    pub(crate) response: Reply,
     pub(crate) outcome: Outcome,
     pub(crate) attempts: u32,
-    /// What is stored in the end.
+    /// The rows that are stored in the end.
     pub(crate) rows: Vec<i64>,
-    /// The hooks that have run in the end.
+    /// The hooks that ran.
     pub(crate) hooks: Vec<i64>,
     /// BEGINs and COMMITs that were sent for the attempts.
     pub(crate) begins: u32,
     pub(crate) commits: u32,
-    /// How long it waited for what did not come.
+    /// How long the request waited for the server in vain.
     pub(crate) waited: Duration,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Answer {
+pub(crate) enum Reply {
     Status(u16),
     Problem(ErrorKind),
-    /// Some 5xx: the rules leave open which.
+    /// Some 5xx. The rules leave open which.
     Failure,
-    /// None, but a panic.
+    /// No response. The request panicked.
     Panic,
-    /// None: the client has disconnected.
+    /// No response. The client disconnected.
     Gone,
 }
 
-impl Answer {
-    /// What an answer says, which must tell nothing more.
-    pub(crate) fn of(answer: &kit::Answer) -> Self {
-        match answer.response.extensions().get() {
+impl Reply {
+    /// The reply of a response, which must be consistent with it.
+    pub(crate) fn of(response: &kit::TestResponse) -> Self {
+        match response.error() {
             Some(error) => {
                 let kind = Error::kind(error);
-                answer.assert_problem(kind);
-                assert_eq!(answer.status.as_u16(), status_of(kind));
+                response.assert_problem(kind);
+                assert_eq!(response.status.as_u16(), status_of(kind));
                 Self::Problem(kind)
             }
-            None => Self::Status(answer.status.as_u16()),
+            None => Self::Status(response.status.as_u16()),
         }
     }
 
-    /// Whether this, predicted, is what was `seen`.
+    /// Whether this prediction matches what was `seen`.
     pub(crate) fn agrees_with(self, seen: Self) -> bool {
         match (self, seen) {
             (Self::Failure, Self::Status(status)) => status >= 500,
@@ -82,37 +82,36 @@ impl Answer {
     }
 }
 
-/// "40001 and 40P01 anywhere; a connection lost before COMMIT was sent: in mid-transaction once."
-/// "Verification failed: once retried if the cause was hidden (25P02)."
+/// The predicted result of `script`. Attempts follow R1 to R5.
 pub(crate) fn predict(script: &Script, world: &World) -> Prediction {
     let mut wire = Wire::new(world);
     let (mut lost, mut hidden) = (false, false);
     let mut attempts = 0;
-    let (answer, outcome) = loop {
+    let (response, outcome) = loop {
         attempts += 1;
         let mut attempt = Attempt::new(script, attempts, &mut wire);
         let settled = attempt
             .visit()
-            .and_then(|answer| attempt.settle(answer))
+            .and_then(|reply| attempt.settle(reply))
             .unwrap_or_else(|stop| attempt.stopped(stop));
-        let (again, open) = match settled {
-            Settled::Answer(answer, outcome) => break (answer, outcome),
-            Settled::Again(again, open) => (again, open),
+        let (retry, open) = match settled {
+            Settled::Done(reply, outcome) => break (reply, outcome),
+            Settled::Retry(retry, open) => (retry, open),
         };
-        // "`Contended`: attempts used up." "`Unavailable`: no usable connection."
-        let (allowed, kind) = match again {
-            Again::Conflict => (true, ErrorKind::Contended),
-            Again::Lost => (!replace(&mut lost, true), ErrorKind::Unavailable),
-            Again::Hidden => (!replace(&mut hidden, true), ErrorKind::Aborted),
+        // R1, R2, R3.
+        let (allowed, kind) = match retry {
+            Retry::Conflict => (true, ErrorKind::Contended),
+            Retry::Lost => (!replace(&mut lost, true), ErrorKind::Unavailable),
+            Retry::Hidden => (!replace(&mut hidden, true), ErrorKind::Aborted),
         };
-        // "ROLLBACK before the pause."
+        // R5.
         let in_time = !open || wire.roll_back(script.settings.deadline);
         if !allowed || !in_time || attempts == script.settings.max_attempts {
-            break (Answer::Problem(kind), Outcome::RolledBack);
+            break (Reply::Problem(kind), Outcome::RolledBack);
         }
     };
     Prediction {
-        answer,
+        response,
         outcome,
         attempts,
         rows: wire.rows,
@@ -123,7 +122,7 @@ pub(crate) fn predict(script: &Script, world: &World) -> Prediction {
     }
 }
 
-/// "Answers the layer makes itself."
+/// The status of a problem of the crate.
 fn status_of(kind: ErrorKind) -> u16 {
     match kind {
         ErrorKind::Denied => 403,

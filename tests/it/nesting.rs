@@ -18,10 +18,7 @@ use tower_interlock::{
     AuthorizeLayer, Authorized, Denied, Error, ErrorKind, Interlock, Outcome, Tx,
 };
 
-use crate::{
-    kit::{Kit, anyone, conflict_once, guarded, note, put, test},
-    settlement::{never, write},
-};
+use crate::kit::{Kit, anyone, conflict_once, guarded, never, note, put, send, test, write};
 
 /// Reads the notes as the transaction sees them.
 async fn seen(tx: &mut Tx) -> Result<Vec<i64>, sqlx::Error> {
@@ -77,12 +74,12 @@ fn policies_and_handler_share_one_transaction() {
         };
         let app = guarded(kit.interlock.require(second), handler);
         let app = app.route_layer(kit.interlock.require(first));
-        let answer = put(&app, "/1", "").await;
-        assert_eq!(answer.status, 200);
-        assert_eq!(answer.outcome(), Outcome::Committed);
-        assert_eq!(answer.report().attempts(), 1);
-        let [one, other] = answer.report().policies() else {
-            panic!("{:?}", answer.report());
+        let response = put(&app, "/1", "").await;
+        assert_eq!(response.status, 200);
+        assert_eq!(response.outcome(), Outcome::Committed);
+        assert_eq!(response.report().attempts(), 1);
+        let [one, other] = response.report().policies() else {
+            panic!("{:?}", response.report());
         };
         assert!(one.ends_with("::first") && other.ends_with("::second"));
         assert_eq!(kit.notes().await, [1, 2, 3]);
@@ -131,10 +128,10 @@ fn conflict_inside_retries_whole_request() {
         // Settings of the outermost layer count, and this one has but one attempt.
         let inner = kit.interlock.clone().max_attempts(1).require(inner);
         let app = guarded(inner, async || "ok").route_layer(kit.interlock.require(outer));
-        let answer = put(&app, "/1", "").await;
-        assert_eq!(answer.status, 200);
-        assert_eq!(answer.report().attempts(), 2);
-        assert_eq!(answer.report().policies().len(), 2);
+        let response = put(&app, "/1", "").await;
+        assert_eq!(response.status, 200);
+        assert_eq!(response.report().attempts(), 2);
+        assert_eq!(response.report().policies().len(), 2);
         assert_eq!(kit.notes().await, [1, 12]);
     });
 }
@@ -144,9 +141,9 @@ fn inner_denial_rolls_back_everything() {
     test(async |kit| {
         let app = guarded(kit.interlock.require(denies), never);
         let app = app.route_layer(kit.interlock.require(outer));
-        let answer = put(&app, "/1", "").await;
-        answer.assert_problem(ErrorKind::Denied);
-        assert_eq!(answer.report().policies().len(), 2);
+        let response = put(&app, "/1", "").await;
+        response.assert_problem(ErrorKind::Denied);
+        assert_eq!(response.report().policies().len(), 2);
         assert!(kit.notes().await.is_empty());
     });
 }
@@ -157,9 +154,9 @@ fn outer_denial_comes_first() {
         let inner = async || -> Result<(), Error> { panic!("the inner policy ran") };
         let app = guarded(kit.interlock.require(inner), never);
         let app = app.route_layer(kit.interlock.require(denies));
-        let answer = put(&app, "/1", "").await;
-        answer.assert_problem(ErrorKind::Denied);
-        assert_eq!(answer.report().policies().len(), 1);
+        let response = put(&app, "/1", "").await;
+        response.assert_problem(ErrorKind::Denied);
+        assert_eq!(response.report().policies().len(), 1);
         assert!(kit.notes().await.is_empty());
     });
 }
@@ -170,9 +167,9 @@ fn clone_with_other_settings_joins() {
         let other = kit.interlock.clone().dry_run().commit_if(|_| false);
         let app = guarded(other.require(anyone), write);
         let app = app.route_layer(kit.interlock.require(anyone));
-        let answer = put(&app, "/1", "").await;
-        assert_eq!(answer.status, 200);
-        assert_eq!(answer.outcome(), Outcome::Committed);
+        let response = put(&app, "/1", "").await;
+        assert_eq!(response.status, 200);
+        assert_eq!(response.outcome(), Outcome::Committed);
         assert_eq!(kit.notes().await, [1]);
     });
 }
@@ -183,9 +180,9 @@ fn layer_of_another_interlock_is_rejected() {
         let other = Interlock::new(kit.pool.clone());
         let app = guarded(other.require(anyone), never);
         let app = app.route_layer(kit.interlock.require(outer));
-        let answer = put(&app, "/1", "").await;
-        answer.assert_problem(ErrorKind::Misconfigured);
-        assert_eq!(answer.outcome(), Outcome::RolledBack);
+        let response = put(&app, "/1", "").await;
+        response.assert_problem(ErrorKind::Misconfigured);
+        assert_eq!(response.outcome(), Outcome::RolledBack);
         assert!(kit.notes().await.is_empty());
     });
 }
@@ -197,8 +194,8 @@ fn rejected_foreign_layer_cannot_become_success() {
         let app = guarded(other.require(anyone), never)
             .route_layer(from_fn(whitewash))
             .route_layer(kit.interlock.require(outer));
-        let answer = put(&app, "/1", "").await;
-        answer.assert_problem(ErrorKind::Aborted);
+        let response = put(&app, "/1", "").await;
+        response.assert_problem(ErrorKind::Aborted);
         assert!(kit.notes().await.is_empty());
     });
 }
@@ -218,8 +215,8 @@ async fn assert_narrowed(kit: &Kit, inner: AuthorizeLayer, outer: AuthorizeLayer
         assert_eq!(refused.sqlstate(), Some("25006"));
         "ok"
     }
-    let answer = put(&guarded(inner, handler).route_layer(outer), "/1", "").await;
-    answer.assert_problem(ErrorKind::Aborted);
+    let response = put(&guarded(inner, handler).route_layer(outer), "/1", "").await;
+    response.assert_problem(ErrorKind::Aborted);
     assert!(kit.notes().await.is_empty());
 }
 
@@ -245,9 +242,9 @@ fn inner_read_only_keeps_outer_writes() {
         };
         let app = guarded(kit.interlock.require(reads).read_only(), handler);
         let app = app.route_layer(kit.interlock.require(outer));
-        let answer = put(&app, "/1", "").await;
-        assert_eq!(answer.status, 200);
-        assert_eq!(answer.outcome(), Outcome::Committed);
+        let response = put(&app, "/1", "").await;
+        assert_eq!(response.status, 200);
+        assert_eq!(response.outcome(), Outcome::Committed);
         assert_eq!(kit.notes().await, [1]);
     });
 }
@@ -277,8 +274,8 @@ fn writer_inside_read_only_layer_is_rejected() {
             };
             let app = guarded(kit.interlock.require(anyone), never);
             let app = app.route_layer(outer.read_only());
-            let answer = put(&app, "/1", "").await;
-            answer.assert_problem(ErrorKind::Misconfigured);
+            let response = put(&app, "/1", "").await;
+            response.assert_problem(ErrorKind::Misconfigured);
         }
     });
 }
@@ -315,9 +312,9 @@ fn denial_rebuilt_into_200_is_not_committed() {
         let app = guarded(kit.interlock.require(denies), never)
             .route_layer(from_fn(whitewash))
             .route_layer(kit.interlock.require(outer));
-        let answer = put(&app, "/1", "").await;
-        answer.assert_problem(ErrorKind::Aborted);
-        assert_eq!(answer.outcome(), Outcome::RolledBack);
+        let response = put(&app, "/1", "").await;
+        response.assert_problem(ErrorKind::Aborted);
+        assert_eq!(response.outcome(), Outcome::RolledBack);
         assert!(kit.notes().await.is_empty());
     });
 }
@@ -332,9 +329,9 @@ fn denial_may_be_rebuilt_into_another_4xx() {
         let app = guarded(kit.interlock.require(denies), never)
             .route_layer(from_fn(hide))
             .route_layer(kit.interlock.require(outer));
-        let answer = put(&app, "/1", "").await;
-        assert_eq!(answer.status, 404);
-        assert_eq!(answer.body, "nothing here");
+        let response = put(&app, "/1", "").await;
+        assert_eq!(response.status, 404);
+        assert_eq!(response.body, "nothing here");
         assert!(kit.notes().await.is_empty());
     });
 }
@@ -352,8 +349,8 @@ fn failed_policy_cannot_be_rebuilt_into_denial() {
         let app = guarded(kit.interlock.require(fails), never)
             .route_layer(from_fn(deny))
             .route_layer(kit.interlock.require(outer));
-        let answer = put(&app, "/1", "").await;
-        answer.assert_problem(ErrorKind::Aborted);
+        let response = put(&app, "/1", "").await;
+        response.assert_problem(ErrorKind::Aborted);
         assert!(kit.notes().await.is_empty());
     });
 }
@@ -370,8 +367,8 @@ fn handler_error_rebuilt_into_200_is_not_committed() {
             let app = guarded(kit.interlock.require(anyone), handler)
                 .route_layer(from_fn(whitewash))
                 .route_layer(kit.interlock.require(anyone));
-            let answer = put(&app, "/1", "").await;
-            answer.assert_problem(ErrorKind::Aborted);
+            let response = put(&app, "/1", "").await;
+            response.assert_problem(ErrorKind::Aborted);
             assert!(kit.notes().await.is_empty());
         }
     });
@@ -399,8 +396,8 @@ fn cancelled_inner_layer_fails_request() {
         let app = guarded(kit.interlock.require(anyone), handler)
             .route_layer(from_fn(impatient))
             .route_layer(kit.interlock.require(outer));
-        let answer = put(&app, "/1", "").await;
-        answer.assert_problem(ErrorKind::Aborted);
+        let response = put(&app, "/1", "").await;
+        response.assert_problem(ErrorKind::Aborted);
         assert!(kit.notes().await.is_empty());
     });
 }
@@ -420,8 +417,8 @@ fn panicked_inner_layer_fails_request() {
         let app = guarded(kit.interlock.require(anyone), handler)
             .route_layer(from_fn(catch))
             .route_layer(kit.interlock.require(anyone));
-        let answer = put(&app, "/1", "").await;
-        answer.assert_problem(ErrorKind::Aborted);
+        let response = put(&app, "/1", "").await;
+        response.assert_problem(ErrorKind::Aborted);
         assert!(kit.notes().await.is_empty());
     });
 }
@@ -463,8 +460,8 @@ fn finished_request_is_not_joined() {
         let app = guarded(kit.interlock.require(anyone), write);
         let mut request = Request::put("/1").body(axum::body::Body::empty()).unwrap();
         *request.extensions_mut() = kept.lock().unwrap().take().unwrap();
-        let answer = crate::kit::send(&app, request).await;
-        assert_eq!(answer.outcome(), Outcome::Committed);
+        let response = send(&app, request).await;
+        assert_eq!(response.outcome(), Outcome::Committed);
         assert_eq!(kit.notes().await, [1, 2]);
     });
 }

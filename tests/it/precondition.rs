@@ -15,7 +15,7 @@ use futures::future::join_all;
 use sqlx::{Encode, Postgres, Type};
 use tower_interlock::{ETag, Error, ErrorKind, IfMatch, IfNoneMatch, Outcome, Tx};
 
-use crate::kit::{Answer, Kit, can_edit, send, test};
+use crate::kit::{Kit, TestResponse, can_edit, send, test};
 
 /// GET, PUT that needs `If-Match`, and POST that takes it.
 fn app(kit: &Kit) -> Router {
@@ -75,7 +75,7 @@ async fn append(
     Ok((StatusCode::NO_CONTENT, ETag::of(version + 1)))
 }
 
-async fn request(app: &Router, method: Method, name: HeaderName, lines: &[&str]) -> Answer {
+async fn request(app: &Router, method: Method, name: HeaderName, lines: &[&str]) -> TestResponse {
     let request = Request::builder().method(method).uri("/1");
     let request = lines
         .iter()
@@ -83,20 +83,20 @@ async fn request(app: &Router, method: Method, name: HeaderName, lines: &[&str])
     send(app, request.body(Body::from("new")).unwrap()).await
 }
 
-async fn if_match(app: &Router, lines: &[&str]) -> Answer {
+async fn if_match(app: &Router, lines: &[&str]) -> TestResponse {
     request(app, Method::PUT, IF_MATCH, lines).await
 }
 
-async fn if_none_match(app: &Router, lines: &[&str]) -> Answer {
+async fn if_none_match(app: &Router, lines: &[&str]) -> TestResponse {
     request(app, Method::GET, IF_NONE_MATCH, lines).await
 }
 
 /// Nothing was written, and that is what was said.
 #[track_caller]
-fn assert_refused(answer: &Answer, kind: ErrorKind, status: u16) {
-    answer.assert_problem(kind);
-    assert_eq!(answer.status, status);
-    assert_eq!(answer.outcome(), Outcome::RolledBack);
+fn assert_refused(response: &TestResponse, kind: ErrorKind, status: u16) {
+    response.assert_problem(kind);
+    assert_eq!(response.status, status);
+    assert_eq!(response.outcome(), Outcome::RolledBack);
 }
 
 #[test]
@@ -113,10 +113,15 @@ fn matching_version_is_replaced() {
             .into_iter()
             .zip([r#""1""#, r#""2""#, r#""3""#, r#""4""#])
         {
-            let answer = if_match(&app, lines).await;
-            assert_eq!(answer.status, StatusCode::OK, "{lines:?}: {}", answer.body);
-            assert_eq!(answer.header(ETAG), Some(new));
-            assert_eq!(answer.outcome(), Outcome::Committed);
+            let response = if_match(&app, lines).await;
+            assert_eq!(
+                response.status,
+                StatusCode::OK,
+                "{lines:?}: {}",
+                response.body
+            );
+            assert_eq!(response.header(ETAG), Some(new));
+            assert_eq!(response.outcome(), Outcome::Committed);
             assert_eq!(version(&kit).await, new);
         }
         assert_eq!(kit.body(1).await, "new");
@@ -136,9 +141,9 @@ fn other_version_is_412() {
             r#""9223372036854775808""#,
             "",
         ] {
-            let answer = if_match(&app, &[text]).await;
-            assert_refused(&answer, ErrorKind::PreconditionFailed, 412);
-            assert_eq!(answer.header(ETAG), None);
+            let response = if_match(&app, &[text]).await;
+            assert_refused(&response, ErrorKind::PreconditionFailed, 412);
+            assert_eq!(response.header(ETAG), None);
         }
         assert_eq!(kit.body(1).await, "old");
     });
@@ -147,8 +152,8 @@ fn other_version_is_412() {
 #[test]
 fn missing_precondition_is_428() {
     test(async |kit| {
-        let answer = if_match(&app(&kit), &[]).await;
-        assert_refused(&answer, ErrorKind::PreconditionRequired, 428);
+        let response = if_match(&app(&kit), &[]).await;
+        assert_refused(&response, ErrorKind::PreconditionRequired, 428);
         assert_eq!(kit.body(1).await, "old");
     });
 }
@@ -165,8 +170,8 @@ fn unreadable_precondition_is_400() {
                 &[r#"*, "0""#],
                 &[r#""0""#, "*"],
             ] {
-                let answer = request(&app, method.clone(), IF_MATCH, lines).await;
-                assert_refused(&answer, ErrorKind::InvalidPrecondition, 400);
+                let response = request(&app, method.clone(), IF_MATCH, lines).await;
+                assert_refused(&response, ErrorKind::InvalidPrecondition, 400);
             }
         }
         assert_eq!(kit.body(1).await, "old");
@@ -178,9 +183,9 @@ fn optional_precondition_is_checked_if_present() {
     test(async |kit| {
         let app = app(&kit);
         let append = async |lines| request(&app, Method::POST, IF_MATCH, lines).await;
-        let answer = append(&[]).await;
-        assert_eq!(answer.status, StatusCode::NO_CONTENT);
-        assert_eq!(answer.header(ETAG), Some(r#""1""#));
+        let response = append(&[]).await;
+        assert_eq!(response.status, StatusCode::NO_CONTENT);
+        assert_eq!(response.header(ETAG), Some(r#""1""#));
         assert_refused(
             &append(&[r#""0""#]).await,
             ErrorKind::PreconditionFailed,
@@ -199,8 +204,8 @@ fn policy_runs_before_precondition() {
             .await
             .unwrap();
         for lines in [&[][..], &["0"], &[r#""7""#]] {
-            let answer = if_match(&app(&kit), lines).await;
-            assert_refused(&answer, ErrorKind::Denied, 403);
+            let response = if_match(&app(&kit), lines).await;
+            assert_refused(&response, ErrorKind::Denied, 403);
         }
     });
 }
@@ -212,13 +217,13 @@ fn one_of_many_clients_replaces_a_version() {
         for version in 0..5 {
             let expected = ETag::of(version).to_string();
             let lines = [expected.as_str()];
-            let answers = join_all((0..16).map(|_| if_match(&app, &lines))).await;
-            let (won, lost): (Vec<_>, Vec<_>) = answers
+            let responses = join_all((0..16).map(|_| if_match(&app, &lines))).await;
+            let (won, lost): (Vec<_>, Vec<_>) = responses
                 .iter()
-                .partition(|answer| answer.status == StatusCode::OK);
+                .partition(|response| response.status == StatusCode::OK);
             assert_eq!(won.len(), 1);
-            for answer in lost {
-                assert_refused(answer, ErrorKind::PreconditionFailed, 412);
+            for response in lost {
+                assert_refused(response, ErrorKind::PreconditionFailed, 412);
             }
         }
         assert_eq!(version(&kit).await, r#""5""#);
@@ -236,12 +241,12 @@ fn current_version_is_304() {
             &[r#""7""#, r#""0""#],
             &["*"],
         ] {
-            let answer = if_none_match(&app, lines).await;
-            assert_eq!(answer.status, StatusCode::NOT_MODIFIED, "{lines:?}");
-            assert_eq!(answer.header(ETAG), Some(r#""0""#));
-            assert_eq!(answer.header(CONTENT_LENGTH), None);
-            assert_eq!(answer.body, "");
-            assert_eq!(answer.outcome(), Outcome::Committed);
+            let response = if_none_match(&app, lines).await;
+            assert_eq!(response.status, StatusCode::NOT_MODIFIED, "{lines:?}");
+            assert_eq!(response.header(ETAG), Some(r#""0""#));
+            assert_eq!(response.header(CONTENT_LENGTH), None);
+            assert_eq!(response.body, "");
+            assert_eq!(response.outcome(), Outcome::Committed);
         }
     });
 }
@@ -251,10 +256,10 @@ fn outdated_version_is_200() {
     test(async |kit| {
         let app = app(&kit);
         for lines in [&[][..], &[""], &[r#""1""#], &[r#""00""#], &["0"], &["*, *"]] {
-            let answer = if_none_match(&app, lines).await;
-            assert_eq!(answer.status, StatusCode::OK, "{lines:?}");
-            assert_eq!(answer.header(ETAG), Some(r#""0""#));
-            assert_eq!(answer.body, "old");
+            let response = if_none_match(&app, lines).await;
+            assert_eq!(response.status, StatusCode::OK, "{lines:?}");
+            assert_eq!(response.header(ETAG), Some(r#""0""#));
+            assert_eq!(response.body, "old");
         }
     });
 }

@@ -16,15 +16,14 @@ use proptest::{
     prelude::*,
     test_runner::{Config, TestCaseError, TestError, TestRunner, contextualize_config},
 };
-use support::{Fault, Moment, Proxy, ServerError};
+use support::{Fault, Moment, Proxy, ServerError, drop_after};
 use tokio::{runtime::Handle, select, task::block_in_place};
 use tower::ServiceExt as _;
 use tower_interlock::{Interlock, Outcome};
 
 use crate::{
-    cancellation::drop_after,
     kit::{self, Kit, test},
-    model::{Answer, Prediction, Strike, World, predict},
+    model::{Prediction, Reply, Strike, World, predict},
     script::{
         Close, EFFECTS, End, FOREVER, Layer, OnError, Part, Plain, Script, Settings, Stage,
         Statement, Step,
@@ -47,7 +46,7 @@ struct Case {
 #[derive(Debug)]
 struct Seen {
     /// None if the client was gone.
-    answer: Option<Answer>,
+    response: Option<Reply>,
     report: Option<(Outcome, u32)>,
     rows: Vec<i64>,
     hooks: Vec<i64>,
@@ -95,7 +94,7 @@ impl Case {
             strikes: self.strikes.clone(),
         };
         let mut predicted = predict(&self.script, &world);
-        if self.waits && predicted.answer == Answer::Gone {
+        if self.waits && predicted.response == Reply::Gone {
             self.script.settings.deadline = DEADLINE;
             predicted = predict(&self.script, &world);
         }
@@ -129,20 +128,20 @@ impl Case {
             answered = AssertUnwindSafe(sent).catch_unwind() => answered,
             () = stage.hung(), if self.script.settings.deadline == FOREVER => Ok(None),
         };
-        let (answer, report) = match answered {
+        let (response, report) = match answered {
             Ok(Some(Ok(response))) => {
-                let answer = kit::read(response).await;
-                let report = (answer.outcome(), answer.report().attempts());
-                (Some(Answer::of(&answer)), Some(report))
+                let response = kit::read(response).await;
+                let report = (response.outcome(), response.report().attempts());
+                (Some(Reply::of(&response)), Some(report))
             }
             Ok(Some(Err(never))) => match never {},
             Ok(None) => (None, None),
-            Err(_) => (Some(Answer::Panic), None),
+            Err(_) => (Some(Reply::Panic), None),
         };
         stage.let_go();
         interlock.drain().await;
         Seen {
-            answer,
+            response,
             report,
             rows: stage.rows().await,
             hooks: stage.hooks(),
@@ -155,14 +154,14 @@ impl Seen {
     fn agrees_with(&self, predicted: &Prediction) -> bool {
         let whole = self.rows == predicted.rows && self.hooks == predicted.hooks;
         let absent = self.rows.is_empty() && self.hooks.is_empty();
-        let Some(answer) = self.answer else {
+        let Some(response) = self.response else {
             return whole || absent;
         };
         let report = self
             .report
             .unwrap_or((predicted.outcome, predicted.attempts));
         whole
-            && predicted.answer.agrees_with(answer)
+            && predicted.response.agrees_with(response)
             && report == (predicted.outcome, predicted.attempts)
     }
 }
@@ -229,7 +228,7 @@ fn policy_end() -> impl Strategy<Value = End> {
     let status = prop::sample::select(&[403, 404, 401, 302, 200, 500, 503][..]);
     prop_oneof![
         16 => Just(End::Pass),
-        2 => status.clone().prop_map(End::Answer),
+        2 => status.clone().prop_map(End::Respond),
         1 => status.prop_map(End::Keep),
         1 => Just(End::Escape),
     ]
@@ -239,7 +238,7 @@ fn handler_end() -> impl Strategy<Value = End> {
     let status = prop::sample::select(&[204, 400, 409, 201, 202, 303, 404, 500, 503, 102][..]);
     prop_oneof![
         12 => Just(End::Pass),
-        4 => status.clone().prop_map(End::Answer),
+        4 => status.clone().prop_map(End::Respond),
         2 => status.prop_map(End::Keep),
         1 => Just(End::Escape),
     ]

@@ -13,7 +13,7 @@ use support::{Server, Shutdown};
 use tokio::{runtime, task::spawn_blocking};
 use tower_interlock::{Error, ErrorKind, Interlock};
 
-use crate::kit::{Answer, Kit, send};
+use crate::kit::{Kit, TestResponse, send};
 
 /// Runs a test on a server of its own that can be restarted, with the default pool.
 fn test(body: impl AsyncFnOnce(&Arc<Server>, &Kit)) {
@@ -55,7 +55,7 @@ async fn restart(server: &Arc<Server>, shutdown: Shutdown) {
     restarted.unwrap().unwrap();
 }
 
-async fn put(app: &Router, user: i64, request: i64) -> Answer {
+async fn put(app: &Router, user: i64, request: i64) -> TestResponse {
     let path = format!("/{user}/{request}");
     send(app, Request::put(path).body(Body::empty()).unwrap()).await
 }
@@ -73,9 +73,9 @@ enum Said {
 }
 
 impl Said {
-    fn by(answer: &Answer) -> Self {
-        let error = answer.response.extensions().get::<Error>();
-        match (answer.status.as_u16(), error.map(Error::kind)) {
+    fn by(response: &TestResponse) -> Self {
+        let error = response.error();
+        match (response.status.as_u16(), error.map(Error::kind)) {
             (200, None) => Self::Stored,
             (403, None | Some(ErrorKind::Denied)) => Self::Denied,
             (500, Some(ErrorKind::OutcomeUnknown)) => Self::Unknown,

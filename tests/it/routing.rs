@@ -30,21 +30,9 @@ use tower_interlock::{
 use tower_test::mock;
 
 use crate::kit::{
-    CanEdit, Kit, anyone, can_edit, conflict_once, get, note, put, read, send, test, test_with_pool,
+    CanEdit, Kit, anyone, can_edit, conflict_once, get, note, put, read, send, test,
+    test_with_pool, update,
 };
-
-async fn update(
-    Authorized(can): Authorized<CanEdit>,
-    mut tx: Tx,
-    body: String,
-) -> Result<String, Error> {
-    sqlx::query("UPDATE documents SET body = $2 WHERE id = $1")
-        .bind(can.document)
-        .bind(&body)
-        .execute(&mut tx)
-        .await?;
-    Ok(body)
-}
 
 /// An interlock whose database is not there: what answers here has opened no transaction.
 fn without_database() -> Interlock {
@@ -96,18 +84,18 @@ fn policy_middleware_and_handler_share_one_transaction() {
             .route_layer(kit.interlock.require(noting_policy))
             .with_state(kit.clone());
 
-        let answer = put(&app, "/409", "").await;
-        assert_eq!(answer.status, 409);
-        assert_eq!(answer.outcome(), Outcome::RolledBack);
+        let response = put(&app, "/409", "").await;
+        assert_eq!(response.status, 409);
+        assert_eq!(response.outcome(), Outcome::RolledBack);
         assert!(kit.notes().await.is_empty());
 
         // The ROLLBACK is not waited for.
         while kit.pool.num_idle() < kit.pool.size() as usize {
             tokio::time::sleep(Duration::from_millis(1)).await;
         }
-        let answer = put(&app, "/200", "").await;
-        assert_eq!(answer.status, 200);
-        assert_eq!(answer.outcome(), Outcome::Committed);
+        let response = put(&app, "/200", "").await;
+        assert_eq!(response.status, 200);
+        assert_eq!(response.outcome(), Outcome::Committed);
         assert_eq!(kit.notes().await, [1, 2, 3, 4]);
     });
 }
@@ -140,8 +128,8 @@ fn tx_may_be_any_argument() {
                     .route_layer(kit.interlock.require(policy_last)),
             );
         for path in ["/first/1", "/middle/2", "/last/3"] {
-            let answer = put(&app, path, "body").await;
-            assert_eq!(answer.status, 200, "{path}");
+            let response = put(&app, path, "body").await;
+            assert_eq!(response.status, 200, "{path}");
         }
         assert_eq!(kit.notes().await, [-3, -2, -1, 1, 2, 3]);
     });
@@ -159,9 +147,12 @@ async fn request_without_statement_opens_no_transaction() {
     let app = Router::new()
         .route("/", get_route(handler))
         .route_layer(interlock.require(policy));
-    let answer = get(&app, "/").await;
-    assert_eq!((answer.status.as_u16(), answer.body.as_str()), (200, "ok"));
-    assert_eq!(answer.outcome(), Outcome::NoTransaction);
+    let response = get(&app, "/").await;
+    assert_eq!(
+        (response.status.as_u16(), response.body.as_str()),
+        (200, "ok")
+    );
+    assert_eq!(response.outcome(), Outcome::NoTransaction);
 }
 
 #[tokio::test]
@@ -169,9 +160,9 @@ async fn request_with_statement_needs_the_database() {
     let app = Router::new()
         .route("/{id}", put_route(update))
         .route_layer(without_database().require(can_edit));
-    let answer = put(&app, "/1", "new").await;
-    answer.assert_problem(ErrorKind::Unavailable);
-    assert_eq!(answer.header(header::RETRY_AFTER), Some("1"));
+    let response = put(&app, "/1", "new").await;
+    response.assert_problem(ErrorKind::Unavailable);
+    assert_eq!(response.header(header::RETRY_AFTER), Some("1"));
 }
 
 struct Caller;
@@ -228,9 +219,9 @@ async fn handler_extractor_rejection_opens_no_transaction() {
         .route("/{id}", put_route(json_handler))
         .route_layer(interlock.require(anyone));
     for (path, status) in [("/1", 415), ("/x", 400)] {
-        let answer = put(&app, path, "1").await;
-        assert_eq!(answer.status, status);
-        assert_eq!(answer.outcome(), Outcome::NoTransaction);
+        let response = put(&app, path, "1").await;
+        assert_eq!(response.status, status);
+        assert_eq!(response.outcome(), Outcome::NoTransaction);
     }
 }
 
@@ -244,9 +235,9 @@ fn handler_extractor_rejection_rolls_back_policy_writes() {
             let request = authorized_put("/1").header(header::CONTENT_TYPE, "application/json");
             request.body(Body::from(body)).unwrap()
         };
-        let answer = send(&app, json("}")).await;
-        assert_eq!(answer.status, 400);
-        assert_eq!(answer.outcome(), Outcome::RolledBack);
+        let response = send(&app, json("}")).await;
+        assert_eq!(response.status, 400);
+        assert_eq!(response.outcome(), Outcome::RolledBack);
         assert!(kit.notes().await.is_empty());
 
         assert_eq!(send(&app, json("1")).await.status, 200);
@@ -281,9 +272,9 @@ fn grant_without_its_policy_is_misconfigured() {
         let app = Router::new()
             .route("/{id}", put_route(update))
             .route_layer(kit.interlock.require(other));
-        let answer = put(&app, "/1", "new").await;
-        answer.assert_problem(ErrorKind::Misconfigured);
-        assert_eq!(answer.outcome(), Outcome::RolledBack);
+        let response = put(&app, "/1", "new").await;
+        response.assert_problem(ErrorKind::Misconfigured);
+        assert_eq!(response.outcome(), Outcome::RolledBack);
         assert_eq!(kit.body(1).await, "old");
         assert!(kit.notes().await.is_empty());
     });
@@ -456,8 +447,8 @@ fn policy_has_state_and_path_parameters() {
                 .route("/{id}", put_route(update).route_layer(layer))
                 .with_state("state")
         };
-        let answer = put(&app(2), "/1", "new").await;
-        answer.assert_problem(ErrorKind::Denied);
+        let response = put(&app(2), "/1", "new").await;
+        response.assert_problem(ErrorKind::Denied);
         assert_eq!(kit.body(1).await, "old");
         assert_eq!(put(&app(1), "/1", "new").await.status, 200);
         assert_eq!(kit.body(1).await, "new");
@@ -490,8 +481,8 @@ fn policy_takes_8_extractors() {
         let layer = kit.interlock.require_with_state("state", all);
         let app = Router::new().route("/{id}", get_route(handler).route_layer(layer));
         let request = Request::get("/7?a=1").header(header::HOST, "h");
-        let answer = send(&app, request.body(Body::empty()).unwrap()).await;
-        assert_eq!(answer.body, r#"GET /7?a=1 HTTP/1.1 h [("a", 1)] state"#);
+        let response = send(&app, request.body(Body::empty()).unwrap()).await;
+        assert_eq!(response.body, r#"GET /7?a=1 HTTP/1.1 h [("a", 1)] state"#);
         assert_eq!(kit.notes().await, [7]);
     });
 }
@@ -525,8 +516,8 @@ fn policy_may_be_a_closure() {
                 .route_layer(kit.interlock.require(plain))
                 .route_layer(kit.interlock.require(policy)),
         );
-        let answer = put(&app, "/2", "new").await;
-        answer.assert_problem(ErrorKind::Denied);
+        let response = put(&app, "/2", "new").await;
+        response.assert_problem(ErrorKind::Denied);
         assert!(kit.notes().await.is_empty());
         assert_eq!(put(&app, "/1", "new").await.status, 200);
         assert_eq!(kit.body(1).await, "new");
@@ -544,9 +535,9 @@ fn policy_denies_with_its_own_response() {
         let app = Router::new()
             .route("/{id}", put_route(update))
             .route_layer(kit.interlock.require(teapot));
-        let answer = put(&app, "/1", "new").await;
-        assert_eq!(answer.status, 418);
-        assert_eq!(answer.body, "short and stout");
+        let response = put(&app, "/1", "new").await;
+        assert_eq!(response.status, 418);
+        assert_eq!(response.body, "short and stout");
         assert_eq!(kit.body(1).await, "old");
         assert!(kit.notes().await.is_empty());
     });
@@ -571,9 +562,9 @@ fn plain_service_may_have_any_body_type() {
     test(async |kit| {
         let service = kit.interlock.require(anyone).layer(service_fn(plain));
         let request = Request::get("/ok").body(Full::new(Bytes::from("body")));
-        let answer = read(service.oneshot(request.unwrap()).await.unwrap()).await;
-        assert_eq!((answer.status.as_u16(), &*answer.body), (200, "plain"));
-        assert_eq!(answer.outcome(), Outcome::Committed);
+        let response = read(service.oneshot(request.unwrap()).await.unwrap()).await;
+        assert_eq!((response.status.as_u16(), &*response.body), (200, "plain"));
+        assert_eq!(response.outcome(), Outcome::Committed);
         assert_eq!(kit.notes().await, [1]);
     });
 }
@@ -628,10 +619,10 @@ async fn layer_is_ready_when_inner_service_is() {
     assert!(service.poll_ready::<Request<Body>>().is_ready());
 
     // The mock panics when the one that is called is not the one that was ready.
-    let answer = tokio::spawn(service.call(Request::<Body>::default()));
-    let (_, response) = inner.next_request().await.unwrap();
-    response.send_response("ok".into_response());
-    assert_eq!(read(answer.await.unwrap().unwrap()).await.body, "ok");
+    let response = tokio::spawn(service.call(Request::<Body>::default()));
+    let (_, reply) = inner.next_request().await.unwrap();
+    reply.send_response("ok".into_response());
+    assert_eq!(read(response.await.unwrap().unwrap()).await.body, "ok");
     assert!(service.poll_ready::<Request<Body>>().is_pending());
 }
 
@@ -656,25 +647,25 @@ fn inner_service_is_polled_ready_before_retry() {
             .require(anyone)
             .layer(Watched { inner, pending });
         requests.allow(1);
-        let answer = tokio::spawn(service.oneshot(Request::<Body>::default()));
+        let response = tokio::spawn(service.oneshot(Request::<Body>::default()));
 
         for attempt in 1..=2 {
-            let (request, response) = requests.next_request().await.unwrap();
+            let (request, reply) = requests.next_request().await.unwrap();
             let (mut parts, _) = request.into_parts();
             let mut tx = Tx::from_request_parts(&mut parts, &()).await.unwrap();
             assert_eq!(tx.attempt(), attempt);
             note(&mut tx, i64::from(attempt)).await.unwrap();
             let _ = conflict_once(&mut tx, &kit.outside).await;
             drop((parts, tx));
-            response.send_response(attempt.to_string().into_response());
+            reply.send_response(attempt.to_string().into_response());
             if attempt == 1 {
                 waits.recv().await.unwrap();
                 requests.allow(1);
             }
         }
-        let answer = read(answer.await.unwrap().unwrap()).await;
-        assert_eq!(answer.body, "2");
-        assert_eq!(answer.report().attempts(), 2);
+        let response = read(response.await.unwrap().unwrap()).await;
+        assert_eq!(response.body, "2");
+        assert_eq!(response.report().attempts(), 2);
         assert_eq!(kit.notes().await, [2]);
     });
 }
@@ -685,18 +676,18 @@ fn readiness_error_before_retry_is_returned() {
         let (inner, mut requests) = mock::pair::<Request<Body>, Response>();
         let service = kit.interlock.require(anyone).layer(inner);
         requests.allow(1);
-        let answer = tokio::spawn(service.oneshot(Request::<Body>::default()));
+        let response = tokio::spawn(service.oneshot(Request::<Body>::default()));
 
-        let (request, response) = requests.next_request().await.unwrap();
+        let (request, reply) = requests.next_request().await.unwrap();
         let (mut parts, _) = request.into_parts();
         let mut tx = Tx::from_request_parts(&mut parts, &()).await.unwrap();
         note(&mut tx, 1).await.unwrap();
         let _ = conflict_once(&mut tx, &kit.outside).await;
         drop((parts, tx));
         requests.send_error("broken");
-        response.send_response("ok".into_response());
+        reply.send_response("ok".into_response());
 
-        let error = answer.await.unwrap().unwrap_err();
+        let error = response.await.unwrap().unwrap_err();
         assert_eq!(error.to_string(), "broken");
         assert!(kit.notes().await.is_empty());
     });
@@ -726,13 +717,13 @@ async fn limited(kit: &Kit, requests: i64) {
         .route("/{id}", get_route(handler))
         .route_layer(stack)
         .with_state(kit.clone());
-    let answers = (0..requests).map(|id| {
+    let responses = (0..requests).map(|id| {
         let app = app.clone();
         async move { get(&app, &format!("/{id}")).await }
     });
-    for answer in join_all(answers).await {
-        assert_eq!(answer.status, 200, "{}", answer.body);
-        assert_eq!(answer.report().attempts(), 2);
+    for response in join_all(responses).await {
+        assert_eq!(response.status, 200, "{}", response.body);
+        assert_eq!(response.report().attempts(), 2);
     }
     assert_eq!(kit.notes().await, (0..requests).collect::<Vec<_>>());
 }
@@ -785,9 +776,9 @@ fn service_error_caused_by_conflict_is_retried() {
         });
         let service = kit.interlock.require(anyone).layer(service);
         let response = service.oneshot(Request::<Body>::default()).await.unwrap();
-        let answer = crate::kit::read(response).await;
+        let response = crate::kit::read(response).await;
         assert_eq!(
-            (answer.status.as_u16(), answer.report().attempts()),
+            (response.status.as_u16(), response.report().attempts()),
             (200, 2)
         );
         assert_eq!(kit.notes().await, [1]);

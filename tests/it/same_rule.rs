@@ -94,8 +94,8 @@ async fn holds(
     if rule == UNCHANGED {
         query = query.bind(case.seen);
     }
-    let answer: Option<Option<bool>> = query.fetch_optional(on).await?;
-    Ok(answer.flatten())
+    let response: Option<Option<bool>> = query.fetch_optional(on).await?;
+    Ok(response.flatten())
 }
 
 /// The status of the layer's answer.

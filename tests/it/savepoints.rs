@@ -3,10 +3,7 @@
 use futures::StreamExt as _;
 use tower_interlock::{Error, ErrorKind, Outcome, Savepoint, Tx};
 
-use crate::{
-    kit::{Answer, Kit, anyone, conflict, guarded, note, put, test},
-    settlement::never,
-};
+use crate::kit::{Kit, TestResponse, anyone, conflict, guarded, never, note, put, test};
 
 /// Writes a note on a savepoint.
 async fn note_on(savepoint: &mut Savepoint<'_>, id: i64) -> Result<(), sqlx::Error> {
@@ -18,7 +15,7 @@ async fn note_on(savepoint: &mut Savepoint<'_>, id: i64) -> Result<(), sqlx::Err
 }
 
 /// Runs `handler` behind a policy that allows everything.
-async fn run<Fut>(kit: &Kit, handler: fn(Tx) -> Fut) -> Answer
+async fn run<Fut>(kit: &Kit, handler: fn(Tx) -> Fut) -> TestResponse
 where
     Fut: Future<Output = Result<(), Error>> + Send + 'static,
 {
@@ -26,10 +23,10 @@ where
 }
 
 #[track_caller]
-fn assert_committed(answer: &Answer) {
-    assert_eq!(answer.status, 200, "{}", answer.body);
-    assert_eq!(answer.outcome(), Outcome::Committed);
-    assert_eq!(answer.report().attempts(), 1);
+fn assert_committed(response: &TestResponse) {
+    assert_eq!(response.status, 200, "{}", response.body);
+    assert_eq!(response.outcome(), Outcome::Committed);
+    assert_eq!(response.report().attempts(), 1);
 }
 
 #[test]
@@ -193,8 +190,8 @@ fn savepoint_dropped_by_question_mark_is_rolled_back_with_request() {
             note_on(&mut savepoint, 1).await?;
             Ok(savepoint.release().await?)
         }
-        let answer = run(&kit, handler).await;
-        answer.assert_problem(ErrorKind::Database);
+        let response = run(&kit, handler).await;
+        response.assert_problem(ErrorKind::Database);
         assert!(kit.notes().await.is_empty());
     });
 }
@@ -311,9 +308,9 @@ fn rollback_to_savepoint_keeps_serialization_failure() {
             let _ = note(&mut tx, 10).await;
             Ok::<_, Error>(())
         };
-        let answer = put(&guarded(kit.interlock.require(anyone), handler), "/1", "").await;
-        assert_eq!(answer.status, 200);
-        assert_eq!(answer.report().attempts(), 2);
+        let response = put(&guarded(kit.interlock.require(anyone), handler), "/1", "").await;
+        assert_eq!(response.status, 200);
+        assert_eq!(response.report().attempts(), 2);
         assert_eq!(kit.notes().await, [2, 10]);
     });
 }
@@ -327,8 +324,8 @@ fn released_savepoint_is_rolled_back_after_denial() {
             savepoint.release().await?;
             Err(tower_interlock::Denied::new("no").into())
         }
-        let answer = put(&guarded(kit.interlock.require(policy), never), "/1", "").await;
-        answer.assert_problem(ErrorKind::Denied);
+        let response = put(&guarded(kit.interlock.require(policy), never), "/1", "").await;
+        response.assert_problem(ErrorKind::Denied);
         assert!(kit.notes().await.is_empty());
     });
 }
@@ -365,8 +362,8 @@ fn rollback_to_savepoint_clears_error_behind_dropped_row_stream() {
             savepoint.rollback().await?;
             Ok(())
         }
-        let answer = put(&guarded(kit.interlock.require(anyone), handler), "/1", "").await;
-        assert_eq!(answer.status, 200, "{}", answer.body);
+        let response = put(&guarded(kit.interlock.require(anyone), handler), "/1", "").await;
+        assert_eq!(response.status, 200, "{}", response.body);
         assert_eq!(kit.notes().await, [1]);
     });
 }
@@ -380,7 +377,7 @@ fn savepoint_hook_may_hold_tx() {
             savepoint.rollback().await?;
             Ok(())
         }
-        let answer = put(&guarded(kit.interlock.require(anyone), handler), "/1", "").await;
-        assert_eq!(answer.status, 200, "{}", answer.body);
+        let response = put(&guarded(kit.interlock.require(anyone), handler), "/1", "").await;
+        assert_eq!(response.status, 200, "{}", response.body);
     });
 }

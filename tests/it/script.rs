@@ -127,7 +127,7 @@ pub(crate) enum End {
     /// A policy allows, a handler answers 200.
     Pass,
     /// A policy refuses with it, a handler answers it.
-    Answer(u16),
+    Respond(u16),
     /// The same, and what was written is to be kept.
     Keep(u16),
     /// As `Pass`, with the `Tx` carried off.
@@ -310,7 +310,7 @@ impl Part {
         let status = |code| StatusCode::from_u16(code).unwrap();
         Ok(match self.end {
             End::Pass => None,
-            End::Answer(code) => Some(status(code)),
+            End::Respond(code) => Some(status(code)),
             End::Keep(code) => {
                 tx.commit_on_error();
                 Some(status(code))

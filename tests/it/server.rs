@@ -22,16 +22,9 @@ use tokio::{sync::Notify, time::timeout};
 use tower_interlock::{Error, ErrorKind, Interlock, Outcome, Tx};
 use tracing::Level;
 
-use crate::{
-    kit::{Answer, Kit, anyone, can_edit, note, put, test},
-    trace::{Log, traced},
-};
+use crate::kit::{Kit, Log, TestResponse, anyone, can_edit, note, put, test, traced, write};
 
 const FIRST_LOOK: &str = "first look at the server";
-
-async fn write(mut tx: Tx) -> Result<(), Error> {
-    Ok(note(&mut tx, 1).await?)
-}
 
 fn app(interlock: &Interlock) -> Router {
     Router::new().route(
@@ -56,12 +49,12 @@ fn plain_pool(kit: &Kit, setting: &'static str) -> PgPool {
 }
 
 /// The answer of an interlock on `pool`, and what it warns of.
-async fn first_request(pool: &PgPool) -> (Answer, Vec<String>) {
+async fn first_request(pool: &PgPool) -> (TestResponse, Vec<String>) {
     let interlock = Interlock::new(pool.clone());
-    let (answer, log) = traced(put(&app(&interlock), "/1", "")).await;
+    let (response, log) = traced(put(&app(&interlock), "/1", "")).await;
     interlock.drain().await;
     assert_eq!(log.find(FIRST_LOOK).len(), 1);
-    (answer, warnings(&log))
+    (response, warnings(&log))
 }
 
 fn warnings(log: &Log) -> Vec<String> {
@@ -89,12 +82,12 @@ async fn knows(kit: &Kit, setting: &str) -> bool {
 fn weaker_default_isolation_is_warned_about() {
     test(async |kit| {
         let set = "SET default_transaction_isolation = 'read committed'";
-        let (answer, warnings) = first_request(&plain_pool(&kit, set)).await;
+        let (response, warnings) = first_request(&plain_pool(&kit, set)).await;
         // CockroachDB tracks all transactions, whatever their isolation.
         let expected = usize::from(kit.database.kind() == Kind::PostgreSql);
         assert_eq!(about("default_transaction_isolation", &warnings), expected);
         assert_eq!(warnings.len(), expected, "{warnings:?}");
-        assert_eq!(answer.outcome(), Outcome::Committed);
+        assert_eq!(response.outcome(), Outcome::Committed);
         assert_eq!(kit.notes().await, [1]);
     });
 }
@@ -103,9 +96,9 @@ fn weaker_default_isolation_is_warned_about() {
 fn read_only_default_is_warned_about() {
     test(async |kit| {
         let set = "SET default_transaction_read_only = on";
-        let (answer, warnings) = first_request(&plain_pool(&kit, set)).await;
+        let (response, warnings) = first_request(&plain_pool(&kit, set)).await;
         assert_eq!(about("default_transaction_read_only", &warnings), 1);
-        answer.assert_problem(ErrorKind::Database);
+        response.assert_problem(ErrorKind::Database);
         assert!(kit.notes().await.is_empty());
     });
 }
@@ -118,9 +111,9 @@ fn asynchronous_commit_is_warned_about() {
             return;
         }
         let set = "SET synchronous_commit = off";
-        let (answer, warnings) = first_request(&plain_pool(&kit, set)).await;
+        let (response, warnings) = first_request(&plain_pool(&kit, set)).await;
         assert_eq!(about("synchronous_commit", &warnings), 1);
-        assert_eq!(answer.outcome(), Outcome::Committed);
+        assert_eq!(response.outcome(), Outcome::Committed);
         assert_eq!(kit.notes().await, [1]);
     });
 }
@@ -128,9 +121,9 @@ fn asynchronous_commit_is_warned_about() {
 #[test]
 fn recommended_pool_causes_no_warning() {
     test(async |kit| {
-        let (answer, warnings) = first_request(&kit.pool).await;
+        let (response, warnings) = first_request(&kit.pool).await;
         assert_eq!(warnings, [] as [&str; 0]);
-        assert_eq!(answer.outcome(), Outcome::Committed);
+        assert_eq!(response.outcome(), Outcome::Committed);
         assert_eq!(kit.notes().await, [1]);
     });
 }
@@ -150,9 +143,9 @@ fn setting_that_breaks_a_promise_is_rejected() {
                 continue;
             }
             let set: &str = format!("SET {setting} = on").leak();
-            let (answer, _) = first_request(&plain_pool(&kit, set)).await;
-            answer.assert_problem(ErrorKind::Misconfigured);
-            assert_eq!(answer.outcome(), Outcome::RolledBack);
+            let (response, _) = first_request(&plain_pool(&kit, set)).await;
+            response.assert_problem(ErrorKind::Misconfigured);
+            assert_eq!(response.outcome(), Outcome::RolledBack);
         }
         assert!(kit.notes().await.is_empty());
     });
@@ -194,8 +187,8 @@ fn rejected_setting_is_rechecked_until_fixed() {
             let interlock = Interlock::new(pool);
             let app = app(&interlock);
 
-            let (answer, log) = traced(put(&app, "/1", "")).await;
-            answer.assert_problem(ErrorKind::Misconfigured);
+            let (response, log) = traced(put(&app, "/1", "")).await;
+            response.assert_problem(ErrorKind::Misconfigured);
             let [error] = *log.loud() else {
                 panic!("{log:?}");
             };
@@ -316,8 +309,8 @@ fn drain_waits_for_requests_and_hooks_and_rejects_new_requests() {
         assert_eq!(refused.outcome(), Outcome::NoTransaction);
 
         gates.handler.open.notify_one();
-        let answer = running.await.unwrap();
-        assert_eq!(answer.outcome(), Outcome::Committed);
+        let response = running.await.unwrap();
+        assert_eq!(response.outcome(), Outcome::Committed);
         assert_eq!(kit.notes().await, [1]);
         gates.hook.reached.notified().await;
         assert!(poll!(&mut drained).is_pending());

@@ -1,79 +1,19 @@
 //! Every row of the table that says when it commits.
 
-use std::sync::Arc;
-
 use axum::{
-    Extension, Router,
-    extract::{Request, State},
-    handler::Handler,
+    Extension,
     http::StatusCode,
-    middleware::{Next, from_fn_with_state},
     response::{IntoResponse as _, Redirect, Response},
-    routing::put as put_route,
 };
 use futures::StreamExt as _;
-use sqlx::{FromRow, PgPool, Postgres, Row as _, Transaction, postgres::PgRow};
+use sqlx::{FromRow, Row as _, postgres::PgRow};
 use support::Kind;
-use tokio::sync::Mutex;
-use tower_interlock::{
-    Authorized, Condition, ConditionalWrite, Denied, Error, ErrorKind, Outcome, Tx,
-};
+use tower_interlock::{Condition, ConditionalWrite, Denied, Error, ErrorKind, Outcome, Tx};
 
 use crate::kit::{
-    Answer, CanEdit, Kit, anyone, can_edit, conflict, conflict_once, guarded, note, put, test,
-    test_with_pool,
+    DEFERRED, Kit, Naive, TestResponse, anyone, can_edit, conflict, conflict_once, guarded,
+    naively, never, note, put, test, test_with_pool, update, write,
 };
-
-async fn update(
-    Authorized(can): Authorized<CanEdit>,
-    mut tx: Tx,
-    body: String,
-) -> Result<String, Error> {
-    sqlx::query("UPDATE documents SET body = $2, version = version + 1 WHERE id = $1")
-        .bind(can.document)
-        .bind(&body)
-        .execute(&mut tx)
-        .await?;
-    Ok(body)
-}
-
-/// Behind what must stop the request.
-pub(crate) async fn never() {
-    panic!("the handler ran");
-}
-
-/// A success that has written.
-pub(crate) async fn write(mut tx: Tx) -> Result<&'static str, Error> {
-    note(&mut tx, 1).await?;
-    Ok("ok")
-}
-
-/// The transaction of a request, as one would pass it by hand.
-pub(crate) type Naive = Arc<Mutex<Option<Transaction<'static, Postgres>>>>;
-
-/// Commits when the handler answers with a success.
-async fn naive(State(pool): State<PgPool>, mut request: Request, next: Next) -> Response {
-    let slot: Naive = Arc::new(Mutex::new(Some(pool.begin().await.unwrap())));
-    request.extensions_mut().insert(Arc::clone(&slot));
-    let response = next.run(request).await;
-    let transaction = slot.lock().await.take();
-    if response.status().is_success()
-        && let Some(transaction) = transaction
-    {
-        transaction.commit().await.unwrap();
-    }
-    response
-}
-
-pub(crate) fn naively<H, T>(kit: &Kit, handler: H) -> Router
-where
-    H: Handler<T, ()>,
-    T: 'static,
-{
-    Router::new()
-        .route("/{id}", put_route(handler))
-        .layer(from_fn_with_state(kit.outside.clone(), naive))
-}
 
 #[test]
 fn naive_swallowed_error_is_reported_as_success() {
@@ -87,8 +27,8 @@ fn naive_swallowed_error_is_reported_as_success() {
             }
             "ok"
         }
-        let answer = put(&naively(&kit, handler), "/1", "").await;
-        assert_eq!(answer.status, 200);
+        let response = put(&naively(&kit, handler), "/1", "").await;
+        assert_eq!(response.status, 200);
         assert!(kit.notes().await.is_empty());
     });
 }
@@ -129,10 +69,10 @@ fn conflict_in_handler_is_retried() {
             Ok::<_, Error>("ok")
         };
         let app = guarded(kit.interlock.require(can_edit), handler);
-        let answer = put(&app, "/1", "").await;
-        assert_eq!(answer.status, 200);
-        assert_eq!(answer.outcome(), Outcome::Committed);
-        assert_eq!(answer.report().attempts(), 2);
+        let response = put(&app, "/1", "").await;
+        assert_eq!(response.status, 200);
+        assert_eq!(response.outcome(), Outcome::Committed);
+        assert_eq!(response.report().attempts(), 2);
         assert_eq!(kit.notes().await, [2]);
     });
 }
@@ -147,9 +87,9 @@ fn conflict_swallowed_by_handler_is_retried() {
             let _ = note(&mut tx, attempt.into()).await;
             "ok"
         };
-        let answer = put(&guarded(kit.interlock.require(anyone), handler), "/1", "").await;
-        assert_eq!(answer.status, 200);
-        assert_eq!(answer.report().attempts(), 2);
+        let response = put(&guarded(kit.interlock.require(anyone), handler), "/1", "").await;
+        assert_eq!(response.status, 200);
+        assert_eq!(response.report().attempts(), 2);
         assert_eq!(kit.notes().await, [2]);
     });
 }
@@ -167,9 +107,9 @@ fn conflict_in_policy_is_retried() {
             Ok::<_, Error>(())
         };
         let app = guarded(kit.interlock.require(policy), async || "ok");
-        let answer = put(&app, "/1", "").await;
-        assert_eq!(answer.status, 200);
-        assert_eq!(answer.report().attempts(), 2);
+        let response = put(&app, "/1", "").await;
+        assert_eq!(response.status, 200);
+        assert_eq!(response.report().attempts(), 2);
         assert_eq!(kit.notes().await, [2]);
     });
 }
@@ -186,9 +126,9 @@ fn conflict_known_only_from_response_is_retried() {
             }
             Ok::<_, Error>("ok")
         };
-        let answer = put(&guarded(kit.interlock.require(anyone), handler), "/1", "").await;
-        assert_eq!(answer.status, 200);
-        assert_eq!(answer.report().attempts(), 2);
+        let response = put(&guarded(kit.interlock.require(anyone), handler), "/1", "").await;
+        assert_eq!(response.status, 200);
+        assert_eq!(response.report().attempts(), 2);
         assert_eq!(kit.notes().await, [2]);
     });
 }
@@ -227,9 +167,9 @@ fn conflict_at_commit_is_retried() {
             }
             Ok::<_, Error>("ok")
         };
-        let answer = put(&guarded(kit.interlock.require(anyone), handler), "/1", "").await;
-        assert_eq!(answer.status, 200);
-        assert_eq!(answer.report().attempts(), 2);
+        let response = put(&guarded(kit.interlock.require(anyone), handler), "/1", "").await;
+        assert_eq!(response.status, 200);
+        assert_eq!(response.report().attempts(), 2);
         assert_eq!(kit.body(1).await, "seen other");
     });
 }
@@ -257,9 +197,9 @@ fn connection_lost_before_commit_is_replaced() {
             note(&mut tx, 10).await?;
             Ok::<_, Error>("ok")
         };
-        let answer = put(&guarded(kit.interlock.require(anyone), handler), "/1", "").await;
-        assert_eq!(answer.status, 200);
-        assert_eq!(answer.report().attempts(), 2);
+        let response = put(&guarded(kit.interlock.require(anyone), handler), "/1", "").await;
+        assert_eq!(response.status, 200);
+        assert_eq!(response.report().attempts(), 2);
         assert_eq!(kit.notes().await, [2, 10]);
     });
 }
@@ -269,9 +209,9 @@ fn connection_lost_before_commit_is_replaced() {
 #[test]
 fn denial_rolls_back_and_handler_does_not_run() {
     test(async |kit| {
-        let answer = put(&guarded(kit.interlock.require(can_edit), never), "/2", "").await;
-        answer.assert_problem(ErrorKind::Denied);
-        assert_eq!(answer.outcome(), Outcome::RolledBack);
+        let response = put(&guarded(kit.interlock.require(can_edit), never), "/2", "").await;
+        response.assert_problem(ErrorKind::Denied);
+        assert_eq!(response.outcome(), Outcome::RolledBack);
     });
 }
 
@@ -283,9 +223,9 @@ fn denial_rolls_back_policy_writes() {
             tx.commit_on_error();
             Err(StatusCode::UNAUTHORIZED)
         }
-        let answer = put(&guarded(kit.interlock.require(policy), never), "/1", "").await;
-        assert_eq!(answer.status, 401);
-        assert_eq!(answer.outcome(), Outcome::RolledBack);
+        let response = put(&guarded(kit.interlock.require(policy), never), "/1", "").await;
+        assert_eq!(response.status, 401);
+        assert_eq!(response.outcome(), Outcome::RolledBack);
         assert!(kit.notes().await.is_empty());
     });
 }
@@ -293,9 +233,9 @@ fn denial_rolls_back_policy_writes() {
 #[test]
 fn policy_extractor_rejection_opens_no_transaction() {
     test(async |kit| {
-        let answer = put(&guarded(kit.interlock.require(can_edit), never), "/x", "").await;
-        assert_eq!(answer.status, 400);
-        assert_eq!(answer.outcome(), Outcome::NoTransaction);
+        let response = put(&guarded(kit.interlock.require(can_edit), never), "/x", "").await;
+        assert_eq!(response.status, 400);
+        assert_eq!(response.outcome(), Outcome::NoTransaction);
         assert_eq!(kit.pool.size(), 0);
     });
 }
@@ -306,9 +246,9 @@ fn policy_may_redirect_before_its_first_statement() {
         async fn to_login() -> Result<(), Redirect> {
             Err(Redirect::to("/login"))
         }
-        let answer = put(&guarded(kit.interlock.require(to_login), never), "/1", "").await;
-        assert_eq!(answer.status, 303);
-        assert_eq!(answer.outcome(), Outcome::NoTransaction);
+        let response = put(&guarded(kit.interlock.require(to_login), never), "/1", "").await;
+        assert_eq!(response.status, 303);
+        assert_eq!(response.outcome(), Outcome::NoTransaction);
 
         // Later it would be a success whose transaction is not committed.
         async fn to_login_later(mut tx: Tx) -> Result<(), Redirect> {
@@ -316,8 +256,8 @@ fn policy_may_redirect_before_its_first_statement() {
             Err(Redirect::to("/login"))
         }
         let app = guarded(kit.interlock.require(to_login_later), never);
-        let answer = put(&app, "/1", "").await;
-        answer.assert_problem(ErrorKind::Aborted);
+        let response = put(&app, "/1", "").await;
+        response.assert_problem(ErrorKind::Aborted);
         assert!(kit.notes().await.is_empty());
     });
 }
@@ -328,8 +268,8 @@ fn denial_with_success_status_is_500() {
         async fn policy() -> Result<(), &'static str> {
             Err("no")
         }
-        let answer = put(&guarded(kit.interlock.require(policy), never), "/1", "").await;
-        answer.assert_problem(ErrorKind::Aborted);
+        let response = put(&guarded(kit.interlock.require(policy), never), "/1", "").await;
+        response.assert_problem(ErrorKind::Aborted);
     });
 }
 
@@ -342,9 +282,9 @@ fn failed_policy_is_5xx_and_handler_does_not_run() {
             note(&mut tx, 1).await.unwrap();
             Err(StatusCode::BAD_GATEWAY)
         }
-        let answer = put(&guarded(kit.interlock.require(policy), never), "/1", "").await;
-        assert_eq!(answer.status, 502);
-        assert_eq!(answer.outcome(), Outcome::RolledBack);
+        let response = put(&guarded(kit.interlock.require(policy), never), "/1", "").await;
+        assert_eq!(response.status, 502);
+        assert_eq!(response.outcome(), Outcome::RolledBack);
         assert!(kit.notes().await.is_empty());
     });
 }
@@ -358,9 +298,9 @@ fn denial_despite_database_error_is_5xx() {
                 .await;
             Denied::unless(allowed.unwrap_or(false), "no")
         }
-        let answer = put(&guarded(kit.interlock.require(policy), never), "/1", "").await;
-        answer.assert_problem(ErrorKind::Database);
-        assert_eq!(answer.outcome(), Outcome::RolledBack);
+        let response = put(&guarded(kit.interlock.require(policy), never), "/1", "").await;
+        response.assert_problem(ErrorKind::Database);
+        assert_eq!(response.outcome(), Outcome::RolledBack);
     });
 }
 
@@ -375,9 +315,9 @@ fn denial_despite_error_behind_dropped_row_stream_is_5xx() {
             drop(rows);
             Ok(Denied::unless(false, "no")?)
         }
-        let answer = put(&guarded(kit.interlock.require(policy), never), "/1", "").await;
-        assert!(answer.status.is_server_error(), "{}", answer.status);
-        assert_eq!(answer.outcome(), Outcome::RolledBack);
+        let response = put(&guarded(kit.interlock.require(policy), never), "/1", "").await;
+        assert!(response.status.is_server_error(), "{}", response.status);
+        assert_eq!(response.outcome(), Outcome::RolledBack);
     });
 }
 
@@ -390,9 +330,9 @@ fn denial_despite_error_on_raw_connection_is_5xx() {
                 .await;
             Ok(Denied::unless(allowed.unwrap_or(false), "no")?)
         }
-        let answer = put(&guarded(kit.interlock.require(policy), never), "/1", "").await;
-        assert!(answer.status.is_server_error(), "{}", answer.status);
-        assert_eq!(answer.outcome(), Outcome::RolledBack);
+        let response = put(&guarded(kit.interlock.require(policy), never), "/1", "").await;
+        assert!(response.status.is_server_error(), "{}", response.status);
+        assert_eq!(response.outcome(), Outcome::RolledBack);
     });
 }
 
@@ -405,9 +345,9 @@ fn grant_despite_database_error_is_5xx() {
                 .await;
             Denied::unless(!denied.unwrap_or(false), "no")
         }
-        let answer = put(&guarded(kit.interlock.require(policy), never), "/1", "").await;
-        answer.assert_problem(ErrorKind::Database);
-        assert_eq!(answer.outcome(), Outcome::RolledBack);
+        let response = put(&guarded(kit.interlock.require(policy), never), "/1", "").await;
+        response.assert_problem(ErrorKind::Database);
+        assert_eq!(response.outcome(), Outcome::RolledBack);
     });
 }
 
@@ -420,9 +360,9 @@ fn grant_despite_error_on_raw_connection_is_5xx() {
                 .await;
             Ok(Denied::unless(!denied.unwrap_or(false), "no")?)
         }
-        let answer = put(&guarded(kit.interlock.require(policy), never), "/1", "").await;
-        assert!(answer.status.is_server_error(), "{}", answer.status);
-        assert_eq!(answer.outcome(), Outcome::RolledBack);
+        let response = put(&guarded(kit.interlock.require(policy), never), "/1", "").await;
+        assert!(response.status.is_server_error(), "{}", response.status);
+        assert_eq!(response.outcome(), Outcome::RolledBack);
     });
 }
 
@@ -437,10 +377,10 @@ fn swallowed_error_fails_request() {
             "ok"
         }
         let app = guarded(kit.interlock.require(can_edit), handler);
-        let answer = put(&app, "/1", "").await;
-        answer.assert_problem(ErrorKind::Aborted);
-        assert_eq!(answer.outcome(), Outcome::RolledBack);
-        assert_eq!(answer.report().attempts(), 1);
+        let response = put(&app, "/1", "").await;
+        response.assert_problem(ErrorKind::Aborted);
+        assert_eq!(response.outcome(), Outcome::RolledBack);
+        assert_eq!(response.report().attempts(), 1);
         assert!(kit.notes().await.is_empty());
     });
 }
@@ -455,8 +395,8 @@ fn missing_row_and_wrong_type_do_not_abort_transaction() {
             assert!(wrong.fetch_one(&mut tx).await.is_err());
             write(tx).await
         }
-        let answer = put(&guarded(kit.interlock.require(anyone), handler), "/1", "").await;
-        assert_eq!(answer.status, 200);
+        let response = put(&guarded(kit.interlock.require(anyone), handler), "/1", "").await;
+        assert_eq!(response.status, 200);
         assert_eq!(kit.notes().await, [1]);
     });
 }
@@ -471,10 +411,10 @@ fn hidden_error_is_retried_once() {
                 .await;
             Ok("ok")
         }
-        let answer = put(&guarded(kit.interlock.require(anyone), handler), "/1", "").await;
-        answer.assert_problem(ErrorKind::Aborted);
-        assert_eq!(answer.outcome(), Outcome::RolledBack);
-        assert_eq!(answer.report().attempts(), 2);
+        let response = put(&guarded(kit.interlock.require(anyone), handler), "/1", "").await;
+        response.assert_problem(ErrorKind::Aborted);
+        assert_eq!(response.outcome(), Outcome::RolledBack);
+        assert_eq!(response.report().attempts(), 2);
     });
 }
 
@@ -490,9 +430,9 @@ fn hidden_conflict_succeeds_on_retry() {
             }
             Ok::<_, Error>("ok")
         };
-        let answer = put(&guarded(kit.interlock.require(anyone), handler), "/1", "").await;
-        assert_eq!(answer.status, 200);
-        assert_eq!(answer.report().attempts(), 2);
+        let response = put(&guarded(kit.interlock.require(anyone), handler), "/1", "").await;
+        assert_eq!(response.status, 200);
+        assert_eq!(response.report().attempts(), 2);
         assert_eq!(kit.notes().await, [2]);
     });
 }
@@ -508,9 +448,9 @@ fn unsuccessful_response_is_rolled_back() {
                 write(tx).await?;
                 Ok::<_, Error>((status, "mine"))
             };
-            let answer = put(&guarded(kit.interlock.require(anyone), handler), "/1", "").await;
-            assert_eq!((answer.status, answer.body.as_str()), (status, "mine"));
-            assert_eq!(answer.outcome(), Outcome::RolledBack);
+            let response = put(&guarded(kit.interlock.require(anyone), handler), "/1", "").await;
+            assert_eq!((response.status, response.body.as_str()), (status, "mine"));
+            assert_eq!(response.outcome(), Outcome::RolledBack);
             assert!(kit.notes().await.is_empty());
         }
     });
@@ -523,14 +463,17 @@ fn commit_if_declines_success() {
             ([("failed", "yes")], write(tx).await).into_response()
         }
         let interlock = kit.interlock.clone();
-        let interlock = interlock.commit_if(|answer| !answer.headers().contains_key("failed"));
-        let answer = put(&guarded(interlock.require(anyone), failed), "/1", "").await;
-        assert_eq!((answer.status.as_u16(), answer.body.as_str()), (200, "ok"));
-        assert_eq!(answer.outcome(), Outcome::RolledBack);
+        let interlock = interlock.commit_if(|response| !response.headers().contains_key("failed"));
+        let response = put(&guarded(interlock.require(anyone), failed), "/1", "").await;
+        assert_eq!(
+            (response.status.as_u16(), response.body.as_str()),
+            (200, "ok")
+        );
+        assert_eq!(response.outcome(), Outcome::RolledBack);
         assert!(kit.notes().await.is_empty());
 
-        let answer = put(&guarded(interlock.require(anyone), write), "/1", "").await;
-        assert_eq!(answer.outcome(), Outcome::Committed);
+        let response = put(&guarded(interlock.require(anyone), write), "/1", "").await;
+        assert_eq!(response.outcome(), Outcome::Committed);
         assert_eq!(kit.notes().await, [1]);
     });
 }
@@ -542,15 +485,15 @@ fn commit_if_cannot_commit_an_error() {
             (StatusCode::BAD_REQUEST, write(tx).await).into_response()
         }
         let interlock = kit.interlock.clone().commit_if(|_| true);
-        let answer = put(&guarded(interlock.require(anyone), failed), "/1", "").await;
-        assert_eq!(answer.status, 400);
-        assert_eq!(answer.outcome(), Outcome::RolledBack);
+        let response = put(&guarded(interlock.require(anyone), failed), "/1", "").await;
+        assert_eq!(response.status, 400);
+        assert_eq!(response.outcome(), Outcome::RolledBack);
         assert!(kit.notes().await.is_empty());
     });
 }
 
 /// The answer `status` after a write that is to be kept, and after an error if `fails`.
-async fn keep(kit: &Kit, status: StatusCode, fails: bool) -> Answer {
+async fn keep(kit: &Kit, status: StatusCode, fails: bool) -> TestResponse {
     let handler = move |mut tx: Tx| async move {
         note(&mut tx, 1).await?;
         if fails {
@@ -565,9 +508,9 @@ async fn keep(kit: &Kit, status: StatusCode, fails: bool) -> Answer {
 #[test]
 fn commit_on_error_commits_4xx() {
     test(async |kit| {
-        let answer = keep(&kit, StatusCode::UNAUTHORIZED, false).await;
-        assert_eq!(answer.status, 401);
-        assert_eq!(answer.outcome(), Outcome::Committed);
+        let response = keep(&kit, StatusCode::UNAUTHORIZED, false).await;
+        assert_eq!(response.status, 401);
+        assert_eq!(response.outcome(), Outcome::Committed);
         assert_eq!(kit.notes().await, [1]);
     });
 }
@@ -575,9 +518,9 @@ fn commit_on_error_commits_4xx() {
 #[test]
 fn commit_on_error_rolls_back_5xx() {
     test(async |kit| {
-        let answer = keep(&kit, StatusCode::BAD_GATEWAY, false).await;
-        assert_eq!(answer.status, 502);
-        assert_eq!(answer.outcome(), Outcome::RolledBack);
+        let response = keep(&kit, StatusCode::BAD_GATEWAY, false).await;
+        assert_eq!(response.status, 502);
+        assert_eq!(response.outcome(), Outcome::RolledBack);
         assert!(kit.notes().await.is_empty());
     });
 }
@@ -585,9 +528,9 @@ fn commit_on_error_rolls_back_5xx() {
 #[test]
 fn commit_on_error_rolls_back_after_database_error() {
     test(async |kit| {
-        let answer = keep(&kit, StatusCode::UNAUTHORIZED, true).await;
-        answer.assert_problem(ErrorKind::Aborted);
-        assert_eq!(answer.outcome(), Outcome::RolledBack);
+        let response = keep(&kit, StatusCode::UNAUTHORIZED, true).await;
+        response.assert_problem(ErrorKind::Aborted);
+        assert_eq!(response.outcome(), Outcome::RolledBack);
         assert!(kit.notes().await.is_empty());
     });
 }
@@ -602,9 +545,12 @@ fn rollback_only_succeeds_and_rolls_back() {
             tx.rollback_only();
             Ok("ok")
         }
-        let answer = put(&guarded(kit.interlock.require(anyone), handler), "/1", "").await;
-        assert_eq!((answer.status.as_u16(), answer.body.as_str()), (200, "ok"));
-        assert_eq!(answer.outcome(), Outcome::RolledBack);
+        let response = put(&guarded(kit.interlock.require(anyone), handler), "/1", "").await;
+        assert_eq!(
+            (response.status.as_u16(), response.body.as_str()),
+            (200, "ok")
+        );
+        assert_eq!(response.outcome(), Outcome::RolledBack);
         assert!(kit.notes().await.is_empty());
     });
 }
@@ -613,19 +559,15 @@ fn rollback_only_succeeds_and_rolls_back() {
 fn dry_run_succeeds_and_rolls_back() {
     test(async |kit| {
         let interlock = kit.interlock.clone().dry_run();
-        let answer = put(&guarded(interlock.require(anyone), write), "/1", "").await;
-        assert_eq!((answer.status.as_u16(), answer.body.as_str()), (200, "ok"));
-        assert_eq!(answer.outcome(), Outcome::RolledBack);
+        let response = put(&guarded(interlock.require(anyone), write), "/1", "").await;
+        assert_eq!(
+            (response.status.as_u16(), response.body.as_str()),
+            (200, "ok")
+        );
+        assert_eq!(response.outcome(), Outcome::RolledBack);
         assert!(kit.notes().await.is_empty());
     });
 }
-
-/// For PostgreSQL: a note needs a document of the same number, which COMMIT finds missing.
-pub(crate) const DEFERRED: &str = "
-    ALTER TABLE notes ADD CONSTRAINT secret_fkey
-        FOREIGN KEY (id) REFERENCES documents (id) DEFERRABLE INITIALLY DEFERRED;
-    DELETE FROM documents WHERE id = 1
-";
 
 #[test]
 fn dry_run_fails_where_commit_would_fail() {
@@ -636,9 +578,9 @@ fn dry_run_fails_where_commit_would_fail() {
         }
         kit.database.run(DEFERRED).await;
         for interlock in [kit.interlock.clone(), kit.interlock.clone().dry_run()] {
-            let answer = put(&guarded(interlock.require(anyone), write), "/1", "").await;
-            answer.assert_problem(ErrorKind::Rejected);
-            assert_eq!(answer.outcome(), Outcome::RolledBack);
+            let response = put(&guarded(interlock.require(anyone), write), "/1", "").await;
+            response.assert_problem(ErrorKind::Rejected);
+            assert_eq!(response.outcome(), Outcome::RolledBack);
             assert!(kit.notes().await.is_empty());
         }
     });
@@ -650,10 +592,13 @@ fn dry_run_fails_where_commit_would_fail() {
 fn success_is_committed() {
     test(async |kit| {
         let app = guarded(kit.interlock.require(can_edit), update);
-        let answer = put(&app, "/1", "new").await;
-        assert_eq!((answer.status.as_u16(), answer.body.as_str()), (200, "new"));
-        assert_eq!(answer.outcome(), Outcome::Committed);
-        assert_eq!(answer.report().attempts(), 1);
+        let response = put(&app, "/1", "new").await;
+        assert_eq!(
+            (response.status.as_u16(), response.body.as_str()),
+            (200, "new")
+        );
+        assert_eq!(response.outcome(), Outcome::Committed);
+        assert_eq!(response.report().attempts(), 1);
         assert_eq!(kit.body(1).await, "new");
     });
 }
@@ -665,9 +610,9 @@ fn redirect_of_handler_is_committed() {
             write(tx).await?;
             Ok(Redirect::to("/1"))
         }
-        let answer = put(&guarded(kit.interlock.require(anyone), handler), "/1", "").await;
-        assert_eq!(answer.status, 303);
-        assert_eq!(answer.outcome(), Outcome::Committed);
+        let response = put(&guarded(kit.interlock.require(anyone), handler), "/1", "").await;
+        assert_eq!(response.status, 303);
+        assert_eq!(response.outcome(), Outcome::Committed);
         assert_eq!(kit.notes().await, [1]);
     });
 }
@@ -676,9 +621,9 @@ fn redirect_of_handler_is_committed() {
 fn read_only_request_is_committed() {
     test(async |kit| {
         let layer = kit.interlock.require(can_edit).read_only();
-        let answer = put(&guarded(layer, async || "read"), "/1", "").await;
-        assert_eq!(answer.status, 200);
-        assert_eq!(answer.outcome(), Outcome::Committed);
+        let response = put(&guarded(layer, async || "read"), "/1", "").await;
+        assert_eq!(response.status, 200);
+        assert_eq!(response.outcome(), Outcome::Committed);
     });
 }
 
@@ -686,9 +631,9 @@ fn read_only_request_is_committed() {
 fn read_only_request_cannot_write() {
     test(async |kit| {
         let app = guarded(kit.interlock.require(can_edit).read_only(), update);
-        let answer = put(&app, "/1", "new").await;
-        answer.assert_problem(ErrorKind::Database);
-        assert_eq!(answer.outcome(), Outcome::RolledBack);
+        let response = put(&app, "/1", "new").await;
+        response.assert_problem(ErrorKind::Database);
+        assert_eq!(response.outcome(), Outcome::RolledBack);
         assert_eq!(kit.body(1).await, "old");
     });
 }
@@ -699,10 +644,10 @@ fn request_without_statement_opens_no_transaction() {
         async fn handler(_tx: Tx) -> &'static str {
             "ok"
         }
-        let answer = put(&guarded(kit.interlock.require(anyone), handler), "/1", "").await;
-        assert_eq!(answer.status, 200);
-        assert_eq!(answer.outcome(), Outcome::NoTransaction);
-        assert_eq!(answer.report().attempts(), 1);
+        let response = put(&guarded(kit.interlock.require(anyone), handler), "/1", "").await;
+        assert_eq!(response.status, 200);
+        assert_eq!(response.outcome(), Outcome::NoTransaction);
+        assert_eq!(response.report().attempts(), 1);
         assert_eq!(kit.pool.size(), 0);
     });
 }
@@ -734,20 +679,20 @@ fn schema_change_is_retried_and_succeeds() {
         let app = guarded(kit.interlock.require(anyone), handler);
         let write =
             async || -> Columns { WRITE.bind(1_i64).fetch_one(&kit.interlock).await.unwrap() };
-        let answer = put(&app, "/1", "").await;
-        assert_eq!((answer.status.as_u16(), &*answer.body), (200, "3"));
+        let response = put(&app, "/1", "").await;
+        assert_eq!((response.status.as_u16(), &*response.body), (200, "3"));
         assert_eq!(write().await.0, 3);
         kit.database
             .run("ALTER TABLE documents ADD COLUMN added INT8;")
             .await;
         assert_eq!(write().await.0, 4);
-        let answer = put(&app, "/1", "").await;
-        assert_eq!((answer.status.as_u16(), &*answer.body), (200, "4"));
+        let response = put(&app, "/1", "").await;
+        assert_eq!((response.status.as_u16(), &*response.body), (200, "4"));
         kit.database
             .run("ALTER TABLE documents ADD COLUMN another INT8;")
             .await;
-        let answer = put(&app, "/1", "").await;
-        assert_eq!((answer.status.as_u16(), &*answer.body), (200, "5"));
-        assert_eq!(answer.report().attempts(), 2);
+        let response = put(&app, "/1", "").await;
+        assert_eq!((response.status.as_u16(), &*response.body), (200, "5"));
+        assert_eq!(response.report().attempts(), 2);
     });
 }

@@ -1,14 +1,6 @@
 //! What the log is told, and what it is not.
 
-use std::{
-    collections::BTreeMap,
-    fmt,
-    sync::{
-        Mutex, Once,
-        atomic::{AtomicU64, Ordering},
-    },
-    time::Duration,
-};
+use std::time::Duration;
 
 use axum::{
     Router,
@@ -22,171 +14,12 @@ use support::Kind;
 use tokio::sync::Notify;
 use tower::{Layer as _, ServiceExt as _, service_fn};
 use tower_interlock::{Authorized, Denied, Error, ErrorKind, Interlock, Outcome, Tx};
-use tracing::{
-    Instrument as _, Level, Subscriber,
-    field::{Field, Visit},
-    span,
+use tracing::Level;
+
+use crate::kit::{
+    CanEdit, Event, Kit, Log, anyone, can_edit, conflict, logged_text, note, put, send, test,
+    traced, write,
 };
-use tracing_subscriber::{
-    Registry,
-    layer::{Context, Layer, SubscriberExt as _},
-    registry::LookupSpan,
-};
-
-use crate::kit::{Answer, CanEdit, Kit, anyone, can_edit, conflict, note, put, send, test};
-
-type Fields = BTreeMap<&'static str, String>;
-
-/// What was logged in the course of one future.
-#[derive(Debug, Default)]
-pub(crate) struct Log {
-    pub(crate) spans: Vec<(&'static str, Fields)>,
-    pub(crate) events: Vec<Event>,
-}
-
-#[derive(Debug, Clone)]
-pub(crate) struct Event {
-    pub(crate) level: Level,
-    pub(crate) fields: Fields,
-    /// Which of the spans it is in.
-    span: Option<usize>,
-}
-
-impl Log {
-    /// The events above DEBUG.
-    pub(crate) fn loud(&self) -> Vec<&Event> {
-        let events = self.events.iter();
-        events.filter(|event| event.level < Level::DEBUG).collect()
-    }
-
-    pub(crate) fn find(&self, message: &str) -> Vec<&Event> {
-        let events = self.events.iter();
-        events.filter(|event| event.message() == message).collect()
-    }
-}
-
-impl Event {
-    pub(crate) fn message(&self) -> &str {
-        self.get("message").unwrap_or_default()
-    }
-
-    fn get(&self, name: &str) -> Option<&str> {
-        self.fields.get(name).map(String::as_str)
-    }
-}
-
-/// Runs `future`, and returns with its output what this crate has logged meanwhile on its behalf.
-pub(crate) async fn traced<F: Future>(future: F) -> (F::Output, Log) {
-    static INSTALLED: Once = Once::new();
-    static KEYS: AtomicU64 = AtomicU64::new(0);
-    INSTALLED.call_once(|| {
-        tracing::subscriber::set_global_default(Registry::default().with(Capture)).unwrap();
-    });
-    let key = KEYS.fetch_add(1, Ordering::Relaxed);
-    let output = future
-        .instrument(tracing::info_span!(target: CASE, "case", key))
-        .await;
-    let log = LOGS.lock().unwrap().remove(&key);
-    (output, log.unwrap_or_default())
-}
-
-/// The target of the span that tells whose an event is.
-const CASE: &str = "case";
-
-static LOGS: Mutex<BTreeMap<u64, Log>> = Mutex::new(BTreeMap::new());
-
-/// All that this crate has logged in this process, on whoever's behalf.
-static TEXT: Mutex<String> = Mutex::new(String::new());
-
-struct Capture;
-
-struct Key(u64);
-
-/// The index of a span in its log.
-struct Index(usize);
-
-impl Capture {
-    /// Adds to the log of the case that is the outermost of `scope`.
-    fn log<'a, S: LookupSpan<'a>>(
-        scope: Option<tracing_subscriber::registry::Scope<'a, S>>,
-        add: impl FnOnce(&mut Log),
-    ) {
-        let outermost = scope.and_then(|scope| scope.from_root().next());
-        let key = outermost.and_then(|span| span.extensions().get().map(|Key(key)| *key));
-        if let Some(key) = key {
-            add(LOGS.lock().unwrap().entry(key).or_default());
-        }
-    }
-}
-
-impl<S: Subscriber + for<'a> LookupSpan<'a>> Layer<S> for Capture {
-    fn enabled(&self, metadata: &tracing::Metadata<'_>, _: Context<'_, S>) -> bool {
-        metadata.target().starts_with("tower_interlock") || metadata.target() == CASE
-    }
-
-    fn on_new_span(&self, attributes: &span::Attributes<'_>, id: &span::Id, ctx: Context<'_, S>) {
-        let fields = Visitor::read(|visitor| attributes.record(visitor));
-        let span = ctx.span(id).unwrap();
-        if span.metadata().target() == CASE {
-            span.extensions_mut()
-                .insert(Key(fields["key"].parse().unwrap()));
-            return;
-        }
-        let mut index = 0;
-        Self::log(ctx.span_scope(id), |log| {
-            index = log.spans.len();
-            log.spans.push((span.name(), fields));
-        });
-        span.extensions_mut().insert(Index(index));
-    }
-
-    fn on_record(&self, id: &span::Id, values: &span::Record<'_>, ctx: Context<'_, S>) {
-        let fields = Visitor::read(|visitor| values.record(visitor));
-        let index = ctx
-            .span(id)
-            .and_then(|span| span.extensions().get().map(|Index(index)| *index));
-        Self::log(ctx.span_scope(id), |log| {
-            log.spans[index.unwrap()].1.extend(fields);
-        });
-    }
-
-    fn on_event(&self, event: &tracing::Event<'_>, ctx: Context<'_, S>) {
-        let fields = Visitor::read(|visitor| event.record(visitor));
-        let span = ctx
-            .event_span(event)
-            .and_then(|span| span.extensions().get().map(|Index(index)| *index));
-        Self::log(ctx.event_scope(event), |log| {
-            log.events.push(Event {
-                level: *event.metadata().level(),
-                fields,
-                span,
-            });
-        });
-    }
-}
-
-struct Visitor(Fields);
-
-impl Visitor {
-    fn read(record: impl FnOnce(&mut dyn Visit)) -> Fields {
-        let mut visitor = Self(Fields::new());
-        record(&mut visitor);
-        let fields = visitor.0.iter();
-        let lines = fields.map(|(name, value)| format!("{name}={value}\n"));
-        TEXT.lock().unwrap().extend(lines);
-        visitor.0
-    }
-}
-
-impl Visit for Visitor {
-    fn record_str(&mut self, field: &Field, value: &str) {
-        self.0.insert(field.name(), value.to_owned());
-    }
-
-    fn record_debug(&mut self, field: &Field, value: &dyn fmt::Debug) {
-        self.0.insert(field.name(), format!("{value:?}"));
-    }
-}
 
 fn app(interlock: &Interlock, handler: MethodRouter<Kit>, kit: &Kit) -> Router {
     Router::new()
@@ -214,8 +47,8 @@ fn request_has_one_span_with_policies_and_attempt() {
     test(async |kit| {
         let inner = put_route(handler).route_layer(kit.interlock.require(may_enter));
         let app = app(&kit.interlock, inner, &kit);
-        let (answer, log) = traced(put(&app, "/1", "")).await;
-        assert_eq!(answer.status, 200);
+        let (response, log) = traced(put(&app, "/1", "")).await;
+        assert_eq!(response.status, 200);
         assert_eq!(kit.notes().await, [1]);
 
         let [(name, fields)] = &*log.spans else {
@@ -224,7 +57,7 @@ fn request_has_one_span_with_policies_and_attempt() {
         assert_eq!(*name, "authorize");
         assert_eq!(
             fields["policies"],
-            "it::kit::can_edit, it::trace::may_enter"
+            "it::kit::app::can_edit, it::trace::may_enter"
         );
         assert_eq!(fields["attempt"], "3");
         assert!(!log.events.is_empty());
@@ -237,9 +70,9 @@ fn request_without_transaction_has_span() {
     test(async |kit| {
         let layer = kit.interlock.require(anyone);
         let app = Router::new().route("/", put_route(async || "ok").route_layer(layer));
-        let (answer, log) = traced(put(&app, "/", "")).await;
-        assert_eq!(answer.outcome(), Outcome::NoTransaction);
-        assert_eq!(log.spans[0].1["policies"], "it::kit::anyone");
+        let (response, log) = traced(put(&app, "/", "")).await;
+        assert_eq!(response.outcome(), Outcome::NoTransaction);
+        assert_eq!(log.spans[0].1["policies"], "it::kit::app::anyone");
         assert!(log.events.is_empty(), "{:?}", log.events);
     });
 }
@@ -251,8 +84,8 @@ fn commit_is_logged_at_debug() {
     }
     test(async |kit| {
         let app = app(&kit.interlock, put_route(handler), &kit);
-        let (answer, log) = traced(put(&app, "/1", "")).await;
-        assert_eq!(answer.status, 200);
+        let (response, log) = traced(put(&app, "/1", "")).await;
+        assert_eq!(response.status, 200);
         let [commit] = *log.find("COMMIT") else {
             panic!("{log:?}");
         };
@@ -272,8 +105,8 @@ fn each_retry_is_logged_at_debug() {
     }
     test(async |kit| {
         let app = app(&kit.interlock, put_route(handler), &kit);
-        let (answer, log) = traced(put(&app, "/1", "")).await;
-        assert_eq!(answer.status, 200);
+        let (response, log) = traced(put(&app, "/1", "")).await;
+        assert_eq!(response.status, 200);
         assert_eq!(kit.notes().await, [1]);
         let retries = log.find("running the request again");
         let attempts: Vec<_> = retries.iter().map(|retry| retry.get("attempt")).collect();
@@ -302,8 +135,8 @@ fn each_rollback_is_logged_at_debug() {
             (put_route(fail), "502", Some("23505")),
         ] {
             let app = app(&kit.interlock, handler, &kit);
-            let (answer, log) = traced(put(&app, "/1", "")).await;
-            assert_eq!(answer.status.as_str(), status);
+            let (response, log) = traced(put(&app, "/1", "")).await;
+            assert_eq!(response.status.as_str(), status);
             let [rollback] = *log.find("rolled back") else {
                 panic!("{log:?}");
             };
@@ -330,7 +163,7 @@ fn rollback_of_cancelled_request_is_logged_at_debug() {
             .with_state(&STARTED);
         let cancelled = async {
             tokio::select! {
-                _ = put(&app, "/", "") => panic!("it was answered"),
+                _ = put(&app, "/", "") => panic!("a response arrived"),
                 () = STARTED.notified() => {}
             }
             kit.interlock.drain().await;
@@ -352,9 +185,9 @@ fn rollback_of_failed_service_is_logged_at_debug() {
         });
         let service = kit.interlock.require(anyone).layer(failing);
         let failed = async {
-            let answer = service.oneshot(Request::<Body>::default()).await;
+            let response = service.oneshot(Request::<Body>::default()).await;
             kit.interlock.drain().await;
-            answer.unwrap_err()
+            response.unwrap_err()
         };
         let (error, log) = traced(failed).await;
         assert_eq!(error, "broken");
@@ -374,8 +207,8 @@ fn assert_rolled_back(log: &Log) {
 
 /// The one event above DEBUG of a request that fails.
 async fn failure(app: &Router, kind: ErrorKind) -> Event {
-    let (answer, log) = traced(put(app, "/1", "")).await;
-    answer.assert_problem(kind);
+    let (response, log) = traced(put(app, "/1", "")).await;
+    response.assert_problem(kind);
     let [event] = *log.loud() else {
         panic!("{log:?}");
     };
@@ -397,8 +230,8 @@ fn denial_is_logged_with_reason() {
             (kit.interlock.require(hidden), 404, "a stranger"),
         ] {
             let app = Router::new().route("/", put_route(async || {}).route_layer(layer));
-            let (answer, log) = traced(put(&app, "/", "")).await;
-            assert_eq!(answer.status, status);
+            let (response, log) = traced(put(&app, "/", "")).await;
+            assert_eq!(response.status, status);
             let [event] = *log.loud() else {
                 panic!("{log:?}");
             };
@@ -520,10 +353,6 @@ fn database_error_is_logged_as_error() {
     });
 }
 
-async fn write(mut tx: Tx) -> Result<(), Error> {
-    Ok(note(&mut tx, 1).await?)
-}
-
 #[test]
 fn constraint_violation_at_commit_is_logged_at_info() {
     test(async |kit| {
@@ -562,9 +391,9 @@ fn unknown_outcome_is_logged_as_error() {
         .await
         .unwrap();
         let app = app(&kit.interlock, put_route(write), &kit);
-        let (answer, log) = traced(put(&app, "/1", "")).await;
-        answer.assert_problem(ErrorKind::OutcomeUnknown);
-        assert_eq!(answer.outcome(), Outcome::Unknown);
+        let (response, log) = traced(put(&app, "/1", "")).await;
+        response.assert_problem(ErrorKind::OutcomeUnknown);
+        assert_eq!(response.outcome(), Outcome::Unknown);
         let [commit] = *log.find("COMMIT") else {
             panic!("{log:?}");
         };
@@ -652,12 +481,12 @@ async fn keeps(secrets: [&str; 3], kit: &Kit, handler: MethodRouter<Kit>, status
     for (token, status) in [(TOKEN, status), ("token-5f1c02d9!", 403)] {
         let request = Request::put("/").header(header::AUTHORIZATION, format!("Bearer {token}"));
         let request = request.body(Body::from(BODY)).unwrap();
-        let (answer, log): (Answer, _) = traced(send(&app, request)).await;
-        assert_eq!(answer.status, status, "{}", answer.body);
+        let (response, log) = traced(send(&app, request)).await;
+        assert_eq!(response.status, status, "{}", response.body);
         assert!(!log.events.is_empty());
     }
     kit.interlock.drain().await;
-    let text = TEXT.lock().unwrap().clone();
+    let text = logged_text();
     assert!(text.contains("the wrong token"));
     for secret in secrets {
         let line = text.lines().find(|line| line.contains(secret));

@@ -13,10 +13,9 @@ use tower::ServiceExt as _;
 use tower_interlock::{Interlock, Outcome};
 
 use crate::{
-    kit::{self, Kit},
-    model::{Answer, Prediction, Strike, World, predict},
+    kit::{self, Kit, Log, traced},
+    model::{Prediction, Reply, Strike, World, predict},
     script::{EFFECTS, Script, Stage},
-    trace::{Log, traced},
 };
 
 /// One request, and what goes wrong.
@@ -53,8 +52,8 @@ impl Cell {
         let predicted = predict(&self.script, &world);
         let mut seen = self.play(&kit, number, &predicted).await;
         // What is left open.
-        if predicted.answer.agrees_with(seen.answer) {
-            seen.answer = predicted.answer;
+        if predicted.response.agrees_with(seen.response) {
+            seen.response = predicted.response;
         }
         if (predicted.waited..predicted.waited + SLACK).contains(&seen.waited) {
             seen.waited = predicted.waited;
@@ -82,7 +81,7 @@ impl Cell {
 
         let request = async {
             let asked = Instant::now();
-            let answer = kit::read(app.oneshot(Script::request()).await.unwrap()).await;
+            let response = kit::read(app.oneshot(Script::request()).await.unwrap()).await;
             let waited = asked.elapsed();
             // A COMMIT that is never answered is waited for as long as there is a connection.
             if unknown && !late && !predicted.waited.is_zero() {
@@ -90,9 +89,9 @@ impl Cell {
             }
             let drained = timeout(PATIENCE, interlock.drain()).await;
             drained.expect("something hangs");
-            (answer, waited)
+            (response, waited)
         };
-        let ((answer, waited), log) = traced(request).await;
+        let ((response, waited), log) = traced(request).await;
         proxy.relent();
         let counts = proxy.counts();
         assert!(counts.faults > 0, "nothing went wrong");
@@ -100,12 +99,12 @@ impl Cell {
             let outcome = if late { "committed" } else { "unknown" };
             assert!(tells(&log, outcome), "{log:?}");
         }
-        assert_eq!(stage.attempts(), answer.report().attempts());
+        assert_eq!(stage.attempts(), response.report().attempts());
         kit.assert_nothing_leaked().await;
         self.assert_it_goes_on(&kit, number).await;
         Prediction {
-            answer: Answer::of(&answer),
-            outcome: answer.outcome(),
+            response: Reply::of(&response),
+            outcome: response.outcome(),
             attempts: stage.attempts(),
             rows: stage.rows().await,
             hooks: stage.hooks(),
@@ -126,10 +125,10 @@ impl Cell {
         let interlock = Interlock::new(kit.pool.clone());
         let stage = Stage::new(-number, &kit.outside);
         let app = self.script.app(&interlock, &stage);
-        let answer = kit::read(app.oneshot(Script::request()).await.unwrap()).await;
+        let response = kit::read(app.oneshot(Script::request()).await.unwrap()).await;
         interlock.drain().await;
-        assert_eq!(Answer::of(&answer), predicted.answer);
-        assert_eq!(answer.outcome(), predicted.outcome);
+        assert_eq!(Reply::of(&response), predicted.response);
+        assert_eq!(response.outcome(), predicted.outcome);
         assert_eq!(stage.rows().await, predicted.rows);
     }
 }

@@ -132,12 +132,12 @@ async fn difference(cell: Write, kit: Kit, who: i64) -> Option<String> {
     let asked = Instant::now();
     let written = statement.bind(who).execute(&interlock).await;
     assert!(asked.elapsed() < cell.deadline + cell.grace + SLACK);
-    let answer = written.map(|rows| assert_eq!(rows, 1));
-    let answer = answer.map_err(|error| error.kind());
+    let response = written.map(|rows| assert_eq!(rows, 1));
+    let response = response.map_err(|error| error.kind());
 
     // A write that is never answered is waited for as long as there is a connection.
     let late = matches!(cell.strike.1, Fault::Delay(_));
-    if answer == Err(ErrorKind::OutcomeUnknown) && !late {
+    if response == Err(ErrorKind::OutcomeUnknown) && !late {
         proxy.cut();
     }
     let drained = timeout(LONG, interlock.drain()).await;
@@ -150,7 +150,7 @@ async fn difference(cell: Write, kit: Kit, who: i64) -> Option<String> {
         .fetch_one(&kit.outside)
         .await
         .unwrap();
-    let (predicted, mut seen) = (predict(&cell), (answer, rows as usize));
+    let (predicted, mut seen) = (predict(&cell), (response, rows as usize));
     if gives_up(&kit, &cell.strike) && seen.1 == 0 {
         seen.1 = predicted.1;
     }

@@ -13,7 +13,7 @@ use sqlx::AssertSqlSafe;
 use support::Kind;
 use tower_interlock::{Condition, ConditionalWrite, Denied, Error, ErrorKind, Interlock, Tx};
 
-use crate::kit::{Answer, Kit, anyone, guarded, send, test, test_with_pool};
+use crate::kit::{Kit, TestResponse, anyone, guarded, send, test, test_with_pool};
 
 const SCHEMA: &str = "
     CREATE TABLE shares (user_name TEXT, file_name TEXT, PRIMARY KEY (user_name, file_name));
@@ -149,15 +149,15 @@ fn app(kit: &Kit) -> Router {
         .with_state(kit.interlock.clone())
 }
 
-async fn edit(app: &Router, way: &str, user: &str, file: &str, body: &str) -> Answer {
+async fn edit(app: &Router, way: &str, user: &str, file: &str, body: &str) -> TestResponse {
     let file: String = file.bytes().map(|byte| format!("%{byte:02x}")).collect();
     let request = Request::put(format!("/{way}/{file}")).extension(User(user.to_owned()));
     let request = request.body(Body::from(body.to_owned())).unwrap();
-    let answer = send(app, request).await;
-    if let Some(error) = answer.response.extensions().get::<Error>() {
-        answer.assert_problem(error.kind());
+    let response = send(app, request).await;
+    if let Some(error) = response.error() {
+        response.assert_problem(error.kind());
     }
-    answer
+    response
 }
 
 type Rows = BTreeSet<(String, String, String)>;
@@ -305,9 +305,9 @@ fn value_quoted_by_database_error_stays_private() {
         let mut bodies = BTreeSet::new();
         for value in values() {
             let request = Request::put("/1").body(Body::from(value)).unwrap();
-            let answer = send(&app, request).await;
-            answer.assert_problem(ErrorKind::Database);
-            bodies.insert(answer.body);
+            let response = send(&app, request).await;
+            response.assert_problem(ErrorKind::Database);
+            bodies.insert(response.body);
         }
         assert_eq!(bodies.len(), 1, "{bodies:?}");
     });

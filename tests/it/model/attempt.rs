@@ -1,41 +1,42 @@
-//! One attempt: layers, policies, the handler, step by step.
+//! One attempt: its layers, policies and handler, step by step.
 
 use tower_interlock::{ErrorKind, Outcome};
 
 use super::{
-    Answer, meaning::Trouble, settlement::Settled, status_of, transaction::Transaction, wire::Wire,
+    Reply, errors::Trouble, settlement::Settled, status_of, transaction::Transaction, wire::Wire,
 };
 use crate::script::{End, FOREVER, Layer, OnError, Part, Plain, Script, Step};
 
-/// What one attempt has come to know.
+/// The state of one attempt.
 pub(super) struct Attempt<'r> {
     pub(super) script: &'r Script,
     pub(super) number: u32,
     pub(super) wire: &'r mut Wire,
-    /// A statement was asked for.
+    /// The work ran a statement.
     pub(super) opened: bool,
     pub(super) transaction: Option<Transaction>,
-    /// The errors that nothing has healed, and in which savepoint they came up.
-    pub(super) noted: Vec<(Trouble, usize)>,
+    /// The recorded errors, and the depth of the savepoint in which each was raised.
+    pub(super) recorded: Vec<(Trouble, usize)>,
     pub(super) abandoned: bool,
     pub(super) escaped: bool,
     pub(super) verdict: Option<Verdict>,
     pub(super) rollback_only: bool,
     pub(super) commit_on_error: bool,
     pub(super) read_only: bool,
-    /// Which `Tx` has the lease.
+    /// The `Tx` that has the lease.
     pub(super) holder: Option<Holder>,
-    /// In which savepoint the steps are.
+    /// The depth of the savepoint that the steps run in.
     pub(super) within: usize,
-    /// The hooks, and in which savepoint they were registered.
+    /// The hooks, and the depth of the savepoint in which each was registered.
     pub(super) hooks: Vec<(i64, usize)>,
     writes: i64,
 }
 
-/// What no later success may cover. The worst one stays.
+/// What a later success cannot override. The strictest one stays.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Verdict {
-    Refused,
+    /// An inner layer saw a 4xx or a 5xx.
+    InnerError,
     Denied,
     Failed,
 }
@@ -47,23 +48,23 @@ pub(super) enum Holder {
     Escaped,
 }
 
-/// What comes out of a layer.
+/// What a layer returns.
 #[derive(Debug, Clone, Copy)]
-pub(super) enum Said {
+pub(super) enum LayerReply {
     Status(u16),
     Error(Trouble),
 }
 
-/// What ends an attempt before it has an answer.
+/// What ends an attempt before its settlement.
 #[derive(Debug, Clone, Copy)]
 pub(super) enum Stop {
     Panic,
     Deadline,
-    /// It waits for what never comes.
+    /// It waits for ever.
     Hung,
 }
 
-/// What a policy or the handler is stopped by.
+/// What stops a policy or the handler.
 #[derive(Debug, Clone, Copy)]
 pub(super) enum Halt {
     Error(Trouble),
@@ -78,7 +79,7 @@ impl<'r> Attempt<'r> {
             wire,
             opened: false,
             transaction: None,
-            noted: Vec::new(),
+            recorded: Vec::new(),
             abandoned: false,
             escaped: false,
             verdict: None,
@@ -92,91 +93,91 @@ impl<'r> Attempt<'r> {
         }
     }
 
-    /// "Nested layers of one `Interlock` join the transaction that is there."
-    pub(super) fn visit(&mut self) -> Result<Said, Stop> {
+    /// T3.
+    pub(super) fn visit(&mut self) -> Result<LayerReply, Stop> {
         let script = self.script;
-        if let Some(refusal) = self.check(&script.outer)? {
-            return Ok(refusal);
+        if let Some(rejection) = self.check(&script.outer)? {
+            return Ok(rejection);
         }
         let Some(inner) = &script.inner else {
             return self.handle();
         };
-        let said = self.join(inner)?;
-        // "A 4xx/5xx seen by a joined layer stays."
-        if matches!(said.status(), 400..=599) {
-            self.verdict(Verdict::Refused);
+        let returned = self.join(inner)?;
+        // Rule 8 needs it.
+        if matches!(returned.status(), 400..=599) {
+            self.verdict(Verdict::InnerError);
         }
         Ok(if script.covered {
-            Said::Status(200)
+            LayerReply::Status(200)
         } else {
-            said
+            returned
         })
     }
 
-    /// "Inner `read_only` narrows; an inner writer under an outer `read_only` is a 500 `Misconfigured`."
-    fn join(&mut self, inner: &Layer) -> Result<Said, Stop> {
+    /// T3: an inner `read_only` narrows, and a writer inside of `read_only` is `Misconfigured`.
+    fn join(&mut self, inner: &Layer) -> Result<LayerReply, Stop> {
         if self.read_only && !inner.read_only {
             self.verdict(Verdict::Failed);
-            return Ok(Said::Error(Trouble::of(ErrorKind::Misconfigured)));
+            return Ok(LayerReply::Error(Trouble::of(ErrorKind::Misconfigured)));
         }
         self.read_only = inner.read_only;
         match self.check(inner)? {
-            Some(refusal) => Ok(refusal),
+            Some(rejection) => Ok(rejection),
             None => self.handle(),
         }
     }
 
-    /// "A check that could not run is a 5xx and a rollback, never a 403, never an allow."
-    fn check(&mut self, layer: &Layer) -> Result<Option<Said>, Stop> {
-        let said = self.part(&layer.policy)?;
-        // What its statements have left unread or unseen belongs to the check.
+    /// The policy of a layer, which denies by rule 4 or fails by rule 5.
+    fn check(&mut self, layer: &Layer) -> Result<Option<LayerReply>, Stop> {
+        let returned = self.part(&layer.policy)?;
+        // Errors that its statements left unread or unseen belong to the policy.
         if self.transaction.is_some() && self.holder.is_none() {
             if let Err(Halt::Stop(stop)) = self.hold(Holder::Own) {
                 return Err(stop);
             }
             self.holder = None;
         }
-        let refusal = match (said, self.fault()) {
-            (Some(said), _) => said,
+        let rejection = match (returned, self.fault()) {
+            (Some(returned), _) => returned,
             (None, None) => return Ok(None),
-            (None, Some(Trouble { kind, .. })) => Said::Error(Trouble { again: None, kind }),
+            (None, Some(Trouble { kind, .. })) => LayerReply::Error(Trouble { retry: None, kind }),
         };
-        self.verdict(match refusal.status() {
+        self.verdict(match rejection.status() {
             500..=599 => Verdict::Failed,
             _ => Verdict::Denied,
         });
-        Ok(Some(refusal))
+        Ok(Some(rejection))
     }
 
-    fn handle(&mut self) -> Result<Said, Stop> {
+    fn handle(&mut self) -> Result<LayerReply, Stop> {
         match self.part(&self.script.handler) {
-            Ok(said) => Ok(said.unwrap_or(Said::Status(200))),
-            // "A `Tx` dropped during unwinding aborts the attempt."
+            Ok(returned) => Ok(returned.unwrap_or(LayerReply::Status(200))),
+            // T8.
             Err(Stop::Panic) if self.script.caught => {
                 self.abandoned = true;
-                Ok(Said::Status(200))
+                Ok(LayerReply::Status(200))
             }
             Err(stop) => Err(stop),
         }
     }
 
-    /// `None` if a policy allows.
-    fn part(&mut self, part: &Part) -> Result<Option<Said>, Stop> {
+    /// Runs a policy or the handler. `None` if it passes.
+    fn part(&mut self, part: &Part) -> Result<Option<LayerReply>, Stop> {
         let played = self.steps(&part.steps);
-        // "An owned lease, given back on drop."
+        // T4.
         let holder = self.holder.take();
         self.holder = holder.filter(|holder| *holder == Holder::Escaped);
         match played {
             Ok(()) => {}
-            Err(Halt::Error(trouble)) => return Ok(Some(Said::Error(trouble))),
+            Err(Halt::Error(trouble)) => return Ok(Some(LayerReply::Error(trouble))),
             Err(Halt::Stop(stop)) => return Err(stop),
         }
         Ok(match part.end {
             End::Pass => None,
-            End::Answer(status) => Some(Said::Status(status)),
+            End::Respond(status) => Some(LayerReply::Status(status)),
             End::Keep(status) => {
                 self.commit_on_error = true;
-                Some(Said::Status(status))
+                Some(LayerReply::Status(status))
             }
             End::Escape => {
                 self.escaped = true;
@@ -196,7 +197,7 @@ impl<'r> Attempt<'r> {
         let (done, on_error) = match step {
             Step::Do(statement, on_error) => (self.statement(*statement), *on_error),
             Step::Savepoint(steps, close, on_error) => (self.savepoint(steps, *close), *on_error),
-            // "Any other statement future dropped unfinished aborts the attempt."
+            // T8.
             Step::Abandon => {
                 let done = self.plain(Plain::Read);
                 self.abandoned |= done.is_ok();
@@ -229,13 +230,13 @@ impl<'r> Attempt<'r> {
         self.verdict = self.verdict.max(Some(verdict));
     }
 
-    /// What makes it unfit to succeed.
+    /// The error that keeps the attempt from being committed.
     pub(super) fn fault(&self) -> Option<Trouble> {
-        let noted = self.noted.first().map(|(trouble, _)| *trouble);
-        noted.or_else(|| self.abandoned.then(|| Trouble::of(ErrorKind::Aborted)))
+        let recorded = self.recorded.first().map(|(trouble, _)| *trouble);
+        recorded.or_else(|| self.abandoned.then(|| Trouble::of(ErrorKind::Aborted)))
     }
 
-    /// What became of it, if it is not committed.
+    /// The outcome if the attempt is not committed.
     pub(super) fn outcome(&self) -> Outcome {
         if self.opened {
             Outcome::RolledBack
@@ -246,21 +247,21 @@ impl<'r> Attempt<'r> {
 
     pub(super) fn stopped(&self, stop: Stop) -> Settled {
         let answer = match stop {
-            // "Panic: rolled back, the panic goes on."
-            Stop::Panic => Answer::Panic,
-            // "`DeadlineExceeded`: before COMMIT was sent."
-            Stop::Deadline => Answer::Problem(ErrorKind::DeadlineExceeded),
+            // Rule 1.
+            Stop::Panic => Reply::Panic,
+            // X2.
+            Stop::Deadline => Reply::Problem(ErrorKind::DeadlineExceeded),
             Stop::Hung if self.script.settings.deadline < FOREVER => {
-                Answer::Problem(ErrorKind::DeadlineExceeded)
+                Reply::Problem(ErrorKind::DeadlineExceeded)
             }
-            // "Policy and handler may be cancelled at any await: that rolls back."
-            Stop::Hung => Answer::Gone,
+            // X1.
+            Stop::Hung => Reply::Gone,
         };
-        Settled::Answer(answer, self.outcome())
+        Settled::Done(answer, self.outcome())
     }
 }
 
-impl Said {
+impl LayerReply {
     pub(super) fn status(self) -> u16 {
         match self {
             Self::Status(status) => status,
@@ -268,10 +269,10 @@ impl Said {
         }
     }
 
-    pub(super) fn answer(self) -> Answer {
+    pub(super) fn reply(self) -> Reply {
         match self {
-            Self::Status(status) => Answer::Status(status),
-            Self::Error(trouble) => trouble.kind.map_or(Answer::Failure, Answer::Problem),
+            Self::Status(status) => Reply::Status(status),
+            Self::Error(trouble) => trouble.kind.map_or(Reply::Failure, Reply::Problem),
         }
     }
 }

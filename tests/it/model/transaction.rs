@@ -7,16 +7,16 @@ use tower_interlock::ErrorKind;
 
 use super::{
     attempt::{Attempt, Halt, Holder, Stop},
-    meaning::{Again, Trouble},
+    errors::{Retry, Trouble},
     wire::{HANGS, Heard},
 };
 use crate::script::{Close, Plain, Statement, Step};
 
-/// The transaction, as the server has it.
+/// The state of the transaction on the server.
 #[derive(Default)]
 pub(super) struct Transaction {
     pub(super) rows: Vec<i64>,
-    /// How many rows there were when each open savepoint was made.
+    /// The number of rows at each open savepoint.
     savepoints: Vec<usize>,
     statements: usize,
     read_only: bool,
@@ -25,13 +25,13 @@ pub(super) struct Transaction {
     ended: bool,
     /// Its connection is gone.
     pub(super) dead: bool,
-    /// And that is known.
+    /// The crate knows that its connection is gone.
     broken: bool,
-    /// The outermost savepoint that was dropped without a word.
+    /// The depth of the outermost savepoint that was dropped.
     pub(super) dropped: Option<usize>,
-    /// The error behind the first row of a row stream that was dropped.
+    /// The error behind the first row of a dropped row stream.
     unread: Option<Trouble>,
-    /// In which savepoint something was first done that cannot be seen.
+    /// The depth of the savepoint with the first effect that the crate cannot see.
     unseen: Option<usize>,
 }
 
@@ -40,7 +40,7 @@ impl Attempt<'_> {
         match statement {
             Statement::Plain(plain) => self.plain(plain),
             Statement::Raw(plain) => self.raw(plain),
-            // "A row stream may be dropped early (drained, errors noted)."
+            // T8.
             Statement::Stream { fails } => {
                 self.hold(Holder::Own)?;
                 self.send()?;
@@ -53,20 +53,20 @@ impl Attempt<'_> {
             Statement::Several => {
                 let rows = [self.next_write(), self.next_write()];
                 self.hold(Holder::Own)?;
-                self.seal()?;
+                self.set_sentinel()?;
                 self.write(&rows)
             }
             Statement::HiddenEnd => {
                 self.hold(Holder::Own)?;
-                self.seal()?;
+                self.set_sentinel()?;
                 self.send()?;
                 self.open().ended = true;
                 Ok(())
             }
-            // "It refuses texts that begin with transaction control."
+            // T5.
             Statement::Control => {
                 self.hold(Holder::Own)?;
-                Err(self.note(Trouble::of(ErrorKind::Misconfigured)))
+                Err(self.record(Trouble::of(ErrorKind::Misconfigured)))
             }
             Statement::Rival => {
                 self.hold(Holder::Rival)?;
@@ -80,7 +80,7 @@ impl Attempt<'_> {
         self.hold(Holder::Own)?;
         match plain {
             Plain::Write => self.prepare_and_write(row.as_slice()),
-            // "Noted: not `RowNotFound`."
+            // T6.
             Plain::Missing => {
                 self.send()?;
                 Err(Trouble::of(ErrorKind::NotFound).into())
@@ -95,13 +95,13 @@ impl Attempt<'_> {
         }
     }
 
-    /// "What the lease could not see (raw `connection()`) sets a flag."
+    /// T9: errors on the raw connection are not recorded.
     fn raw(&mut self, plain: Plain) -> Result<(), Halt> {
         self.hold(Holder::Own)?;
-        self.seal()?;
-        let (noted, broken) = (self.noted.len(), self.open().broken);
+        self.set_sentinel()?;
+        let (recorded, broken) = (self.recorded.len(), self.open().broken);
         let done = self.unseen(plain);
-        self.noted.truncate(noted);
+        self.recorded.truncate(recorded);
         self.open().broken = broken;
         done
     }
@@ -125,17 +125,18 @@ impl Attempt<'_> {
         }
     }
 
-    /// A statement with values is prepared first, which an aborted transaction of PostgreSQL refuses already.
-    /// CockroachDB's prepares it, and refuses to run it.
+    /// A statement with values is prepared first.
+    ///
+    /// In an aborted transaction PostgreSQL rejects the preparation, and CockroachDB the execution.
     fn prepare_and_write(&mut self, rows: &[i64]) -> Result<(), Halt> {
-        let refuses = self.wire.server == Kind::PostgreSql;
-        if refuses && self.open().aborted && !self.open().dead {
-            return Err(self.note(Trouble::HIDDEN));
+        let rejects_prepare = self.wire.server == Kind::PostgreSql;
+        if rejects_prepare && self.open().aborted && !self.open().dead {
+            return Err(self.record(Trouble::HIDDEN));
         }
         self.write(rows)
     }
 
-    /// Not in a transaction that only reads.
+    /// Writes rows, unless the transaction is read-only.
     fn write(&mut self, rows: &[i64]) -> Result<(), Halt> {
         if self.open().read_only {
             return self.fail(Trouble::of(ErrorKind::Database));
@@ -145,7 +146,7 @@ impl Attempt<'_> {
         Ok(())
     }
 
-    /// A write to what somebody else has written meanwhile.
+    /// A write to a row that another session has written.
     fn conflict(&mut self) -> Result<(), Halt> {
         let read_only = self.open().read_only;
         self.fail(if read_only {
@@ -155,15 +156,14 @@ impl Attempt<'_> {
         })
     }
 
-    /// A statement that the server refuses.
+    /// A statement that the server rejects.
     fn fail(&mut self, trouble: Trouble) -> Result<(), Halt> {
         self.send()?;
         self.open().aborted = true;
-        Err(self.note(trouble))
+        Err(self.record(trouble))
     }
 
-    /// "`savepoint()` gives a guard that is an Executor, nests, and sends its own SQL." Dropped, it is
-    /// rolled back before whatever comes next.
+    /// A savepoint. A dropped one is rolled back before the next statement.
     pub(super) fn savepoint(&mut self, steps: &[Step], close: Close) -> Result<(), Halt> {
         self.hold(Holder::Own)?;
         self.send()?;
@@ -189,9 +189,11 @@ impl Attempt<'_> {
         self.hold(Holder::Own)?;
         self.send()?;
         self.open().leave(depth);
-        let noted = self.noted.iter_mut().map(|(_, at)| at);
+        let recorded = self.recorded.iter_mut().map(|(_, at)| at);
         let hooks = self.hooks.iter_mut().map(|(_, at)| at);
-        noted.chain(hooks).for_each(|at| *at = (*at).min(depth - 1));
+        recorded
+            .chain(hooks)
+            .for_each(|at| *at = (*at).min(depth - 1));
         Ok(())
     }
 
@@ -202,14 +204,14 @@ impl Attempt<'_> {
         self.roll_back_to(depth)
     }
 
-    /// "Healed: inside a savepoint that was rolled back to."
+    /// T7.
     pub(super) fn roll_back_to(&mut self, depth: usize) -> Result<(), Halt> {
         if let Some(unread) = self.open().unread.take() {
-            let _ = self.note(unread);
+            let _ = self.record(unread);
         }
         self.transmit()?;
         if self.open().ended {
-            return Err(self.note(Trouble::UNSPECIFIED));
+            return Err(self.record(Trouble::UNSPECIFIED));
         }
         let transaction = self.open();
         transaction.aborted = false;
@@ -217,21 +219,20 @@ impl Attempt<'_> {
         transaction.rows.truncate(rows.unwrap_or_default());
         transaction.leave(depth);
         transaction.dropped = transaction.dropped.filter(|dropped| *dropped < depth);
-        self.noted
-            .retain(|(trouble, at)| *at < depth || !trouble.can_be_healed());
+        self.recorded
+            .retain(|(trouble, at)| *at < depth || !trouble.can_be_cleared());
         self.hooks.retain(|(_, at)| *at < depth);
         Ok(())
     }
 
-    /// "A lease, taken at its first statement; the transaction begins there." `AlreadyLeased`:
-    /// another `Tx` of the request has it.
+    /// T1 and T4.
     pub(super) fn hold(&mut self, who: Holder) -> Result<(), Halt> {
         if self.abandoned {
             return Err(Trouble::of(ErrorKind::Aborted).into());
         }
         if self.holder.is_some_and(|holder| holder != who) {
             let leased = Trouble::of(ErrorKind::AlreadyLeased);
-            self.noted.push((leased, 0));
+            self.recorded.push((leased, 0));
             return Err(leased.into());
         }
         self.holder = Some(who);
@@ -250,15 +251,14 @@ impl Attempt<'_> {
         Ok(())
     }
 
-    /// "At BEGIN it costs no attempt (bounded by pool size + 1: a restarted server leaves a pool
-    /// full of dead connections)."
+    /// R2: a connection that is lost at BEGIN costs no attempt, up to the size of the pool plus one.
     fn begin(&mut self) -> Result<(), Halt> {
         let deadline = self.script.settings.deadline;
-        let mut repeats = self.wire.pool + 1;
+        let mut retries_left = self.wire.pool + 1;
         let trouble = loop {
             self.wire.begins += 1;
-            let reply = self.wire.send(&Moment::Begin, deadline.min(HANGS));
-            let trouble = match reply.heard {
+            let delivery = self.wire.send(&Moment::Begin, deadline.min(HANGS));
+            let trouble = match delivery.heard {
                 Heard::Done => {
                     self.transaction = Some(Transaction {
                         read_only: self.read_only,
@@ -270,19 +270,18 @@ impl Attempt<'_> {
                 Heard::Silence | Heard::Lost => Trouble::LOST,
                 Heard::Error(error) => Trouble::reported_at_begin(&error),
             };
-            if trouble.again != Some(Again::Lost) || repeats == 0 {
+            if trouble.retry != Some(Retry::Lost) || retries_left == 0 {
                 break trouble;
             }
-            repeats -= 1;
+            retries_left -= 1;
         };
-        Err(self.note(trouble))
+        Err(self.record(trouble))
     }
 
-    /// "Settlement first drains the connection, and requires one `SAVEPOINT` to succeed; otherwise
-    /// the attempt is `Aborted`." The next statement requires that, too.
+    /// T9. The next statement is preceded by the same check.
     pub(super) fn verify(&mut self) -> Result<(), Halt> {
         let verified = if let Some(unread) = self.open().unread.take() {
-            Err(self.note(unread))
+            Err(self.record(unread))
         } else if self.open().unseen.is_some() {
             self.send()
         } else {
@@ -290,16 +289,16 @@ impl Attempt<'_> {
         };
         match verified {
             Ok(()) => self.open().unseen = None,
-            Err(Halt::Error(Trouble { again: None, .. })) => {
-                self.noted.pop();
-                return Err(self.note(Trouble::of(ErrorKind::Aborted)));
+            Err(Halt::Error(Trouble { retry: None, .. })) => {
+                self.recorded.pop();
+                return Err(self.record(Trouble::of(ErrorKind::Aborted)));
             }
             Err(other) => return Err(other),
         }
         Ok(())
     }
 
-    fn seal(&mut self) -> Result<(), Halt> {
+    fn set_sentinel(&mut self) -> Result<(), Halt> {
         if self.open().unseen.is_none() {
             self.send()?;
             self.open().unseen = Some(self.depth());
@@ -307,35 +306,35 @@ impl Attempt<'_> {
         Ok(())
     }
 
-    /// A statement that the server does, if there is a transaction and it is not aborted.
+    /// A statement, which fails if the transaction has ended or is aborted.
     fn send(&mut self) -> Result<(), Halt> {
         self.transmit()?;
         if self.open().ended {
-            Err(self.note(Trouble::UNSPECIFIED))
+            Err(self.record(Trouble::UNSPECIFIED))
         } else if self.open().aborted {
-            Err(self.note(Trouble::HIDDEN))
+            Err(self.record(Trouble::HIDDEN))
         } else {
             Ok(())
         }
     }
 
-    /// Nothing more is sent on a connection that is known to be gone.
+    /// Sends something, unless the connection is known to be gone.
     pub(super) fn transmit(&mut self) -> Result<(), Halt> {
         let deadline = self.script.settings.deadline;
         if self.open().broken {
-            return Err(self.note(Trouble::of(ErrorKind::Aborted)));
+            return Err(self.record(Trouble::of(ErrorKind::Aborted)));
         }
         if self.open().dead {
             self.open().broken = true;
-            return Err(self.note(Trouble::LOST));
+            return Err(self.record(Trouble::LOST));
         }
         self.open().statements += 1;
         let moment = Moment::Statement(self.open().statements);
         let waited = self.wire.waited;
-        let reply = self.wire.send(&moment, deadline);
+        let delivery = self.wire.send(&moment, deadline);
         let transaction = self.open();
-        (transaction.dead, transaction.broken) = (reply.dead, reply.dead);
-        let trouble = match reply.heard {
+        (transaction.dead, transaction.broken) = (delivery.dead, delivery.dead);
+        let trouble = match delivery.heard {
             Heard::Done => return Ok(()),
             Heard::Silence => {
                 self.wire.waited = waited.max(deadline);
@@ -345,11 +344,11 @@ impl Attempt<'_> {
             Heard::Error(error) => Trouble::reported(&error),
         };
         transaction.aborted = true;
-        Err(self.note(trouble))
+        Err(self.record(trouble))
     }
 
-    fn note(&mut self, trouble: Trouble) -> Halt {
-        self.noted.push((trouble, self.depth()));
+    fn record(&mut self, trouble: Trouble) -> Halt {
+        self.recorded.push((trouble, self.depth()));
         trouble.into()
     }
 
@@ -364,7 +363,7 @@ impl Attempt<'_> {
 }
 
 impl Transaction {
-    /// The savepoint is gone. That it could be left shows that the transaction is still the same.
+    /// Removes a savepoint. That the server knew it proves that the transaction is the same.
     fn leave(&mut self, depth: usize) {
         self.savepoints.truncate(depth - 1);
         self.unseen = self.unseen.filter(|unseen| *unseen < depth);

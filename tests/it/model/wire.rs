@@ -1,4 +1,4 @@
-//! What is sent, and what is heard of it.
+//! What is sent to the server, and what comes back.
 
 use std::time::Duration;
 
@@ -6,10 +6,10 @@ use support::{Fault, Kind, Moment, ServerError};
 
 use super::World;
 
-/// A fault, the moment it comes at, and how often.
+/// The moment of a fault, the fault, and how often it occurs.
 pub(crate) type Strike = (Moment, Fault, u32);
 
-/// The way to the server, and what has passed.
+/// The connections to the server, and what passed on them.
 pub(super) struct Wire {
     pub(super) server: Kind,
     pub(super) pool: u32,
@@ -21,14 +21,14 @@ pub(super) struct Wire {
     pub(super) waited: Duration,
 }
 
-/// What comes of something that is sent.
-pub(super) struct Reply {
+/// What became of something that was sent.
+pub(super) struct Delivery {
     pub(super) heard: Heard,
-    /// The server has got it, and does it.
+    /// The server received and executed it.
     pub(super) done: bool,
-    /// The connection is of no use any more.
+    /// The connection is unusable.
     pub(super) dead: bool,
-    /// It is answered when nobody waits any more.
+    /// The server replies after the wait has ended.
     pub(super) late: bool,
 }
 
@@ -36,11 +36,11 @@ pub(super) enum Heard {
     Done,
     Error(ServerError),
     Lost,
-    /// Nothing, for as long as somebody waits.
+    /// Nothing within the wait.
     Silence,
 }
 
-/// What only a connection that hangs takes so long for.
+/// The crate gives up a BEGIN or ROLLBACK after this time.
 pub(super) const HANGS: Duration = Duration::from_secs(5);
 
 impl Wire {
@@ -57,49 +57,49 @@ impl Wire {
         }
     }
 
-    /// Sends what is sent `now`, and waits for the answer no longer than `patience`.
-    pub(super) fn send(&mut self, now: &Moment, patience: Duration) -> Reply {
+    /// Sends what `now` stands for, and waits for the server no longer than `patience`.
+    pub(super) fn send(&mut self, now: &Moment, patience: Duration) -> Delivery {
         let mut strikes = self.strikes.iter_mut();
         let due = strikes.find(|(moment, _, left)| moment == now && *left > 0);
         let fault = due.map(|(_, fault, left)| {
             *left -= 1;
             fault.clone()
         });
-        let reply = |heard, done, dead| Reply {
+        let delivery = |heard, done, dead| Delivery {
             heard,
             done,
             dead,
             late: false,
         };
-        let reply = match fault {
-            None => reply(Heard::Done, true, false),
+        let delivery = match fault {
+            None => delivery(Heard::Done, true, false),
             Some(Fault::Delay(delay)) if delay < patience => {
                 self.waited += delay;
-                reply(Heard::Done, true, false)
+                delivery(Heard::Done, true, false)
             }
-            Some(Fault::Delay(_)) => Reply {
+            Some(Fault::Delay(_)) => Delivery {
                 late: true,
-                ..reply(Heard::Silence, true, false)
+                ..delivery(Heard::Silence, true, false)
             },
-            Some(Fault::CutBefore) => reply(Heard::Lost, false, true),
-            Some(Fault::CutSent | Fault::CutAfter) => reply(Heard::Lost, true, true),
-            Some(Fault::Swallow) => reply(Heard::Silence, true, true),
-            Some(Fault::Stall) => reply(Heard::Silence, false, true),
-            Some(Fault::Refuse(error)) => reply(Heard::Error(error), false, false),
-            Some(Fault::Misreport(error)) => reply(Heard::Error(error), true, false),
-            Some(Fault::Terminate(error)) => reply(Heard::Error(error), false, true),
+            Some(Fault::CutBefore) => delivery(Heard::Lost, false, true),
+            Some(Fault::CutSent | Fault::CutAfter) => delivery(Heard::Lost, true, true),
+            Some(Fault::Swallow) => delivery(Heard::Silence, true, true),
+            Some(Fault::Stall) => delivery(Heard::Silence, false, true),
+            Some(Fault::Refuse(error)) => delivery(Heard::Error(error), false, false),
+            Some(Fault::Misreport(error)) => delivery(Heard::Error(error), true, false),
+            Some(Fault::Terminate(error)) => delivery(Heard::Error(error), false, true),
         };
-        if matches!(reply.heard, Heard::Silence) {
+        if matches!(delivery.heard, Heard::Silence) {
             self.waited += patience;
         }
-        reply
+        delivery
     }
 
-    /// Rolls back, and says whether the deadline has not passed over that.
+    /// Rolls back. Returns whether that ended before the deadline.
     pub(super) fn roll_back(&mut self, deadline: Duration) -> bool {
-        let reply = self.send(&Moment::Rollback, deadline.min(HANGS));
+        let delivery = self.send(&Moment::Rollback, deadline.min(HANGS));
         // The next BEGIN may travel with it.
-        self.begins += u32::from(reply.late);
-        !matches!(reply.heard, Heard::Silence) || deadline > HANGS
+        self.begins += u32::from(delivery.late);
+        !matches!(delivery.heard, Heard::Silence) || deadline > HANGS
     }
 }

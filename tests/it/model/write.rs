@@ -1,4 +1,4 @@
-//! What has to come of a conditional write on an `Interlock`.
+//! Predicts the result of a conditional write on an `Interlock`.
 
 use std::time::Duration;
 
@@ -7,24 +7,24 @@ use tower_interlock::ErrorKind;
 
 use super::{
     World,
-    meaning::{Again, Commit, Trouble},
+    errors::{Commit, Retry, Trouble},
     wire::{HANGS, Heard, Strike, Wire},
 };
 
-/// How it is with the conditions.
+/// The state of the conditions.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Scene {
     /// All are true.
     True,
     /// One is not.
     False,
-    /// All are true, and the statement finds nothing to write.
+    /// All are true, and the statement finds no row to write.
     Nothing,
-    /// One is not true at first, and all are when the reason is looked for.
+    /// One is false for the write, and all are true for the diagnosis.
     TrueMeanwhile,
 }
 
-/// A write, and what goes wrong.
+/// A write and its fault.
 #[derive(Debug, Clone)]
 pub(crate) struct Write {
     pub(crate) scene: Scene,
@@ -36,11 +36,11 @@ pub(crate) struct Write {
     pub(crate) strike: Strike,
 }
 
-/// At the write when it is alone, and at the statement that finds the reason.
+/// The moments of the write as a single statement, and of the diagnosis.
 pub(crate) const WRITE: Moment = Moment::Text("INSERT INTO effects");
 pub(crate) const REASON: Moment = Moment::Text("CASE WHEN");
 
-/// Its answer, and how many rows are stored in the end.
+/// The result of a write, and the number of stored rows.
 pub(crate) fn predict(write: &Write) -> (Result<(), ErrorKind>, usize) {
     let mut run = Run {
         write,
@@ -51,26 +51,25 @@ pub(crate) fn predict(write: &Write) -> (Result<(), ErrorKind>, usize) {
         }),
         rows: 0,
     };
-    let mut together = false;
+    let mut in_transaction = false;
     for _ in 0..write.max_attempts {
-        let mut tried = if together {
-            run.together()
+        let mut result = if in_transaction {
+            run.in_transaction()
         } else {
-            run.alone()
+            run.single_statement()
         };
-        // "All true by then: write and diagnosis once more in one SERIALIZABLE transaction."
-        if !together && matches!(tried, Err(Stop::Unexplained)) {
-            together = true;
-            tried = run.together();
+        // All conditions are true by now. Both statements run once more in one transaction.
+        if !in_transaction && matches!(result, Err(Stop::Unexplained)) {
+            in_transaction = true;
+            result = run.in_transaction();
         }
-        let answer = match tried {
+        let result = match result {
             Ok(()) => Ok(()),
             Err(Stop::Kind(kind)) => Err(kind),
-            // "Still no row: `NotFound`."
             Err(Stop::Unexplained) => Err(ErrorKind::NotFound),
-            Err(Stop::Again) => continue,
+            Err(Stop::Retry) => continue,
         };
-        return (answer, run.rows);
+        return (result, run.rows);
     }
     (Err(ErrorKind::Contended), run.rows)
 }
@@ -82,14 +81,14 @@ struct Run<'w> {
 }
 
 enum Stop {
-    Again,
+    Retry,
     Unexplained,
     Kind(ErrorKind),
 }
 
 impl Run<'_> {
-    /// "On `&Interlock` the statement is its own COMMIT." "No row back: one diagnosing statement."
-    fn alone(&mut self) -> Result<(), Stop> {
+    /// The write as a single statement, which is its own COMMIT (C7). Without a row, the diagnosis.
+    fn single_statement(&mut self) -> Result<(), Stop> {
         let writes = self.write.scene == Scene::True;
         self.commit(&WRITE, usize::from(writes))?;
         if writes {
@@ -102,7 +101,8 @@ impl Run<'_> {
         })
     }
 
-    fn together(&mut self) -> Result<(), Stop> {
+    /// The write and the diagnosis in one transaction.
+    fn in_transaction(&mut self) -> Result<(), Stop> {
         self.begin()?;
         self.statement(&Moment::Statement(1))?;
         if self.write.scene == Scene::TrueMeanwhile {
@@ -112,19 +112,18 @@ impl Run<'_> {
         Err(Stop::Unexplained)
     }
 
-    /// "Its errors are classified as COMMIT's, a lost connection is `OutcomeUnknown`, only
-    /// 40001/40P01 are retried."
+    /// A COMMIT, or a statement that is its own COMMIT: C2 to C7.
     fn commit(&mut self, moment: &Moment, rows: usize) -> Result<(), Stop> {
         let patience = self.write.deadline + self.write.grace;
-        let reply = self.wire.send(moment, patience);
-        if reply.done {
+        let delivery = self.wire.send(moment, patience);
+        if delivery.done {
             self.rows += rows;
         }
-        Err(match Commit::of(&reply.heard, self.write.server) {
+        Err(match Commit::of(&delivery.heard, self.write.server) {
             Commit::Acknowledged => return Ok(()),
-            Commit::Conflict => Stop::Again,
-            Commit::Rejected => Stop::Kind(ErrorKind::Rejected),
-            Commit::Refused => match &reply.heard {
+            Commit::Conflict => Stop::Retry,
+            Commit::ConstraintViolation => Stop::Kind(ErrorKind::Rejected),
+            Commit::Rejected => match &delivery.heard {
                 Heard::Error(error) => Stop::of(Trouble::reported(error)),
                 _ => Stop::Kind(ErrorKind::Database),
             },
@@ -132,10 +131,10 @@ impl Run<'_> {
         })
     }
 
-    /// A statement that keeps nothing by itself.
+    /// A statement that commits nothing.
     fn statement(&mut self, moment: &Moment) -> Result<(), Stop> {
-        let reply = self.wire.send(moment, self.write.deadline);
-        Err(match &reply.heard {
+        let delivery = self.wire.send(moment, self.write.deadline);
+        Err(match &delivery.heard {
             Heard::Done => return Ok(()),
             Heard::Silence => Stop::Kind(ErrorKind::DeadlineExceeded),
             Heard::Lost => Stop::Kind(ErrorKind::Unavailable),
@@ -143,13 +142,13 @@ impl Run<'_> {
         })
     }
 
-    /// "At BEGIN it costs no attempt (bounded by pool size + 1)."
+    /// R2.
     fn begin(&mut self) -> Result<(), Stop> {
         let deadline = self.write.deadline;
-        let mut repeats = self.write.pool + 1;
+        let mut retries_left = self.write.pool + 1;
         loop {
-            let reply = self.wire.send(&Moment::Begin, deadline.min(HANGS));
-            let trouble = match &reply.heard {
+            let delivery = self.wire.send(&Moment::Begin, deadline.min(HANGS));
+            let trouble = match &delivery.heard {
                 Heard::Done => return Ok(()),
                 Heard::Silence if deadline <= HANGS => {
                     return Err(Stop::Kind(ErrorKind::DeadlineExceeded));
@@ -157,18 +156,18 @@ impl Run<'_> {
                 Heard::Silence | Heard::Lost => Trouble::LOST,
                 Heard::Error(error) => Trouble::reported_at_begin(error),
             };
-            if trouble.again != Some(Again::Lost) || repeats == 0 {
+            if trouble.retry != Some(Retry::Lost) || retries_left == 0 {
                 return Err(Stop::of(trouble));
             }
-            repeats -= 1;
+            retries_left -= 1;
         }
     }
 }
 
 impl Stop {
     fn of(trouble: Trouble) -> Self {
-        match trouble.again {
-            Some(Again::Conflict) => Self::Again,
+        match trouble.retry {
+            Some(Retry::Conflict) => Self::Retry,
             _ => Self::Kind(trouble.kind.unwrap_or(ErrorKind::Database)),
         }
     }

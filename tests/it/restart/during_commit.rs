@@ -71,7 +71,7 @@ fn restart_during_commit_is_outcome_unknown_and_stored_once() {
                 restart(server, shutdown).await;
                 let_commits_go(kit).await;
             };
-            let (answers, ()) = tokio::join!(join_all(requests), operator);
+            let (responses, ()) = tokio::join!(join_all(requests), operator);
 
             let stored = stored(kit).await;
             let expected = [
@@ -80,11 +80,11 @@ fn restart_during_commit_is_outcome_unknown_and_stored_once() {
                 (Said::Error, 1),
                 (Said::Stored, 2),
             ];
-            for ((answer, request), way) in answers.iter().zip(first..).zip(0..) {
-                let seen = (Said::by(answer), stored[&request]);
+            for ((response, request), way) in responses.iter().zip(first..).zip(0..) {
+                let seen = (Said::by(response), stored[&request]);
                 assert_eq!(seen, expected[way / EACH as usize], "{shutdown:?}, {way}");
             }
-            let layer = &answers[0];
+            let layer = &responses[0];
             assert_eq!(layer.outcome(), Outcome::Unknown);
             assert_eq!(layer.report().attempts(), 1);
             assert!(hooks.lock().unwrap().is_empty());

@@ -61,12 +61,12 @@ impl Load {
         while !stop.load(Ordering::Relaxed) {
             let request = requests.fetch_add(1, Ordering::Relaxed);
             let granted = fastrand::u8(..4) > 0;
-            let answer = put(&self.app, if granted { 1 } else { 2 }, request).await;
-            let report = answer.response.extensions().get::<Report>();
+            let response = put(&self.app, if granted { 1 } else { 2 }, request).await;
+            let report = response.try_report();
             let sent = Sent {
                 request,
                 granted,
-                said: Said::by(&answer),
+                said: Said::by(&response),
                 attempts: report.map_or(1, Report::attempts),
             };
             if sent.said == Said::Stored {

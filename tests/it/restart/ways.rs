@@ -62,7 +62,7 @@ pub(super) fn conditional(interlock: &Interlock) -> Router {
 
 /// A transaction as one writes it.
 pub(super) fn by_hand(pool: PgPool) -> Router {
-    let handler = async move |Path((user, request))| answer(&attempt(&pool, user, request).await);
+    let handler = async move |Path((user, request))| response(&attempt(&pool, user, request).await);
     route(put(handler))
 }
 
@@ -72,14 +72,14 @@ pub(super) fn by_hand_again(pool: PgPool) -> Router {
         loop {
             match attempt(&pool, user, request).await {
                 Err(sqlx::Error::Io(_)) => {}
-                attempted => break answer(&attempted),
+                attempted => break response(&attempted),
             }
         }
     };
     route(put(handler))
 }
 
-fn answer(attempted: &Result<bool, sqlx::Error>) -> StatusCode {
+fn response(attempted: &Result<bool, sqlx::Error>) -> StatusCode {
     match attempted {
         Ok(true) => StatusCode::OK,
         Ok(false) => StatusCode::FORBIDDEN,

@@ -1,4 +1,7 @@
-//! Finds or starts the database that the tests, the examples and the benches of tower-interlock run on.
+//! Finds or starts the database of the tests, the examples and the benches of tower-interlock.
+//!
+//! It also has what several test binaries share: the [`Proxy`], the checks of [`hostile`] input and
+//! the requests of [`traffic`].
 //!
 //! ```no_run
 //! support::test(async |database| {
@@ -10,27 +13,29 @@
 //!
 //! # Which server
 //!
-//! The first of these that is there:
+//! The first of these that is available:
 //!
 //! 1. the running server that `DATABASE_URL` names, PostgreSQL or CockroachDB;
 //! 2. `cockroach` on `PATH`, started as a single node in memory;
-//! 3. PostgreSQL on `PATH`, or else the newest one in the usual places, started on a cluster of its own. When the run is
-//!    root's, which PostgreSQL refuses, the server runs as `postgres` or `nobody`.
+//! 3. PostgreSQL on `PATH`, or else the newest one in the usual places, started on a cluster of its
+//!    own. PostgreSQL refuses to run as root. For root the server runs as `postgres` or `nobody`.
 //!
-//! # What stays behind
+//! # Cleanup
 //!
-//! Nothing, however the run ends. A server that we start and its folder belong to a watchdog process, which removes both
-//! as soon as the process that started them is gone, be it by SIGKILL.
+//! A run leaves nothing behind. A watchdog process owns the server that this crate started and its
+//! folder. It removes both as soon as the process that started them is gone, also after SIGKILL.
 //!
-//! A test's database goes when the test passes and stays when it fails. Under a server that we started it goes with the
-//! server; set `DATABASE_URL` to look at it afterwards.
+//! The database of a test is dropped if the test passes, and kept if it fails. On a server that this
+//! crate started it is removed together with the server. Set `DATABASE_URL` to inspect it afterwards.
 
 mod account;
 mod blocking;
 mod cockroach;
 mod database;
+mod drop_after;
 mod error;
 mod find;
+pub mod hostile;
 mod postgres;
 mod proxy;
 mod random;
@@ -38,6 +43,7 @@ mod server;
 mod sql;
 mod svg;
 mod test;
+pub mod traffic;
 mod url;
 mod watchdog;
 
@@ -45,6 +51,7 @@ use self::random::random;
 
 pub use self::{
     database::Database,
+    drop_after::drop_after,
     error::StartError,
     proxy::{Counts, Fault, Moment, Proxy, ServerError},
     server::{Kind, Server, Shutdown},

@@ -1,4 +1,4 @@
-//! What holds for every `If-Match` and `If-None-Match` that can be sent.
+//! Every `If-Match` and `If-None-Match` header is parsed by the grammar of RFC 9110.
 
 use std::fmt::Debug;
 
@@ -13,16 +13,20 @@ use axum::{
 use futures::FutureExt as _;
 use tower_interlock::{ETag, Error, ErrorKind, IfMatch, IfNoneMatch};
 
-/// Checks the header whose lines are those of `input`. No input is no header.
-pub(crate) fn check(input: &[u8]) {
+/// Checks the header whose lines are the lines of `input`. An empty input is no header.
+///
+/// # Panics
+///
+/// If the extractors and the grammar differ.
+pub fn check(input: &[u8]) {
     let lines = if input.is_empty() { None } else { Some(input) };
     let lines = lines.into_iter().flat_map(|all| all.split(|b| *b == b'\n'));
-    // A line that is no value of a header does not get past the server.
+    // The server rejects a line that is not a header value.
     let mut lines: Vec<HeaderValue> = lines.flat_map(HeaderValue::from_bytes).collect();
     let model = Model::of(&lines);
     check_against(&model, &lines);
 
-    // Whatever was sent, one more tag is not lost, and mends nothing.
+    // One more tag is never lost, and never repairs a malformed header.
     let version = input.iter().take(8).fold(0, |number, byte| {
         i64::wrapping_add(i64::wrapping_mul(number, 256), i64::from(*byte))
     });
@@ -42,13 +46,13 @@ fn check_against(model: &Model, lines: &[HeaderValue]) {
     let seen = seen(lines);
     match model {
         Model::Absent => {
-            assert_refused(&required, ErrorKind::PreconditionRequired, 428, lines);
+            assert_rejected(&required, ErrorKind::PreconditionRequired, 428, lines);
             assert_eq!(optional.unwrap(), None, "{lines:?}");
             assert_eq!(seen, IfNoneMatch::Versions(vec![]), "{lines:?}");
         }
         Model::Malformed => {
-            assert_refused(&required, ErrorKind::InvalidPrecondition, 400, lines);
-            assert_refused(&optional, ErrorKind::InvalidPrecondition, 400, lines);
+            assert_rejected(&required, ErrorKind::InvalidPrecondition, 400, lines);
+            assert_rejected(&optional, ErrorKind::InvalidPrecondition, 400, lines);
             assert_eq!(seen, IfNoneMatch::Versions(vec![]), "{lines:?}");
         }
         Model::Any => {
@@ -72,7 +76,7 @@ fn check_against(model: &Model, lines: &[HeaderValue]) {
     }
 }
 
-/// These are the versions whose tags are among `tags`, each of them once.
+/// Asserts that `versions` are those whose tags are in `tags`, each once.
 fn assert_versions(versions: &[i64], tags: &[Tag]) {
     assert!(versions.is_sorted_by(|a, b| a < b), "{versions:?}");
     let quoted = |tag: &Tag| [b"\"", &tag.opaque[..], b"\""].concat();
@@ -92,7 +96,7 @@ fn assert_versions(versions: &[i64], tags: &[Tag]) {
     }
 }
 
-/// However a handler asks, the answer is the same.
+/// Asserts that all methods of `expected` agree.
 fn assert_consistent(expected: &IfMatch) {
     let versions = expected.versions().unwrap();
     match expected.single() {
@@ -112,13 +116,13 @@ fn assert_consistent(expected: &IfMatch) {
 }
 
 #[track_caller]
-fn assert_refused<T: Debug>(
-    answer: &Result<T, Error>,
+fn assert_rejected<T: Debug>(
+    result: &Result<T, Error>,
     kind: ErrorKind,
     status: u16,
     lines: &[HeaderValue],
 ) {
-    let error = answer.as_ref().expect_err("it was let pass");
+    let error = result.as_ref().expect_err("it was accepted");
     assert_eq!(error.kind(), kind, "{lines:?}");
     assert_eq!(error.status(), status, "{lines:?}");
 }
@@ -150,7 +154,7 @@ fn parts(name: &HeaderName, lines: &[HeaderValue]) -> Parts {
     parts
 }
 
-/// What a header is by the grammar of RFC 9110: its lines as one, byte by byte.
+/// A header by the grammar of RFC 9110. Its lines are joined and read byte by byte.
 enum Model {
     Absent,
     Any,
@@ -164,17 +168,18 @@ struct Tag {
     opaque: Vec<u8>,
 }
 
-/// Where in a list.
+/// A position in a list.
 #[derive(Clone, Copy)]
 enum At {
     /// Before a tag or a comma.
     Gap,
-    /// Behind `W`, and behind `W/`.
+    /// After `W`.
     W,
+    /// After `W/`.
     Slash,
     Inside,
-    /// Behind a tag.
-    Behind,
+    /// After a tag.
+    After,
 }
 
 impl Model {
@@ -203,16 +208,16 @@ impl Model {
                     });
                     At::Inside
                 }
-                (At::Inside, b'"') | (At::Behind, b' ' | b'\t') => At::Behind,
+                (At::Inside, b'"') | (At::After, b' ' | b'\t') => At::After,
                 (At::Inside, 0x21..=0x7e | 0x80..) => {
                     tags.last_mut()?.opaque.push(*byte);
                     At::Inside
                 }
-                (At::Behind, b',') => At::Gap,
+                (At::After, b',') => At::Gap,
                 _ => return None,
             };
         }
-        matches!(at, At::Gap | At::Behind).then_some(tags)
+        matches!(at, At::Gap | At::After).then_some(tags)
     }
 }
 

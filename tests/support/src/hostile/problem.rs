@@ -1,5 +1,4 @@
-//! What holds for every error's answer: it says what kind of error it is, and not a byte of the
-//! reason.
+//! The response of every error depends on its kind, and on no byte of its reason.
 
 use std::{error::Error as StdError, io, sync::LazyLock};
 
@@ -30,15 +29,19 @@ const WAYS: &[fn(String) -> Error] = &[
     |reason| SqlxError::Io(io::Error::other(reason)).into(),
 ];
 
-/// What is answered to each of them whose reason is a plain one.
-static PLAIN: LazyLock<Vec<[Answer; 3]>> = LazyLock::new(|| {
-    let plain: Vec<_> = (0..WAYS.len()).map(|way| answers(way, "plain")).collect();
-    plain.iter().flatten().for_each(Answer::assert_problem);
+/// The responses of each of them for a plain reason.
+static PLAIN: LazyLock<Vec<[Rendered; 3]>> = LazyLock::new(|| {
+    let plain: Vec<_> = (0..WAYS.len()).map(|way| responses(way, "plain")).collect();
+    plain.iter().flatten().for_each(Rendered::assert_problem);
     plain
 });
 
 /// Checks the errors whose reason is `input`.
-pub(crate) fn check(input: &[u8]) {
+///
+/// # Panics
+///
+/// If a response depends on the reason.
+pub fn check(input: &[u8]) {
     let reason = String::from_utf8_lossy(input);
     for (way, make) in WAYS.iter().enumerate() {
         let (error, plain) = (make(reason.clone().into()), make("plain".into()));
@@ -46,35 +49,35 @@ pub(crate) fn check(input: &[u8]) {
         assert_eq!(error.status(), plain.status());
         let logged = error.source().map(ToString::to_string);
         assert!(logged.is_some_and(|logged| logged.contains(&*reason)));
-        assert_eq!(answers(way, &reason), PLAIN[way]);
+        assert_eq!(responses(way, &reason), PLAIN[way]);
     }
     let hidden = Denied::new(reason.into_owned()).hidden();
     let not_found = Error::not_found();
-    assert_eq!(answer(hidden), answer(not_found));
+    assert_eq!(render(hidden), render(not_found));
 }
 
-/// The answer to an error, and the answers of layers whose policy and whose handler end with it.
-fn answers(way: usize, reason: &str) -> [Answer; 3] {
+/// The response of an error itself, and of layers whose policy or handler returns the error.
+fn responses(way: usize, reason: &str) -> [Rendered; 3] {
     let through_the_layer = |path| {
         let request = Request::get(path).extension(Fault(way, reason.to_owned()));
         let request = request.body(Body::empty()).unwrap();
-        answer(RUNTIME.block_on(APP.clone().oneshot(request)).unwrap())
+        render(RUNTIME.block_on(APP.clone().oneshot(request)).unwrap())
     };
     [
-        answer(WAYS[way](reason.to_owned())),
+        render(WAYS[way](reason.to_owned())),
         through_the_layer("/policy"),
         through_the_layer("/handler"),
     ]
 }
 
 #[derive(Debug, PartialEq)]
-struct Answer {
+struct Rendered {
     status: StatusCode,
     headers: HeaderMap,
     body: Vec<u8>,
 }
 
-impl Answer {
+impl Rendered {
     fn assert_problem(&self) {
         assert_eq!(self.headers[CONTENT_TYPE], "application/problem+json");
         let problem: Problem = serde_json::from_slice(&self.body).unwrap();
@@ -93,9 +96,9 @@ struct Problem {
     status: u16,
 }
 
-fn answer(response: impl IntoResponse) -> Answer {
+fn render(response: impl IntoResponse) -> Rendered {
     let (parts, body) = response.into_response().into_parts();
-    Answer {
+    Rendered {
         status: parts.status,
         headers: parts.headers,
         body: RUNTIME.block_on(to_bytes(body, usize::MAX)).unwrap().into(),
@@ -108,7 +111,7 @@ struct Fault(usize, String);
 static RUNTIME: LazyLock<Runtime> =
     LazyLock::new(|| Builder::new_current_thread().enable_all().build().unwrap());
 
-/// Nothing in it runs a statement, so that nobody is ever connected.
+/// It runs no statement, so it needs no database.
 static APP: LazyLock<Router> = LazyLock::new(|| {
     let _runtime = RUNTIME.enter();
     let pool = PgPoolOptions::new().connect_lazy("postgres://localhost/nowhere");

@@ -1,11 +1,17 @@
-//! Requests that a service would rather not get, many at once: `PUT /{request}` writes two rows in
-//! a transaction, and `PUT /alone/{request}` in one statement, unless something befalls it.
+//! Many concurrent requests, most of which fail in some way.
+//!
+//! `PUT /{request}` writes two rows in a transaction, `PUT /alone/{request}` in one statement. The
+//! [`Fate`] of a request says how it ends.
+
+#![allow(
+    clippy::panic,
+    clippy::unwrap_used,
+    reason = "a test fails by panicking"
+)]
 
 use std::{
     convert::Infallible,
-    future::poll_fn,
     panic,
-    pin::pin,
     sync::{Arc, Mutex, OnceLock},
     task::Poll,
     time::{Duration, Instant},
@@ -25,32 +31,37 @@ use tokio::time::sleep;
 use tower::ServiceExt as _;
 use tower_interlock::{Condition, ConditionalWrite, Denied, Error, Interlock, Tx};
 
-pub(crate) const SCHEMA: &str = "
+use crate::drop_after;
+
+/// The tables.
+pub const SCHEMA: &str = "
     CREATE TABLE callers (id INT8 PRIMARY KEY);
     CREATE TABLE written (request INT8, half INT8, PRIMARY KEY (request, half));
     INSERT INTO callers VALUES (1);
 ";
 
-/// What befalls a request.
+/// How a request ends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) enum Fate {
+pub enum Fate {
+    /// It succeeds.
     Calm,
-    /// Calm, and written in one statement.
+    /// It succeeds, and writes in one statement.
     Alone,
-    /// By the policy.
+    /// The policy denies it.
     Denied,
-    /// In the policy or the handler; before, between or after their statements.
+    /// The policy or the handler panics, before, between or after its statements.
     Panics,
+    /// Its hook panics.
     PanicsInHook,
-    /// Its work takes longer than its deadline, in the handler or on the server.
+    /// It takes longer than its deadline, in the handler or on the server.
     Outlasted,
-    /// The client goes away.
+    /// The client disconnects.
     Left,
 }
 
 impl Fate {
-    /// The fates go round.
-    pub(crate) fn of(request: i64) -> Self {
+    /// The fate of a request. It depends on the last digit of its number.
+    pub fn of(request: i64) -> Self {
         match request % 10 {
             0 | 1 => Self::Calm,
             2 | 3 => Self::Alone,
@@ -62,7 +73,8 @@ impl Fate {
         }
     }
 
-    pub(crate) fn deadline(self) -> Duration {
+    /// The deadline of such a request.
+    pub fn deadline(self) -> Duration {
         match self {
             Self::Outlasted => Duration::from_millis(250),
             _ => Duration::from_secs(10),
@@ -70,10 +82,11 @@ impl Fate {
     }
 }
 
-/// The requests whose hooks have run.
-pub(crate) type Hooks = Arc<Mutex<Vec<i64>>>;
+/// The requests whose hooks ran.
+pub type Hooks = Arc<Mutex<Vec<i64>>>;
 
-pub(crate) fn app(interlock: &Interlock, hooks: &Hooks) -> Router {
+/// The service that the requests are sent to.
+pub fn app(interlock: &Interlock, hooks: &Hooks) -> Router {
     let hooks = Arc::clone(hooks);
     let handler = async move |Path(request): Path<i64>, mut tx: Tx| {
         write(&mut tx, request).await?;
@@ -117,8 +130,12 @@ static ALONE: ConditionalWrite = ConditionalWrite::new(
     )],
 );
 
-/// The policy's statement.
-pub(crate) async fn check<C>(on: &mut C, request: i64) -> Result<bool, sqlx::Error>
+/// The statement of the policy.
+///
+/// # Errors
+///
+/// The error of the database.
+pub async fn check<C>(on: &mut C, request: i64) -> Result<bool, sqlx::Error>
 where
     for<'c> &'c mut C: PgExecutor<'c>,
 {
@@ -131,8 +148,12 @@ where
     Ok(allowed)
 }
 
-/// The handler's statements.
-pub(crate) async fn write<C>(on: &mut C, request: i64) -> Result<(), sqlx::Error>
+/// The statements of the handler.
+///
+/// # Errors
+///
+/// The error of the database.
+pub async fn write<C>(on: &mut C, request: i64) -> Result<(), sqlx::Error>
 where
     for<'c> &'c mut C: PgExecutor<'c>,
 {
@@ -160,36 +181,44 @@ where
     write.bind(request).bind(half).execute(on).await.map(drop)
 }
 
-/// Each request that is to panic does so at one of five moments.
+/// Panics if that is the fate of the request, at one of five moments.
 fn panic_at(moment: i64, request: i64) {
     if Fate::of(request) == Fate::Panics && request / 10 % 5 == moment {
         quiet_panic();
     }
 }
 
-/// Hundreds of them need not be printed.
+/// Panics without printing. There are hundreds of these panics.
 fn quiet_panic() -> ! {
     panic::resume_unwind(Box::new("the request's fate"))
 }
 
-/// A request that is over.
-pub(crate) struct Sent {
-    pub(crate) request: i64,
-    pub(crate) fate: Fate,
-    pub(crate) end: End,
-    /// Since the end of its body.
-    pub(crate) took: Duration,
+/// A finished request.
+#[derive(Debug)]
+pub struct Sent {
+    /// Its number.
+    pub request: i64,
+    /// How it had to end.
+    pub fate: Fate,
+    /// How it did end.
+    pub end: End,
+    /// The time since the end of its body.
+    pub took: Duration,
 }
 
-pub(crate) enum End {
-    Answered(Response),
+/// How a request did end.
+#[derive(Debug)]
+pub enum End {
+    /// With a response.
+    Responded(Response),
+    /// With a panic.
     Panicked,
-    /// Nobody is left to be answered.
+    /// The client disconnected.
     Left,
 }
 
-/// Sends all of `requests` at once, and waits for the end of each.
-pub(crate) async fn send(app: &Router, requests: impl Iterator<Item = i64>) -> Vec<Sent> {
+/// Sends all of `requests` concurrently, and waits for the end of each.
+pub async fn send(app: &Router, requests: impl Iterator<Item = i64>) -> Vec<Sent> {
     join_all(requests.map(|request| send_one(app.clone(), request))).await
 }
 
@@ -201,16 +230,16 @@ async fn send_one(app: Router, request: i64) -> Sent {
         _ => format!("/{request}"),
     };
     let read = Arc::new(OnceLock::new());
-    let answer = app.oneshot(Request::put(path).body(body(&read)).unwrap());
+    let response = app.oneshot(Request::put(path).body(body(&read)).unwrap());
     let request_ends = async move {
         match fate {
-            Fate::Left => drop_after(fastrand::u32(1..14), answer).await,
-            _ => Some(answer.await),
+            Fate::Left => drop_after(fastrand::i64(1..14), response).await,
+            _ => Some(response.await),
         }
     };
-    // A task of its own, as a server has it: a panic ends no other request.
+    // Each request has its own task, as in a server, so a panic ends only that request.
     let end = match tokio::spawn(request_ends).await {
-        Ok(Some(answer)) => End::Answered(answer.unwrap()),
+        Ok(Some(response)) => End::Responded(response.unwrap()),
         Ok(None) => End::Left,
         Err(_) => End::Panicked,
     };
@@ -223,20 +252,7 @@ async fn send_one(app: Router, request: i64) -> Sent {
     }
 }
 
-/// Polls `future` so many times and drops it, wherever it then is.
-async fn drop_after<F: Future>(mut polls: u32, future: F) -> Option<F::Output> {
-    let mut future = pin!(future);
-    poll_fn(|cx| {
-        polls -= 1;
-        match future.as_mut().poll(cx) {
-            Poll::Pending if polls == 0 => Poll::Ready(None),
-            polled => polled.map(Some),
-        }
-    })
-    .await
-}
-
-/// A body that takes its time, and says when it was `read` to its end.
+/// A body that arrives late, and records when it was `read` to its end.
 fn body(read: &Arc<OnceLock<Instant>>) -> Body {
     let read = Arc::clone(read);
     let data = stream::once(async {

@@ -1,5 +1,5 @@
-//! What holds for every text that a conditional write accepts: where a condition is not true, or
-//! the transaction is not SERIALIZABLE, it writes nothing. The server is the judge.
+//! No text that a conditional write accepts writes while a condition is not true, or in a
+//! transaction that is not SERIALIZABLE. The check runs the text on a real server.
 
 use std::{
     cell::Cell,
@@ -8,23 +8,27 @@ use std::{
 };
 
 use sqlx::{PgExecutor, PgPool, postgres::PgPoolOptions};
-use support::{Database, Kind};
 use tower_interlock::{Condition, ConditionalWrite, ErrorKind, Interlock};
 
-/// What conditions come to that are not true.
+use crate::{Database, Kind};
+
+/// Conditions that are not true.
 const NOT_TRUE: [&str; 3] = [
     "false",
     "NULL::BOOL",
     "(SELECT id FROM documents WHERE id = 9) = 1",
 ];
 
-/// A database whose rows have to stay as they are.
-pub(crate) struct Judge {
+/// A database whose rows must not change.
+#[derive(Debug)]
+pub struct Judge {
     serializable: Interlock,
-    /// CockroachDB may have no such thing.
+    /// Not on CockroachDB, which may lack weaker isolation levels.
     weaker: Option<Interlock>,
-    pub(crate) outside: PgPool,
-    pub(crate) before: Rows,
+    /// For statements outside of the interlocks.
+    pub outside: PgPool,
+    /// The rows that must stay.
+    pub before: Rows,
 }
 
 const SCHEMA: &str = "
@@ -34,22 +38,23 @@ const SCHEMA: &str = "
     INSERT INTO notes VALUES (1, 'old');
 ";
 
-pub(crate) type Rows = Vec<(String, i64, String)>;
+/// All rows: table, id and text.
+pub type Rows = Vec<(String, i64, String)>;
 
-/// What became of a text.
+/// What the check and the server did with a text.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Verdict {
-    /// The check did not let it pass.
-    Refused,
-    /// The check let it pass, the server did not.
+pub enum Verdict {
+    /// The check rejected it.
+    Rejected,
+    /// The check accepted it, the server did not.
     Failed,
-    /// It ran, and wrote nothing.
+    /// It ran and wrote nothing.
     Harmless,
 }
 
 impl Judge {
     /// Fills an empty database.
-    pub(crate) async fn new(database: &Database) -> Self {
+    pub async fn new(database: &Database) -> Self {
         database.run(SCHEMA).await;
         let outside = database.pool(1).await;
         let before = rows(&outside).await;
@@ -62,27 +67,31 @@ impl Judge {
         }
     }
 
-    /// Runs `input` where it must not write, if the check lets it pass.
+    /// Runs `input` where it must not write, if the check accepts it.
     ///
     /// Its first paragraph is the statement, the second one a further condition, the third one a
     /// lock.
-    pub(crate) async fn check(&self, input: &str) -> Verdict {
+    ///
+    /// # Panics
+    ///
+    /// If it wrote, or if the error is one that only a write can cause.
+    pub async fn check(&self, input: &str) -> Verdict {
         let turn = input.len() % (NOT_TRUE.len() + 1);
         let (condition, interlock) = match (NOT_TRUE.get(turn), &self.weaker) {
             (None, Some(weaker)) => ("true", weaker),
             (not_true, _) => (*not_true.unwrap_or(&"false"), &self.serializable),
         };
-        let Some(write) = made(input, condition) else {
-            return Verdict::Refused;
+        let Some(write) = try_build(input, condition) else {
+            return Verdict::Rejected;
         };
-        let answer = write.unbound().execute(interlock).await;
-        let error = answer.expect_err("it was written");
+        let result = write.unbound().execute(interlock).await;
+        let error = result.expect_err("it was written");
         let verdict = match (error.kind(), error.sqlstate()) {
             (ErrorKind::Denied, None) => Verdict::Harmless,
-            // The isolation; or it has parameters, and none was bound.
+            // The isolation is too weak, or the text has parameters and none was bound.
             (ErrorKind::Misconfigured, None) if condition == "true" => Verdict::Harmless,
             (ErrorKind::Misconfigured, None) => Verdict::Failed,
-            // A constraint is asked about a row that is to be written.
+            // A constraint (class 23) is only checked for a row that is being written.
             (_, Some(state)) if !state.starts_with("23") => Verdict::Failed,
             other => panic!("{other:?}: {error:?}"),
         };
@@ -95,10 +104,10 @@ impl Judge {
 fn interlock(database: &Database, isolation: &str) -> Interlock {
     let settings = [
         ("default_transaction_isolation", isolation),
-        // A text that means much work is not worth it.
+        // Texts that take long are not worth the time.
         ("statement_timeout", "1s"),
     ];
-    // No text comes twice.
+    // No text runs twice.
     let options = database.options().statement_cache_capacity(0);
     let pool = PgPoolOptions::new()
         .max_connections(1)
@@ -106,16 +115,16 @@ fn interlock(database: &Database, isolation: &str) -> Interlock {
     Interlock::new(pool)
 }
 
-/// The write with this last condition, if the check lets it pass.
-pub(crate) fn made(input: &str, condition: &'static str) -> Option<ConditionalWrite> {
-    // A `static` has them at compile time. There are as many as there are inputs.
+/// Builds the write with this last condition, if the check accepts it.
+pub fn try_build(input: &str, condition: &'static str) -> Option<ConditionalWrite> {
+    // The texts must be `'static`. Leaked is one per input.
     let input: &'static str = input.to_owned().leak();
     let mut paragraphs = input.splitn(3, "\n\n");
     let statement = paragraphs.next().unwrap_or_default();
     let further = paragraphs.next().unwrap_or("true");
     let lock = paragraphs.next();
     let conditions = Box::leak(Box::new([further, condition].map(Condition::permitted)));
-    unless_refused(|| {
+    unless_rejected(|| {
         let write = ConditionalWrite::new(statement, conditions);
         match lock {
             Some(query) => write.lock(query),
@@ -124,18 +133,19 @@ pub(crate) fn made(input: &str, condition: &'static str) -> Option<ConditionalWr
     })
 }
 
-/// What `make` makes, if it does not refuse by a panic, which is then kept quiet.
+/// Runs `make`, and returns `None` if it rejects its arguments by a panic.
 ///
-/// A refusal points to its caller. Any other panic is one of the check itself.
-fn unless_refused<T>(make: impl FnOnce() -> T + panic::UnwindSafe) -> Option<T> {
+/// The location of such a panic is the caller, which is this file. It is not printed. Any other
+/// panic is a bug of the check.
+fn unless_rejected<T>(make: impl FnOnce() -> T + panic::UnwindSafe) -> Option<T> {
     thread_local!(static MAKING: Cell<bool> = const { Cell::new(false) });
     static HOOK: Once = Once::new();
     HOOK.call_once(|| {
-        let loud = panic::take_hook();
+        let default = panic::take_hook();
         panic::set_hook(Box::new(move |panic| {
-            let is_refusal = panic.location().is_some_and(|at| at.file() == file!());
-            if !(is_refusal && MAKING.replace(false)) {
-                loud(panic);
+            let is_rejection = panic.location().is_some_and(|at| at.file() == file!());
+            if !(is_rejection && MAKING.replace(false)) {
+                default(panic);
             }
         }));
     });
@@ -145,8 +155,12 @@ fn unless_refused<T>(make: impl FnOnce() -> T + panic::UnwindSafe) -> Option<T> 
     made
 }
 
-/// All that is stored.
-pub(crate) async fn rows(on: impl PgExecutor<'_>) -> Rows {
+/// All stored rows.
+///
+/// # Panics
+///
+/// If they cannot be read.
+pub async fn rows(on: impl PgExecutor<'_>) -> Rows {
     sqlx::query_as(
         "SELECT 'documents', id, body FROM documents UNION ALL SELECT 'notes', id, note FROM notes ORDER BY 1, 2",
     )

@@ -1,52 +1,51 @@
-//! What errors mean.
+//! The classes of errors.
 
 use support::{Kind, ServerError};
 use tower_interlock::ErrorKind;
 
 use super::wire::Heard;
 
-/// Why there may be another attempt.
+/// Why an attempt may be retried.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Again {
+pub(super) enum Retry {
     Conflict,
     Lost,
-    /// The transaction was aborted by an error that nobody saw.
+    /// An error that a statement hid has aborted the transaction.
     Hidden,
 }
 
 /// An error before COMMIT was sent, as the caller of the statement sees it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Trouble {
-    pub(super) again: Option<Again>,
-    /// What it is as an answer. `None` is any that is a 5xx.
+    pub(super) retry: Option<Retry>,
+    /// The kind of the response. `None` is any 5xx.
     pub(super) kind: Option<ErrorKind>,
 }
 
 impl Trouble {
-    pub(super) const CONFLICT: Self = Self::retryable(Again::Conflict, ErrorKind::Contended);
-    pub(super) const LOST: Self = Self::retryable(Again::Lost, ErrorKind::Unavailable);
-    pub(super) const HIDDEN: Self = Self::retryable(Again::Hidden, ErrorKind::Database);
+    pub(super) const CONFLICT: Self = Self::retryable(Retry::Conflict, ErrorKind::Contended);
+    pub(super) const LOST: Self = Self::retryable(Retry::Lost, ErrorKind::Unavailable);
+    pub(super) const HIDDEN: Self = Self::retryable(Retry::Hidden, ErrorKind::Database);
     pub(super) const UNSPECIFIED: Self = Self {
-        again: None,
+        retry: None,
         kind: None,
     };
 
     pub(super) const fn of(kind: ErrorKind) -> Self {
         Self {
-            again: None,
+            retry: None,
             kind: Some(kind),
         }
     }
 
-    const fn retryable(again: Again, kind: ErrorKind) -> Self {
+    const fn retryable(retry: Retry, kind: ErrorKind) -> Self {
         Self {
-            again: Some(again),
+            retry: Some(retry),
             kind: Some(kind),
         }
     }
 
-    /// "40001 and 40P01 anywhere; a connection lost (Io, FATAL 57P01–03, 08) before COMMIT was sent."
-    /// "`Unavailable`: 53300; `DeadlineExceeded`: also our own 57014; `Database`: a bug or an outage."
+    /// The class of an error of a statement: R1, R2 or R3 by its SQLSTATE, or else a kind.
     pub(super) fn reported(error: &ServerError) -> Self {
         match error.code() {
             "40001" | "40P01" => Self::CONFLICT,
@@ -59,7 +58,7 @@ impl Trouble {
         }
     }
 
-    /// "`Unavailable`: no usable connection: refused, read-only standby (0A000, 25006 at BEGIN), 53300."
+    /// The class of an error of BEGIN. 0A000 and 25006 come from a read-only standby.
     pub(super) fn reported_at_begin(error: &ServerError) -> Self {
         match error.code() {
             "0A000" | "25006" => Self::of(ErrorKind::Unavailable),
@@ -67,27 +66,28 @@ impl Trouble {
         }
     }
 
-    /// "Healed: inside a savepoint that was rolled back to; 40001 never is." Nor does a connection
-    /// that is gone come back with a savepoint.
-    pub(super) fn can_be_healed(self) -> bool {
-        !matches!(self.again, Some(Again::Conflict | Again::Lost))
+    /// T7.
+    pub(super) fn can_be_cleared(self) -> bool {
+        !matches!(self.retry, Some(Retry::Conflict | Retry::Lost))
     }
 }
 
-/// What a COMMIT has come to.
+/// The result of a COMMIT.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Commit {
     Acknowledged,
+    /// C2.
     Conflict,
+    /// C3.
+    ConstraintViolation,
+    /// C4.
     Rejected,
-    Refused,
+    /// C6.
     Unknown,
 }
 
 impl Commit {
-    /// "Definite refusals: 40001, 40P01, class 23, 25P02, and on PostgreSQL any severity ERROR.
-    /// Everything else is unknown: I/O, FATAL, 08, 40003, 57, 58, XX. XXA00 is committed." That
-    /// last one is a code of CockroachDB's.
+    /// C2 to C6.
     pub(super) fn of(heard: &Heard, server: Kind) -> Self {
         let error = match heard {
             Heard::Done => return Self::Acknowledged,
@@ -96,10 +96,10 @@ impl Commit {
         };
         match error.code() {
             "40001" | "40P01" => Self::Conflict,
-            "25P02" => Self::Refused,
-            code if code.starts_with("23") => Self::Rejected,
+            "25P02" => Self::Rejected,
+            code if code.starts_with("23") => Self::ConstraintViolation,
             "XXA00" if server == Kind::CockroachDb => Self::Acknowledged,
-            _ if server == Kind::PostgreSql && error.severity() == "ERROR" => Self::Refused,
+            _ if server == Kind::PostgreSql && error.severity() == "ERROR" => Self::Rejected,
             _ => Self::Unknown,
         }
     }
