@@ -1,7 +1,7 @@
-//! The crate builds in a user's crate, whatever features of sqlx are on there.
+//! The crate builds in a user's crate with any features of sqlx.
 //!
-//! An `Executor` has one method more when sqlx's `offline` feature is on anywhere in the build, as it is by sqlx's
-//! default features. This crate has to implement it then, and cannot ask.
+//! sqlx's `offline` feature, which is a default, adds a method to `Executor`. This crate must implement
+//! the method then, and cannot detect the feature.
 
 #![allow(
     clippy::panic,
@@ -27,7 +27,7 @@ fn crate_builds_with_and_without_sqlx_default_features() {
     }
 }
 
-/// Runs `cargo check` on a crate of a user that depends on sqlx like this.
+/// Runs `cargo check` on a user's crate with this dependency on sqlx.
 fn check(name: &str, sqlx: &str) {
     let ours = Path::new(env!("CARGO_MANIFEST_DIR"));
     let folder = Path::new(env!("CARGO_TARGET_TMPDIR"));
@@ -49,7 +49,7 @@ fn check(name: &str, sqlx: &str) {
     fs::create_dir_all(user.join("src")).unwrap();
     fs::write(user.join("Cargo.toml"), manifest).unwrap();
     fs::write(user.join("src/lib.rs"), USER).unwrap();
-    // The versions that are known to work and to be there.
+    // The versions that are known to work and are already downloaded.
     fs::copy(ours.join("Cargo.lock"), user.join("Cargo.lock")).unwrap();
 
     let check = |offline: &[&str]| {
@@ -57,21 +57,21 @@ fn check(name: &str, sqlx: &str) {
             .args(["check", "--quiet"])
             .args(offline)
             .current_dir(&user)
-            // Ours, where most of the dependencies are built.
+            // The target directory of this workspace, which has most dependencies.
             .env("CARGO_TARGET_DIR", folder.parent().unwrap())
             .output()
             .unwrap()
     };
     let mut output = check(&["--offline"]);
     if !output.status.success() {
-        // On a fresh machine, what our own build does not need has not been downloaded.
+        // On a fresh machine, dependencies that this workspace does not need are not downloaded.
         output = check(&[]);
     }
     let errors = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success(), "{name}: {errors}");
 }
 
-/// Uses each type that is an `Executor`.
+/// A crate that uses each type that is an `Executor`.
 const USER: &str = r#"
     use sqlx::{Executor, Postgres};
     use tower_interlock::{Error, Tx};
@@ -80,10 +80,10 @@ const USER: &str = r#"
         let mut savepoint = tx.savepoint().await?;
         sqlx::query("SELECT 1").execute(&mut savepoint).await?;
         savepoint.release().await?;
-        Ok(answer(&mut tx).await?)
+        Ok(fetch(&mut tx).await?)
     }
 
-    async fn answer(executor: impl Executor<'_, Database = Postgres>) -> Result<i64, sqlx::Error> {
+    async fn fetch(executor: impl Executor<'_, Database = Postgres>) -> Result<i64, sqlx::Error> {
         sqlx::query_scalar("SELECT 42::INT8").fetch_one(executor).await
     }
 "#;

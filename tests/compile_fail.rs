@@ -1,5 +1,5 @@
-//! A conditional write that could write where its conditions are not true does not compile, and
-//! the message says how to mend it.
+//! A conditional write that could write while its conditions are not true does not compile. The
+//! message says how to fix it.
 
 #[test]
 fn broken_rules_fail_with_their_message() {

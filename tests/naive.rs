@@ -1,5 +1,5 @@
-//! The usual ways under the faults that `tests/it/faults.rs` brings about. Each has to fail: what
-//! a fault does no harm to, it proves nothing of.
+//! Conventional implementations under the faults of `tests/it/faults.rs`. Each must break, otherwise
+//! the fault would prove nothing.
 
 #![allow(
     clippy::disallowed_methods,
@@ -25,25 +25,25 @@ use tower::ServiceExt as _;
 const EFFECTS: &str = "CREATE TABLE effects (id INT8 NOT NULL)";
 const WRITE: &str = "INSERT INTO effects VALUES (1)";
 
-/// "Success means committed", and axum-sqlx-tx.
+/// axum-sqlx-tx breaks "success means committed".
 #[test]
 fn success_is_reported_and_nothing_is_stored() {
     async fn handler(mut tx: axum_sqlx_tx::Tx<Postgres>) -> &'static str {
         tx.execute(WRITE).await.unwrap();
-        // What does not matter if it fails.
+        // A statement whose failure is ignored.
         drop(tx.execute("SELECT 1").await);
         "stored"
     }
     test(async |database| {
         let (proxy, pool) = through(&database).await;
-        proxy.inject(Moment::Statement(2), Fault::Refuse(ServerError::RESTART));
-        let answer = send(&peer(pool, handler)).await;
-        assert_eq!(answer, (StatusCode::OK, "stored".to_owned()));
+        proxy.inject(Moment::Statement(2), Fault::Reject(ServerError::RESTART));
+        let response = send(&peer(pool, handler)).await;
+        assert_eq!(response, (StatusCode::OK, "stored".to_owned()));
         assert_eq!(rows(&database).await, 0);
     });
 }
 
-/// "All or nothing", and two statements on a pool.
+/// Two statements on a pool break "all or nothing".
 #[test]
 fn half_of_the_request_is_stored() {
     test(async |database| {
@@ -55,7 +55,7 @@ fn half_of_the_request_is_stored() {
     });
 }
 
-/// "Once", and a loop that tries again, whatever the error is.
+/// A loop that retries after every error breaks "once".
 #[test]
 fn effect_is_stored_twice() {
     async fn write(pool: &PgPool) -> Result<(), sqlx::Error> {
@@ -74,7 +74,7 @@ fn effect_is_stored_twice() {
     });
 }
 
-/// "Nothing leaks", and sqlx: the connection of a BEGIN that nobody waits for any more.
+/// sqlx breaks "nothing leaks" with the connection of a dropped BEGIN.
 #[test]
 fn pool_receives_an_open_transaction() {
     test(async |database| {
@@ -88,12 +88,12 @@ fn pool_receives_an_open_transaction() {
     });
 }
 
-/// "No database text reaches a client", and axum-sqlx-tx. Nor does it try again.
+/// axum-sqlx-tx breaks "no database text reaches a client". It does not retry either.
 #[test]
 fn response_contains_server_error_text() {
     test(async |database| {
         let (proxy, pool) = through(&database).await;
-        proxy.inject(Moment::Commit, Fault::Refuse(ServerError::RESTART));
+        proxy.inject(Moment::Commit, Fault::Reject(ServerError::RESTART));
         let (status, body) = send(&peer(pool, write)).await;
         assert_eq!(status, StatusCode::INTERNAL_SERVER_ERROR);
         assert!(body.contains("restart transaction"), "{body}");
@@ -102,24 +102,24 @@ fn response_contains_server_error_text() {
     });
 }
 
-/// "Unknown is said", and axum-sqlx-tx.
+/// axum-sqlx-tx breaks "unknown outcomes are reported".
 #[test]
 fn stored_and_not_stored_get_the_same_response() {
     test(async |database| {
         let (proxy, pool) = through(&database).await;
         let app = peer(pool, write);
-        let mut answers = Vec::new();
+        let mut responses = Vec::new();
         for (fault, stored) in [(Fault::CutBefore, 0), (Fault::CutAfter, 1)] {
             proxy.inject(Moment::Commit, fault);
-            answers.push(send(&app).await);
+            responses.push(send(&app).await);
             assert_eq!(rows(&database).await, stored);
         }
-        assert_eq!(answers[0], answers[1]);
-        assert_eq!(answers[0].0, StatusCode::INTERNAL_SERVER_ERROR);
+        assert_eq!(responses[0], responses[1]);
+        assert_eq!(responses[0].0, StatusCode::INTERNAL_SERVER_ERROR);
     });
 }
 
-/// "Fail closed", and a check that takes an error for a no.
+/// A check that takes an error for a denial breaks "fail closed".
 #[test]
 fn outage_is_reported_as_denial() {
     async fn may(pool: &PgPool) -> Result<bool, sqlx::Error> {
@@ -159,13 +159,13 @@ where
 
 async fn send(app: &Router) -> (StatusCode, String) {
     let request = Request::put("/").body(Body::empty()).unwrap();
-    let answer = app.clone().oneshot(request).await.unwrap();
-    let status = answer.status();
-    let body = to_bytes(answer.into_body(), usize::MAX).await.unwrap();
+    let response = app.clone().oneshot(request).await.unwrap();
+    let status = response.status();
+    let body = to_bytes(response.into_body(), usize::MAX).await.unwrap();
     (status, String::from_utf8(body.to_vec()).unwrap())
 }
 
-/// A table, and a pool of one connection that reaches it through a proxy.
+/// A table, and a pool of one connection through a proxy.
 async fn through(database: &Database) -> (Proxy, PgPool) {
     database.run(EFFECTS).await;
     let proxy = Proxy::start(database);
@@ -174,7 +174,7 @@ async fn through(database: &Database) -> (Proxy, PgPool) {
     (proxy, pool)
 }
 
-/// How many are stored.
+/// The number of stored rows.
 async fn rows(database: &Database) -> i64 {
     let count = sqlx::query_scalar("SELECT count(*) FROM effects");
     count.fetch_one(&database.pool(1).await).await.unwrap()

@@ -1,4 +1,4 @@
-//! What makes a row out of none.
+//! Aggregates, which return a row for no input row.
 
 use tower_interlock::{Condition, ConditionalWrite};
 

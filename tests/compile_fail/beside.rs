@@ -1,4 +1,4 @@
-//! What lets a row pass beside `{conditions}`.
+//! Clauses that let a row bypass `{conditions}`.
 
 use tower_interlock::{Condition, ConditionalWrite};
 

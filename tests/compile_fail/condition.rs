@@ -1,4 +1,4 @@
-//! What is no condition.
+//! Texts that are not a condition.
 
 use http::StatusCode;
 use tower_interlock::{Condition, ConditionalWrite};

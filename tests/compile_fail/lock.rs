@@ -1,4 +1,4 @@
-//! What is no lock.
+//! Texts that are not a lock.
 
 use tower_interlock::{Condition, ConditionalWrite};
 

@@ -1,4 +1,4 @@
-//! Parameters that CockroachDB or PostgreSQL would refuse.
+//! Parameters that CockroachDB or PostgreSQL would reject.
 
 use tower_interlock::{Condition, ConditionalWrite};
 

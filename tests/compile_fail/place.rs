@@ -1,4 +1,4 @@
-//! `{conditions}` where it does not hold back every row.
+//! `{conditions}` in a place where it does not apply to every row.
 
 use tower_interlock::{Condition, ConditionalWrite};
 

@@ -1,4 +1,4 @@
-//! What is not one write with a WHERE of its own.
+//! Texts that are not a single write with a WHERE clause of its own.
 
 use tower_interlock::{Condition, ConditionalWrite};
 

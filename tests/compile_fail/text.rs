@@ -1,4 +1,4 @@
-//! What a reader, or another server, reads differently.
+//! Texts that a reader or another server parses differently.
 
 use tower_interlock::{Condition, ConditionalWrite};
 

@@ -1,4 +1,4 @@
-//! The request body: there for each attempt, within its limits, and read before a connection is taken.
+//! The request body: replayed for each attempt, limited, and read before a connection is acquired.
 
 use std::{
     convert::Infallible,
@@ -53,12 +53,12 @@ fn app(interlock: &Interlock) -> Router {
     )
 }
 
-/// A body whose length nobody tells before.
+/// A body without an announced length.
 fn chunked(chunks: &[&'static str]) -> Body {
     Body::from_stream(stream::iter(chunks.to_vec()).map(Ok::<_, Infallible>))
 }
 
-/// A body that gets its chunks from here.
+/// A body that receives its chunks from the sender.
 fn open_body() -> (mpsc::UnboundedSender<&'static str>, Body) {
     let (sender, receiver) = mpsc::unbounded_channel();
     let chunks = stream::unfold(receiver, async |mut receiver| {
@@ -237,7 +237,7 @@ struct Upload {
     seen: mpsc::UnboundedSender<Bytes>,
 }
 
-/// Tells the chunks one by one, and stores them.
+/// Reports each chunk, and stores all of them.
 async fn upload(State(upload): State<Upload>, mut tx: Tx, body: Body) -> Result<String, Error> {
     let mut chunks = body.into_data_stream();
     let mut text = String::new();
@@ -266,7 +266,7 @@ fn upload_app(kit: &Kit, interlock: &Interlock) -> (Router, mpsc::UnboundedRecei
 #[test]
 fn unbuffered_body_streams_to_handler() {
     test(async |kit| {
-        // No limit, as nothing is kept in memory.
+        // The limit does not apply, because nothing is kept in memory.
         let (app, mut seen) = upload_app(&kit, &kit.interlock.clone().body_limit(3));
         let (chunks, body) = open_body();
         let response = tokio::spawn(async move { send_body(&app, body).await });
@@ -320,15 +320,15 @@ fn slow_clients_hold_no_connection() {
     test_with_pool(2, async |kit| {
         let interlock = kit.interlock.clone().body_timeout(Duration::from_secs(3));
         let (waiting, mut waited) = watch::channel(0);
-        let answered = Arc::new(AtomicUsize::new(0));
+        let responded = Arc::new(AtomicUsize::new(0));
         let count = from_fn({
-            let answered = Arc::clone(&answered);
+            let responded = Arc::clone(&responded);
             move |request: Request, next: Next| {
-                let (waiting, answered) = (waiting.clone(), Arc::clone(&answered));
+                let (waiting, responded) = (waiting.clone(), Arc::clone(&responded));
                 async move {
                     waiting.send_modify(|waiting| *waiting += 1);
                     let response = next.run(request).await;
-                    answered.fetch_add(1, Ordering::SeqCst);
+                    responded.fetch_add(1, Ordering::SeqCst);
                     response
                 }
             }
@@ -362,14 +362,14 @@ fn slow_clients_hold_no_connection() {
             quick.put("content-length: 3\r\n", "new").await;
             assert!(quick.response().await.starts_with("HTTP/1.1 200 "));
         }
-        // A connection is back in the pool a moment after its answer.
+        // A connection returns to the pool shortly after the response.
         while busy() > 0 {
             yield_now().await;
         }
         assert_eq!(
-            answered.load(Ordering::SeqCst),
+            responded.load(Ordering::SeqCst),
             20,
-            "a slow one was answered"
+            "a slow client got a response"
         );
         assert_eq!(kit.body(1).await, "new");
 
@@ -381,7 +381,7 @@ fn slow_clients_hold_no_connection() {
     });
 }
 
-/// A real server for a router, until it is dropped.
+/// A server for a router. It stops when it is dropped.
 struct Server {
     address: SocketAddr,
     _task: AbortOnDropHandle<()>,
@@ -403,7 +403,7 @@ impl Server {
     }
 }
 
-/// A client that can be as slow and as wrong as a test wants.
+/// A client that may be slow or violate the protocol.
 struct Client(TcpStream);
 
 impl Client {
@@ -411,7 +411,7 @@ impl Client {
         Self(TcpStream::connect(address).await.unwrap())
     }
 
-    /// Begins a request.
+    /// Sends the head of a request, and `body`.
     async fn put(&mut self, headers: &str, body: &str) {
         let head =
             format!("PUT /1 HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n{headers}\r\n");
@@ -419,13 +419,13 @@ impl Client {
         self.0.write_all(request.as_bytes()).await.unwrap();
     }
 
-    /// Sends `more` again and again, until there is an answer.
+    /// Sends `more` repeatedly until the response begins.
     async fn trickle(mut self, more: &str) -> String {
         let (mut reader, mut writer) = self.0.split();
         let trickle = async {
             loop {
                 sleep(Duration::from_millis(100)).await;
-                // The server stops reading when it has answered.
+                // After its response the server stops reading.
                 let _ = writer.write_all(more.as_bytes()).await;
             }
         };
@@ -437,7 +437,7 @@ impl Client {
         String::from_utf8(response.to_vec()).unwrap()
     }
 
-    /// The beginning of the answer.
+    /// The beginning of the response.
     async fn response(&mut self) -> String {
         let mut response = [0; 13];
         self.0.read_exact(&mut response).await.unwrap();

@@ -1,4 +1,4 @@
-//! Clients that disconnect: the request's future is dropped at any of its awaits.
+//! Clients that disconnect. The future of the request is dropped at any of its awaits.
 
 use std::{
     collections::BTreeSet,
@@ -21,7 +21,7 @@ const AT_RANDOM_TIMES: i64 = 2000;
 
 type Committed = Arc<Mutex<BTreeSet<i64>>>;
 
-/// Writes two rows, and remembers after COMMIT that it did.
+/// Writes two rows, and records that in a hook.
 fn app(interlock: &Interlock, hooks: &Committed) -> Router {
     let hooks = Arc::clone(hooks);
     let write_two = move |Path((_, id)): Path<(i64, i64)>, mut tx: Tx| {
@@ -66,7 +66,7 @@ fn drop_requests(set_up: fn(Interlock) -> Interlock) {
         let hooks = Committed::default();
         let app = app(&set_up(kit.interlock.clone()), &hooks);
 
-        let answered = stream::iter(0..POLLS * ROUNDS)
+        let finished = stream::iter(0..POLLS * ROUNDS)
             .map(|id| drop_after(id % POLLS, app.clone().oneshot(request(id))))
             .buffer_unordered(3)
             .filter_map(async |response| response.map(|response| response.unwrap().status()))
@@ -87,7 +87,7 @@ fn drop_requests(set_up: fn(Interlock) -> Interlock) {
                 })
                 .collect::<Vec<_>>()
                 .await;
-            // The server, or a machine that is busy, may be slower than that.
+            // On a busy machine the request may be slower.
             if !in_time.is_empty() || longest > Duration::from_secs(1) {
                 break in_time;
             }
@@ -95,16 +95,16 @@ fn drop_requests(set_up: fn(Interlock) -> Interlock) {
             longest *= 4;
         };
         println!(
-            "answered: {} of {first} dropped by polls, {} of {AT_RANDOM_TIMES} dropped by time",
-            answered.len(),
+            "finished: {} of {first} dropped by polls, {} of {AT_RANDOM_TIMES} dropped by time",
+            finished.len(),
             in_time.len()
         );
         assert!(
-            !answered.is_empty() && answered.len() < first as usize,
+            !finished.is_empty() && finished.len() < first as usize,
             "drops missed the point"
         );
         assert!(!in_time.is_empty() && in_time.len() < AT_RANDOM_TIMES as usize);
-        assert!(answered.iter().chain(&in_time).all(|status| *status == 200));
+        assert!(finished.iter().chain(&in_time).all(|status| *status == 200));
 
         kit.interlock.drain().await;
         let rows: BTreeSet<i64> = kit.notes().await.into_iter().collect();
@@ -117,12 +117,12 @@ fn drop_requests(set_up: fn(Interlock) -> Interlock) {
             rows, expected,
             "a half write, or a hook without COMMIT, or the reverse"
         );
-        assert!(committed.len() >= answered.len() + in_time.len());
+        assert!(committed.len() >= finished.len() + in_time.len());
         assert_no_open_transaction(&kit).await;
     });
 }
 
-/// The same with sqlx alone: the connection goes back while its BEGIN is under way.
+/// With sqlx alone the connection returns to the pool while its BEGIN is running.
 #[test]
 fn naive_dropped_request_poisons_pool() {
     test_with_pool(2, async |kit: Kit| {
@@ -144,12 +144,12 @@ fn naive_dropped_request_poisons_pool() {
         println!("{poisoned} of 500 dropped futures left a pooled connection inside a transaction");
         assert!(
             poisoned > 0,
-            "sqlx has mended it: say so in the docs of Detached"
+            "sqlx has fixed it: say so in the docs of Detached"
         );
     });
 }
 
-/// Whether the next connection of the pool is inside a transaction. It is not, afterwards.
+/// Whether the next connection of the pool has an open transaction. Ends that transaction.
 async fn is_poisoned(pool: &PgPool) -> bool {
     let mut connection: PoolConnection<_> = pool.acquire().await.unwrap();
     let inside = sqlx::query("SAVEPOINT probe")

@@ -1,4 +1,4 @@
-//! Conditional writes: their answers, their rows, and what they cost.
+//! Conditional writes: their results, their rows, and their round trips.
 
 use std::time::Duration;
 
@@ -39,7 +39,7 @@ static ADD_NOTE: ConditionalWrite = ConditionalWrite::new(
         Condition::available("NOT EXISTS (SELECT 1 FROM notes WHERE id = $1)"),
     ],
 );
-/// It lets the constraint find what is there already.
+/// An INSERT that relies on the constraint to reject duplicates.
 static INSERT_NOTE: ConditionalWrite = ConditionalWrite::new(
     "INSERT INTO notes (id, note) SELECT $1, 'inserted' WHERE {conditions} RETURNING id",
     &[Condition::permitted(
@@ -69,7 +69,7 @@ async fn update(
 }
 
 #[track_caller]
-fn assert_refused<T: std::fmt::Debug>(response: Result<T, Error>, kind: ErrorKind, status: u16) {
+fn assert_fails<T: std::fmt::Debug>(response: Result<T, Error>, kind: ErrorKind, status: u16) {
     let error = response.unwrap_err();
     assert_eq!(
         (error.kind(), error.status().as_u16()),
@@ -78,7 +78,7 @@ fn assert_refused<T: std::fmt::Debug>(response: Result<T, Error>, kind: ErrorKin
     );
 }
 
-// Answers
+// Results
 
 #[test]
 fn true_conditions_write_in_all_three_forms() {
@@ -109,23 +109,23 @@ fn first_false_condition_decides_the_error() {
     test(async |kit| {
         for write in [&UPDATE, &LOCKED] {
             let update = async |who| update(write, &kit.interlock, who).await;
-            assert_refused(update((2, 9, Some(9))).await, ErrorKind::NotFound, 404);
-            assert_refused(update((2, 1, Some(9))).await, ErrorKind::Denied, 403);
-            assert_refused(
+            assert_fails(update((2, 9, Some(9))).await, ErrorKind::NotFound, 404);
+            assert_fails(update((2, 1, Some(9))).await, ErrorKind::Denied, 403);
+            assert_fails(
                 update((1, 1, Some(9))).await,
                 ErrorKind::PreconditionFailed,
                 412,
             );
         }
         let delete = DELETE.bind(2_i64).bind(1_i64).bind(9_i64);
-        assert_refused(delete.execute(&kit.interlock).await, ErrorKind::Denied, 404);
+        assert_fails(delete.execute(&kit.interlock).await, ErrorKind::Denied, 404);
         assert_untouched(&kit).await;
 
         let add = async || ADD_NOTE.bind(7_i64).execute(&kit.interlock).await;
         add().await.unwrap();
-        assert_refused(add().await, ErrorKind::Conflict, 409);
+        assert_fails(add().await, ErrorKind::Conflict, 409);
         kit.database.run("DELETE FROM grants").await;
-        assert_refused(add().await, ErrorKind::Refused, 423);
+        assert_fails(add().await, ErrorKind::Refused, 423);
         assert_eq!(kit.notes().await, [7]);
     });
 }
@@ -140,13 +140,13 @@ fn null_condition_denies() {
         ],
     );
     test(async |kit| {
-        assert_refused(
+        assert_fails(
             update(&UPDATE, &kit.interlock, (1, 1, None)).await,
             ErrorKind::PreconditionFailed,
             412,
         );
         let unknown = UNKNOWN.unbound().execute(&kit.interlock).await;
-        assert_refused(unknown, ErrorKind::Denied, 403);
+        assert_fails(unknown, ErrorKind::Denied, 403);
         assert_untouched(&kit).await;
     });
 }
@@ -169,7 +169,7 @@ fn version_list_binds_as_one_value() {
         };
         write(Some(vec![7, 0])).await.unwrap();
         for stale in [vec![], vec![0, 7]] {
-            assert_refused(write(Some(stale)).await, ErrorKind::PreconditionFailed, 412);
+            assert_fails(write(Some(stale)).await, ErrorKind::PreconditionFailed, 412);
         }
         write(None).await.unwrap();
         assert_eq!(documents(&kit).await[0].2, 2);
@@ -189,7 +189,7 @@ fn failing_condition_is_500_and_writes_nothing() {
             Some("22012"),
             "{broken:?}"
         );
-        assert_refused(broken, ErrorKind::Database, 500);
+        assert_fails(broken, ErrorKind::Database, 500);
         assert_untouched(&kit).await;
 
         let handler = async |mut tx: Tx| {
@@ -219,10 +219,10 @@ fn weaker_isolation_is_misconfigured_and_writes_nothing() {
             let options = kit.database.options().options(weak);
             let pool = PgPool::connect_with(options).await.unwrap();
             let interlock = Interlock::new(pool);
-            // Also where a condition would be the reason: it was not looked at as it should be.
+            // This error comes first, because the isolation makes the conditions unreliable.
             for who in [(1, 1, Some(0)), (2, 1, Some(0))] {
                 let response = update(&UPDATE, &interlock, who).await;
-                assert_refused(response, ErrorKind::Misconfigured, 500);
+                assert_fails(response, ErrorKind::Misconfigured, 500);
             }
         }
         assert_untouched(&kit).await;
@@ -237,17 +237,17 @@ fn missing_row_with_true_conditions_is_not_found() {
         assert_eq!(first, Some((7,)));
         let second: Option<(i64,)> = insert().fetch_optional(&kit.interlock).await.unwrap();
         assert_eq!(second, None);
-        assert_refused(
+        assert_fails(
             insert().execute(&kit.interlock).await,
             ErrorKind::NotFound,
             404,
         );
         let third: Result<(i64,), _> = insert().fetch_one(&kit.interlock).await;
-        assert_refused(third, ErrorKind::NotFound, 404);
+        assert_fails(third, ErrorKind::NotFound, 404);
 
         kit.database.run("DELETE FROM grants").await;
         let denied = insert().fetch_optional::<(i64,)>(&kit.interlock).await;
-        assert_refused(denied, ErrorKind::Denied, 403);
+        assert_fails(denied, ErrorKind::Denied, 403);
         assert_eq!(kit.notes().await, [7]);
     });
 }
@@ -258,7 +258,7 @@ fn row_hidden_by_row_level_security_is_not_found() {
         if kit.database.kind() == Kind::CockroachDb {
             return println!("CockroachDB has no row-level security before v25.2");
         }
-        // Roles belong to the server, so it is named after the database.
+        // Roles are shared by all databases of the server, so its name contains the database.
         let role = kit.database.name().to_owned();
         for sql in [
             format!("CREATE ROLE {role}"),
@@ -280,7 +280,7 @@ fn row_hidden_by_row_level_security_is_not_found() {
         let interlock = Interlock::new(pool.await.unwrap());
 
         let response = update(&UPDATE, &interlock, (1, 1, Some(0))).await;
-        assert_refused(response, ErrorKind::NotFound, 404);
+        assert_fails(response, ErrorKind::NotFound, 404);
         assert_untouched(&kit).await;
 
         interlock.drain().await;
@@ -294,12 +294,12 @@ fn row_hidden_by_row_level_security_is_not_found() {
 
 #[test]
 fn condition_that_became_true_is_rechecked_once() {
-    // Not true for the write, true for the diagnosis.
+    // False for the write, true for the diagnosis.
     static SECOND_TIME: ConditionalWrite = ConditionalWrite::new(
         "UPDATE documents SET body = 'new' WHERE id = 1 AND {conditions}",
         &[Condition::permitted("(SELECT nextval('looks')) > 1")],
     );
-    // Not true for either write, true for the diagnosis in between.
+    // False for both writes, true for the diagnosis between them.
     static NEVER_IN_TIME: ConditionalWrite = ConditionalWrite::new(
         "UPDATE documents SET body = 'new' WHERE id = 2 AND {conditions}",
         &[Condition::permitted("(SELECT nextval('looks')) % 2 = 0")],
@@ -314,7 +314,7 @@ fn condition_that_became_true_is_rechecked_once() {
             .run("DROP SEQUENCE looks; CREATE SEQUENCE looks")
             .await;
         let response = NEVER_IN_TIME.unbound().execute(&kit.interlock).await;
-        assert_refused(response, ErrorKind::NotFound, 404);
+        assert_fails(response, ErrorKind::NotFound, 404);
         assert_eq!(kit.body(2).await, "old");
     });
 }
@@ -326,19 +326,19 @@ fn constraint_violation_is_409() {
             .run("INSERT INTO notes VALUES (7, 'there')")
             .await;
         let insert = || INSERT_NOTE.bind(7_i64);
-        assert_refused(
+        assert_fails(
             insert().execute(&kit.interlock).await,
             ErrorKind::Rejected,
             409,
         );
 
         if kit.database.kind() == Kind::PostgreSql {
-            // The row comes back before the constraint is looked at.
+            // The row is returned before the constraint is checked.
             kit.database
                 .run("ALTER TABLE notes DROP CONSTRAINT notes_pkey, ADD UNIQUE (id) DEFERRABLE INITIALLY DEFERRED")
                 .await;
             let row = insert().fetch_one::<(i64,)>(&kit.interlock).await;
-            assert_refused(row, ErrorKind::Rejected, 409);
+            assert_fails(row, ErrorKind::Rejected, 409);
         }
         assert_eq!(kit.notes().await, [7]);
     });
@@ -348,10 +348,10 @@ fn constraint_violation_is_409() {
 fn invalid_call_is_rejected_before_sending() {
     test(async |kit| {
         let few = UPDATE.bind(1_i64).bind(1_i64).execute(&kit.interlock).await;
-        assert_refused(few, ErrorKind::Misconfigured, 500);
+        assert_fails(few, ErrorKind::Misconfigured, 500);
         let row = DELETE.bind(1_i64).bind(1_i64).bind(0_i64);
         let row = row.fetch_one::<(i64,)>(&kit.interlock).await;
-        assert_refused(row, ErrorKind::Misconfigured, 500);
+        assert_fails(row, ErrorKind::Misconfigured, 500);
         assert_untouched(&kit).await;
     });
 }
@@ -361,7 +361,7 @@ fn dry_run_succeeds_and_writes_nothing() {
     test(async |kit| {
         let dry = kit.interlock.clone().dry_run();
         assert_eq!(update(&UPDATE, &dry, (1, 1, Some(0))).await.unwrap(), 1);
-        assert_refused(
+        assert_fails(
             update(&UPDATE, &dry, (2, 1, Some(0))).await,
             ErrorKind::Denied,
             403,
@@ -376,7 +376,7 @@ fn write_after_drain_is_unavailable() {
     test(async |kit| {
         kit.interlock.drain().await;
         let response = update(&UPDATE, &kit.interlock, (1, 1, Some(0))).await;
-        assert_refused(response, ErrorKind::Unavailable, 503);
+        assert_fails(response, ErrorKind::Unavailable, 503);
         assert_untouched(&kit).await;
     });
 }
@@ -458,7 +458,7 @@ fn failed_write_on_savepoint_undoes_only_savepoint() {
 
 // Races
 
-/// Each client updates with the version that it read last, until it has won a few times.
+/// Each client updates with the version that it read last, until it has succeeded a few times.
 async fn compete(kit: &Kit, write: &'static ConditionalWrite) {
     const CLIENTS: i64 = 32;
     const WINS: i64 = 4;
@@ -487,7 +487,7 @@ async fn compete(kit: &Kit, write: &'static ConditionalWrite) {
     let mut won: Vec<i64> = clients.into_iter().flat_map(|(won, _)| won).collect();
     won.sort_unstable();
     assert_eq!(won, (1..=CLIENTS * WINS).collect::<Vec<_>>());
-    assert!(lost > 0, "nobody competed");
+    assert!(lost > 0, "no client lost");
     println!("{} won, {lost} lost with 412", won.len());
 }
 
@@ -501,7 +501,7 @@ fn exactly_one_of_32_clients_wins_each_version_of_locked_row() {
     test_with_pool(16, async |kit: Kit| compete(&kit, &LOCKED).await);
 }
 
-/// Somebody has the row of document 1, and a write waits for it.
+/// Another session has locked the row of document 1, and a write waits for it.
 struct Waiting {
     holder: PgConnection,
     write: JoinHandle<Result<i64, Error>>,
@@ -509,9 +509,9 @@ struct Waiting {
 
 impl Waiting {
     async fn start(kit: &Kit, interlock: Interlock) -> Self {
-        // The connection of the write is there before the row is taken.
+        // The connection of the write is open before the row is locked.
         let warm = update(&UPDATE, &interlock, (2, 1, Some(0))).await;
-        assert_refused(warm, ErrorKind::Denied, 403);
+        assert_fails(warm, ErrorKind::Denied, 403);
         let mut holder = PgConnection::connect_with(&kit.database.options())
             .await
             .unwrap();
@@ -547,7 +547,7 @@ fn revocation_committed_while_write_waits_is_seen() {
             .execute(&mut *revoking)
             .await
             .unwrap();
-        // On CockroachDB the reader would wait for the row, too.
+        // On CockroachDB a reader also waits for the row.
         if kit.database.kind() == Kind::PostgreSql {
             let seen: i64 = sqlx::query_scalar("SELECT version FROM documents WHERE id = 1")
                 .fetch_one(&mut *revoking)
@@ -560,7 +560,7 @@ fn revocation_committed_while_write_waits_is_seen() {
 
         let response = waiting.write.await.unwrap();
         if kit.database.kind() == Kind::PostgreSql || response.is_err() {
-            assert_refused(response, ErrorKind::Denied, 403);
+            assert_fails(response, ErrorKind::Denied, 403);
             assert_untouched(&kit).await;
         }
     });
@@ -593,16 +593,16 @@ fn revocation_that_missed_the_write_fails_to_commit() {
             Ok(written) => written.unwrap(),
             Err(_) => write.await.unwrap(),
         };
-        // Exactly one of them; both would be a write without a permission that nobody saw.
+        // Exactly one of them succeeds. Both would be a write without permission.
         assert_eq!(written.is_ok(), revoked.is_err(), "{written:?} {revoked:?}");
         assert_eq!(kit.notes().await.len(), usize::from(written.is_ok()));
         if written.is_err() {
-            assert_refused(written, ErrorKind::Denied, 403);
+            assert_fails(written, ErrorKind::Denied, 403);
         }
     });
 }
 
-// Outcomes that are not known
+// Unknown outcomes
 
 #[test]
 fn write_past_deadline_and_grace_is_unknown_and_continues() {
@@ -614,7 +614,7 @@ fn write_past_deadline_and_grace_is_unknown_and_continues() {
             .grace(Duration::from_millis(200));
         let mut waiting = Waiting::start(&kit, hasty).await;
         let response = (&mut waiting.write).await.unwrap();
-        assert_refused(response, ErrorKind::OutcomeUnknown, 500);
+        assert_fails(response, ErrorKind::OutcomeUnknown, 500);
         waiting.let_go().await;
         kit.interlock.drain().await;
         assert_eq!(kit.body(1).await, "new");
@@ -637,7 +637,7 @@ fn lost_connection_is_unknown_outcome_and_not_retried() {
         .unwrap();
         assert!(terminated);
         let response = (&mut waiting.write).await.unwrap();
-        assert_refused(response, ErrorKind::OutcomeUnknown, 500);
+        assert_fails(response, ErrorKind::OutcomeUnknown, 500);
         waiting.let_go().await;
         assert_untouched(&kit).await;
     });
@@ -649,15 +649,15 @@ fn dropped_write_is_atomic_and_leaves_pool_clean() {
     const WRITES: i64 = 2000;
     test_with_pool(2, async |kit: Kit| {
         let write = async |id: i64| ADD_NOTE.bind(id).execute(&kit.interlock).await.map(|_| id);
-        let answered: Vec<i64> = stream::iter(0..WRITES)
+        let finished: Vec<i64> = stream::iter(0..WRITES)
             .map(|id| drop_after(id % POLLS, write(id)))
             .buffer_unordered(3)
             .filter_map(async |response| response.map(Result::unwrap))
             .collect()
             .await;
-        // A refusal has two statements to be dropped in.
+        // A failed write has two statements in which it can be dropped.
         kit.database.run("INSERT INTO notes VALUES (-1, '')").await;
-        let refused = stream::iter(0..WRITES)
+        let failed = stream::iter(0..WRITES)
             .map(|id| drop_after(id % (2 * POLLS), write(-1)))
             .buffer_unordered(3)
             .filter_map(async |response| response)
@@ -667,19 +667,19 @@ fn dropped_write_is_atomic_and_leaves_pool_clean() {
 
         let notes = kit.notes().await;
         println!(
-            "{} answered, {} written, {} refused, of {WRITES} each",
-            answered.len(),
+            "{} finished, {} written, {} failed, of {WRITES} each",
+            finished.len(),
             notes.len() - 1,
-            refused.len()
+            failed.len()
         );
-        assert!(answered.iter().all(|id| notes.contains(id)));
-        assert!(refused.iter().all(Result::is_err));
-        assert!(!answered.is_empty() && answered.len() < WRITES as usize);
-        assert!(!refused.is_empty() && refused.len() < WRITES as usize);
+        assert!(finished.iter().all(|id| notes.contains(id)));
+        assert!(failed.iter().all(Result::is_err));
+        assert!(!finished.is_empty() && finished.len() < WRITES as usize);
+        assert!(!failed.is_empty() && failed.len() < WRITES as usize);
     });
 }
 
-// Costs
+// Round trips
 
 #[test]
 fn success_takes_one_round_trip_and_failure_two() {
@@ -706,9 +706,9 @@ fn success_takes_one_round_trip_and_failure_two() {
                 let before = proxy.counts().round_trips;
                 let response = update(&UPDATE, &interlock, who).await;
                 assert_eq!(response.unwrap_err().kind(), kind);
-                let refusal = proxy.counts().round_trips - before;
-                println!("warm: {warm}, success: {success}, refusal: {refusal}");
-                assert!(!warm || (success, refusal) == (1, 2));
+                let failure = proxy.counts().round_trips - before;
+                println!("warm: {warm}, success: {success}, failure: {failure}");
+                assert!(!warm || (success, failure) == (1, 2));
             }
         }
         let made = 3 * 4;

@@ -1,7 +1,7 @@
-//! What cannot be seen: the raw connection, and texts of several statements.
+//! Effects that the crate cannot see: the raw connection, and texts of several statements (T9).
 //!
-//! Whatever is done there, a 200 is only answered over a transaction that is still the same and
-//! healthy. What a handler has committed on its own stays.
+//! A success response requires that the transaction is still the same and not aborted. What a
+//! handler has committed on its own stays committed.
 
 use std::time::Duration;
 
@@ -80,7 +80,7 @@ fn unfinished_statement_on_raw_connection_is_awaited() {
             drop(statement);
             Ok(())
         }
-        // The server then says that the key was there, and somebody has to hear it.
+        // The server then reports a duplicate key, which the crate must read.
         assert_aborted(&run(&kit, handler).await);
         assert!(kit.notes().await.is_empty());
     });
@@ -118,7 +118,7 @@ fn tx_writes_nothing_after_own_commit_or_rollback() {
         for end in ["COMMIT", "ROLLBACK"] {
             let handler = move |mut tx: Tx| async move {
                 tx.connection().await?.execute(end).await?;
-                // Each of these would be a transaction of its own.
+                // Each of these would run in a transaction of its own.
                 for id in 1..4 {
                     assert!(note(&mut tx, id).await.is_err());
                 }
@@ -170,7 +170,7 @@ fn replaced_read_only_transaction_fails_request() {
             let connection = tx.connection().await?;
             connection.execute("ROLLBACK").await?;
             connection.execute("BEGIN").await?;
-            // A seal that was not set by us.
+            // A sentinel that the crate did not set.
             connection.execute("SAVEPOINT other").await?;
             Ok(())
         }
@@ -252,7 +252,7 @@ fn tx_writes_nothing_after_dropped_nested_begin() {
         async fn handler(mut tx: Tx) -> Result<(), Error> {
             note(&mut tx, 1).await?;
             begin_and_drop(tx.connection().await?).await;
-            // It has queued a ROLLBACK of everything: this would be a transaction of its own.
+            // sqlx has queued a ROLLBACK of the transaction. This would run in one of its own.
             let _ = note(&mut tx, 2).await;
             Ok(())
         }
@@ -300,8 +300,8 @@ fn several_statements_share_the_fate_of_their_savepoint() {
             savepoint.release().await?;
             let mut savepoint = tx.savepoint().await?;
             let text = "INSERT INTO notes VALUES (4, ''); INSERT INTO notes VALUES (3, '')";
-            let again = sqlx::raw_sql(text).execute(&mut savepoint).await;
-            assert!(again.is_err());
+            let repeated = sqlx::raw_sql(text).execute(&mut savepoint).await;
+            assert!(repeated.is_err());
             savepoint.rollback().await?;
             note_raw(tx.connection().await?, 5).await?;
             Ok(())
@@ -350,11 +350,11 @@ fn text_beginning_with_transaction_control_is_rejected() {
         ] {
             let handler = move |mut tx: Tx| async move {
                 note(&mut tx, 1).await?;
-                let refused = sqlx::raw_sql(text).execute(&mut tx).await.unwrap_err();
-                assert_eq!(Error::from(refused).kind(), ErrorKind::Misconfigured);
-                let refused = (&mut tx).prepare(sqlx::SqlStr::from_static(text)).await;
-                assert!(refused.is_err());
-                // The transaction goes on, the request has lost.
+                let rejected = sqlx::raw_sql(text).execute(&mut tx).await.unwrap_err();
+                assert_eq!(Error::from(rejected).kind(), ErrorKind::Misconfigured);
+                let rejected = (&mut tx).prepare(sqlx::SqlStr::from_static(text)).await;
+                assert!(rejected.is_err());
+                // The transaction continues, and the request fails.
                 note(&mut tx, 2).await?;
                 Ok::<_, Error>(())
             };
@@ -366,7 +366,7 @@ fn text_beginning_with_transaction_control_is_rejected() {
     });
 }
 
-/// Drops a nested `begin()` that has not come to its end, because of a slow statement before it.
+/// Drops a nested `begin()` that has not ended because of a slow statement before it.
 async fn begin_and_drop(connection: &mut PgConnection) {
     let mut slow = Box::pin(connection.execute("SELECT pg_sleep(0.5)"));
     assert!(poll!(&mut slow).is_pending());
@@ -374,8 +374,8 @@ async fn begin_and_drop(connection: &mut PgConnection) {
     assert!(poll!(Box::pin(connection.begin())).is_pending());
 }
 
-/// Whoever abandons a COPY leaves answers that sqlx does not count, and takes each later one for
-/// that of the statement before it.
+/// An abandoned COPY leaves replies that sqlx does not count. It takes each later reply for that of
+/// the previous statement.
 #[test]
 fn abandoned_copy_fails_request_and_closes_connection() {
     test_with_pool(1, async |kit| {

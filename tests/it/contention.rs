@@ -1,4 +1,4 @@
-//! Conflicts end in answers of 200, with the default settings.
+//! With the default settings, conflicting requests succeed.
 
 use std::sync::Arc;
 
@@ -13,8 +13,7 @@ use crate::kit::{Kit, anyone, can_edit, put, test, test_with_pool};
 const CLIENTS: i64 = 16;
 const ROUNDS: i64 = 50;
 
-/// Each client sends one request after the other; every answer has to be 200.
-/// Returns the answers' bodies.
+/// Each client sends requests in sequence. Every response must be a 200. Returns their bodies.
 async fn hammer(app: &Router, path: impl Fn(i64) -> String) -> Vec<String> {
     let clients = (0..CLIENTS).map(|client| {
         let path = path(client);
@@ -55,8 +54,8 @@ fn hot_row_counter_is_exact() {
     });
 }
 
-/// Each request reads the sum of all rows and writes a row that no other writes. One after the
-/// other, in any order, they read every sum exactly once; skewed, two read the same one.
+/// Each request reads the sum of all rows and writes its own row. In a serial order they read every
+/// sum exactly once. With write skew, two of them read the same sum.
 #[test]
 fn write_skew_is_never_stored() {
     test_with_pool(10, async |kit: Kit| {
@@ -110,7 +109,7 @@ fn conflict_found_at_commit_is_retried() {
         );
         let request = tokio::spawn(async move { put(&app, "/", "").await });
 
-        // Both read before one writes: CockroachDB lets a reader wait for a writer.
+        // Both read before one writes. On CockroachDB a reader waits for a writer.
         let [read, write, written, go_on] = steps;
         read.notified().await;
         let mut other = kit

@@ -1,4 +1,4 @@
-//! A `Tx` that outlives its request, and statements that nobody waits for.
+//! A `Tx` that outlives its request, and statements that are dropped unfinished.
 
 use std::{pin::pin, time::Duration};
 
@@ -32,7 +32,7 @@ where
     put(&guarded(kit.interlock.require(anyone), handler), "/1", "").await
 }
 
-/// The pool has all its connections again, although somebody may still have a `Tx`.
+/// Asserts that all connections are back in the pool, although a `Tx` may still be alive.
 async fn assert_whole(kit: &Kit) {
     let drained = timeout(Duration::from_secs(10), kit.interlock.drain()).await;
     drained.expect("a transaction is still open");
@@ -40,7 +40,7 @@ async fn assert_whole(kit: &Kit) {
     assert!(kit.notes().await.is_empty());
 }
 
-/// A statement on the `Tx` of a request that is over.
+/// Asserts that the `Tx` of a finished request is unusable.
 async fn assert_late(tx: &mut Tx) {
     let late = Error::from(note(tx, 9).await.unwrap_err());
     assert_eq!(late.kind(), ErrorKind::Escaped);
@@ -53,7 +53,7 @@ fn naive_escaped_transaction_is_reported_as_success() {
     test(async |kit| {
         async fn handler(Extension(slot): Extension<Naive>) -> &'static str {
             let mut transaction = slot.lock().await.take().unwrap();
-            let (answered, waits) = oneshot::channel::<()>();
+            let (responded, waits) = oneshot::channel::<()>();
             tokio::spawn(async move {
                 sqlx::query("INSERT INTO notes VALUES (1, '')")
                     .execute(&mut *transaction)
@@ -61,7 +61,7 @@ fn naive_escaped_transaction_is_reported_as_success() {
                     .unwrap();
                 let _ = waits.await;
             });
-            drop(answered);
+            drop(responded);
             "ok"
         }
         let response = put(&naively(&kit, handler), "/1", "").await;
@@ -70,7 +70,7 @@ fn naive_escaped_transaction_is_reported_as_success() {
     });
 }
 
-/// Sends its `Tx` away, before its first statement or after.
+/// Lets the `Tx` escape, before or after its first statement.
 async fn sent_away(kit: &Kit, used: bool) -> (TestResponse, Tx) {
     let (send, mut receive) = mpsc::unbounded_channel();
     let handler = move |mut tx: Tx| async move {
@@ -122,7 +122,7 @@ fn tx_that_escapes_from_policy_fails_request() {
     });
 }
 
-/// Spawns a statement that is under way when the request is answered.
+/// Spawns a statement that is running when the handler responds.
 async fn busy(kit: &Kit) -> (TestResponse, JoinHandle<Tx>) {
     let (send, mut receive) = mpsc::unbounded_channel();
     let handler = move |mut tx: Tx| async move {
@@ -240,7 +240,7 @@ fn tx_outliving_dropped_request_is_unusable() {
 #[test]
 fn escaped_tx_is_not_retried() {
     test(async |kit| {
-        // Even though a conflict was met as well.
+        // Although a serialization failure was recorded as well.
         let own = kit.clone();
         let handler = move |mut tx: Tx| async move {
             let _ = conflict(&mut tx, &own.outside).await;
@@ -268,7 +268,7 @@ fn task_that_ends_before_response_is_committed() {
 #[test]
 fn request_kept_after_response_gets_no_usable_tx() {
     test(async |kit| {
-        // The slot is in its extensions, and may be taken along before any Tx is made.
+        // The slot is in the extensions of the request, so it can be kept before a `Tx` exists.
         let (send, mut receive) = mpsc::unbounded_channel();
         let handler = move |request: Request<Body>| async move {
             send.send(request).unwrap();
@@ -374,9 +374,9 @@ fn statement_abandoned_by_timeout_fails_request() {
             let sleep = sqlx::query("SELECT pg_sleep(0.5)").execute(&mut tx);
             let timed_out = timeout(Duration::from_millis(20), sleep).await;
             assert!(timed_out.is_err());
-            // Nobody knows where it stands: nothing more is sent.
-            let refused = Error::from(note(&mut tx, 2).await.unwrap_err());
-            assert_eq!(refused.kind(), ErrorKind::Aborted);
+            // The state of the transaction is unknown, so nothing more is sent.
+            let rejected = Error::from(note(&mut tx, 2).await.unwrap_err());
+            assert_eq!(rejected.kind(), ErrorKind::Aborted);
             Ok(())
         }
         let response = run(&kit, handler).await;
@@ -390,7 +390,7 @@ fn statement_abandoned_by_timeout_fails_request() {
 fn statement_dropped_after_one_poll_fails_request() {
     test(async |kit| {
         async fn handler(mut tx: Tx) -> Result<(), Error> {
-            // The very first one: BEGIN is under way.
+            // It is the first statement, so BEGIN is running.
             let mut statement = Box::pin(note(&mut tx, 1));
             assert!(poll!(&mut statement).is_pending());
             Ok(())
@@ -421,7 +421,7 @@ fn swallowed_panic_with_live_tx_fails_request() {
             assert!(task.await.unwrap_err().is_panic());
             Ok(())
         }
-        // Without the Tx in hand, it is the task's own affair.
+        // The task has no `Tx` when it panics.
         assert_eq!(run(&kit, handler).await.status, 200);
         sqlx::query("DELETE FROM notes")
             .execute(&kit.outside)

@@ -1,4 +1,4 @@
-//! Every fault at every moment of a request, against the model. A proxy brings the faults about.
+//! Every fault at every moment of a request is compared with the model. A proxy injects the faults.
 
 mod catalogue;
 mod cell;
@@ -31,7 +31,7 @@ use crate::{
 const ATTEMPTS: u32 = 3;
 
 const LONG: Duration = Duration::from_secs(10);
-/// Where nothing is heard.
+/// The moments before COMMIT at which the server may be silent.
 const SHORT: Duration = Duration::from_secs(2);
 const GRACE: Duration = Duration::from_millis(300);
 
@@ -56,7 +56,7 @@ fn silence_before_commit_ends_at_deadline() {
             let script = in_a_hurry(script(OnError::PassOn));
             Cell::new(script, (moment, fault, 1), server)
         });
-        // With time to spare, BEGIN is given up, and made on another connection.
+        // If the deadline is far away, BEGIN is retried on another connection.
         let begins = SILENT.map(|fault| {
             let script = script(OnError::PassOn);
             Cell::new(script, (Moment::Begin, fault, 1), server)
@@ -79,7 +79,7 @@ fn unknown_commit_outcome_is_reported_and_not_retried() {
                     .iter()
                     .for_each(|times| add(fault.clone(), *times));
             }
-            // It is done, and said to have failed: by the errors that leave that open.
+            // COMMIT succeeds, and the server reports one of the errors that leave that open.
             for code in FATAL {
                 add(Fault::Misreport(ServerError::fatal(code, TEXT)), 1);
             }
@@ -139,7 +139,7 @@ fn fault_after_commit_has_no_effect() {
     test(async |kit| {
         kit.database.run(EFFECTS).await;
         let (kit, proxy) = behind_a_proxy(&kit, kit.database.kind()).await;
-        // The connection of the one before is dead.
+        // The connection of the previous request is dead.
         for request in 0..10 {
             let interlock = Interlock::new(kit.pool.clone());
             let stage = Stage::new(request, &kit.outside);
@@ -155,19 +155,19 @@ fn fault_after_commit_has_no_effect() {
     });
 }
 
-/// The first look at a server comes before BEGIN, and is as easily repeated.
+/// The check of a server comes before BEGIN, so it can be retried.
 #[test]
 fn fault_at_server_check_moves_to_another_connection() {
     const LOOK: Moment = Moment::Text("AS synchronous_commit");
     let terminated = Fault::Terminate(ServerError::SHUTDOWN);
-    let refused = Fault::Refuse(ServerError::error("XX000", TEXT));
+    let rejected = Fault::Reject(ServerError::error("XX000", TEXT));
     let cases = [
         (Fault::CutBefore, LONG, None),
         (Fault::CutAfter, LONG, None),
         (terminated, LONG, None),
         (Fault::Stall, LONG, None),
         (Fault::Stall, SHORT, Some(ErrorKind::DeadlineExceeded)),
-        (refused, LONG, Some(ErrorKind::Database)),
+        (rejected, LONG, Some(ErrorKind::Database)),
     ];
     test(async |kit| {
         kit.database.run(EFFECTS).await;
@@ -189,7 +189,7 @@ fn fault_at_server_check_moves_to_another_connection() {
     });
 }
 
-/// A server that is starting, or that has no place left; the connections to it are dead.
+/// A server that is starting, or has no free connection slot.
 #[test]
 fn failed_connection_is_retried_until_timeout() {
     test(async |kit| {
@@ -197,8 +197,8 @@ fn failed_connection_is_retried_until_timeout() {
         let cases = ["57P03", "53300"].map(async |code| {
             let (kit, proxy) = behind_a_proxy(&kit, kit.database.kind()).await;
             proxy.cut();
-            let refused = Fault::Terminate(ServerError::fatal(code, TEXT));
-            proxy.inject_times(ALWAYS as usize, Moment::Connect, refused.clone());
+            let terminated = Fault::Terminate(ServerError::fatal(code, TEXT));
+            proxy.inject_times(ALWAYS as usize, Moment::Connect, terminated.clone());
             let (response, _) = send(&kit, SHORT).await;
             response.assert_problem(ErrorKind::DeadlineExceeded);
             let (response, stage) = send(&kit, LONG).await;
@@ -206,7 +206,7 @@ fn failed_connection_is_retried_until_timeout() {
             assert!(stage.rows().await.is_empty());
 
             proxy.relent();
-            proxy.inject_times(2, Moment::Connect, refused);
+            proxy.inject_times(2, Moment::Connect, terminated);
             let (response, stage) = send(&kit, LONG).await;
             assert_eq!(
                 (response.status.as_u16(), response.report().attempts()),
@@ -219,7 +219,7 @@ fn failed_connection_is_retried_until_timeout() {
     });
 }
 
-/// The protocol of a COPY is for the connection behind the `Tx`: in a text there is nobody to go on with it.
+/// COPY needs the raw connection. In a text of a `Tx` no code continues its protocol.
 #[test]
 fn copy_in_text_fails_at_once() {
     test(async |kit| {
@@ -252,7 +252,7 @@ fn copy_in_text_fails_at_once() {
     });
 }
 
-/// Plays cells in one database.
+/// Runs cells in one database.
 fn play(cells: impl FnOnce(Kind) -> Vec<Cell>) {
     test(async |kit| {
         prepare(&kit).await;
@@ -260,8 +260,8 @@ fn play(cells: impl FnOnce(Kind) -> Vec<Cell>) {
     });
 }
 
-/// What the matrix is about: a check, a write, a savepoint that is released, one that is rolled
-/// back to, a write, a hook.
+/// The request of the matrix: a check, a write, a released savepoint, a rolled back savepoint, a
+/// write and a hook.
 fn script(on_error: OnError) -> Script {
     let write = Step::Do(Statement::Plain(Plain::Write), on_error);
     let savepoint = |close| Step::Savepoint(vec![write.clone()], close, on_error);
@@ -301,7 +301,7 @@ fn in_a_hurry(mut script: Script) -> Script {
     script
 }
 
-/// Sends the request of the matrix, and waits until nothing of it is under way.
+/// Sends the request of the matrix, and waits until it has ended in every respect.
 async fn send(kit: &Kit, deadline: Duration) -> (kit::TestResponse, Arc<Stage>) {
     static REQUESTS: AtomicI64 = AtomicI64::new(0);
     let interlock = Interlock::new(kit.pool.clone());

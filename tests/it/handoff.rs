@@ -1,4 +1,4 @@
-//! Connections that go from request to request, around the pool.
+//! Connections that are passed from request to request, bypassing the pool.
 
 use std::{
     sync::{
@@ -63,7 +63,7 @@ fn behind_a_proxy(database: &Database) -> (Proxy, PgPool) {
     (proxy, pool)
 }
 
-/// How often the connection was pinged while so many requests waited for it.
+/// The number of pings of the connection while many requests waited for it.
 async fn pings(app: &Router, proxy: &Proxy, path: &str) -> usize {
     assert_eq!(kit::put(app, path, "").await.status, StatusCode::OK);
     sleep(Duration::from_millis(50)).await;
@@ -94,26 +94,26 @@ fn connection_goes_to_waiting_request_without_ping() {
     });
 }
 
-/// Requests go on and on, one after the other and without a break, as long as they succeed.
+/// Sends requests without a break, as long as they succeed, until `outsider` has ended.
 async fn busily<T>(app: &Router, meanwhile: impl Future<Output = T>) -> (T, usize) {
     let done = Arc::new(AtomicBool::new(false));
     let clients = [(); 4].map(|()| {
         let (app, done) = (app.clone(), Arc::clone(&done));
         tokio::spawn(async move {
-            let mut answered = 0;
+            let mut succeeded = 0;
             while !done.load(Ordering::Relaxed)
                 && kit::put(&app, "/1", "").await.status == StatusCode::OK
             {
-                answered += 1;
+                succeeded += 1;
             }
-            answered
+            succeeded
         })
     });
     sleep(Duration::from_millis(200)).await;
     let result = meanwhile.await;
     done.store(true, Ordering::Relaxed);
-    let answered = join_all(clients).await.into_iter().map(Result::unwrap);
-    (result, answered.sum())
+    let succeeded = join_all(clients).await.into_iter().map(Result::unwrap);
+    (result, succeeded.sum())
 }
 
 #[test]
@@ -126,8 +126,8 @@ fn waiter_at_pool_is_not_starved() {
                 drop(acquired.expect("starved").unwrap());
             }
         };
-        let ((), answered) = busily(&app, outsider).await;
-        assert!(answered > 20, "only {answered} requests were in its way");
+        let ((), succeeded) = busily(&app, outsider).await;
+        assert!(succeeded > 20, "only {succeeded} requests ran meanwhile");
     });
 }
 
@@ -180,7 +180,7 @@ fn broken_connection_is_not_handed_off() {
                 .into_iter()
                 .partition(|response| response.status == StatusCode::OK);
             assert_eq!(stored.len(), WAITING - 1);
-            // Another one is made, and made once, whoever else waits.
+            // One other connection is opened, although many requests wait.
             assert_eq!(proxy.counts().connections, 2);
             unknown
                 .iter()
@@ -189,7 +189,7 @@ fn broken_connection_is_not_handed_off() {
     });
 }
 
-/// A connection that is being made is not dropped for another one that comes sooner.
+/// A connection that is being opened is not dropped if another one becomes free first.
 #[test]
 fn connection_being_made_is_not_dropped() {
     const CONNECTIONS: u32 = 4;
@@ -205,7 +205,7 @@ fn connection_being_made_is_not_dropped() {
     });
 }
 
-/// A connection that was on its way when its runtime was shut down goes to the pool, too.
+/// A connection that was being passed on when its runtime was shut down returns to the pool.
 #[test]
 fn interlock_outlives_its_runtime() {
     let runtime = || {

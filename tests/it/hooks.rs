@@ -1,4 +1,4 @@
-//! Hooks: at most once, in order, and only after what they tell of is true.
+//! Hooks run at most once, in order, and only after COMMIT.
 
 use std::{
     sync::{Arc, Mutex},
@@ -14,17 +14,17 @@ use crate::kit::{
     test_with_pool,
 };
 
-/// What the hooks have told, in order.
+/// The hooks that ran, in order.
 #[derive(Clone, Default)]
-struct Told(Arc<Mutex<Vec<i64>>>);
+struct Ran(Arc<Mutex<Vec<i64>>>);
 
-impl Told {
+impl Ran {
     fn hook(&self, id: i64) -> impl Future<Output = ()> + Send + 'static {
-        let told = self.clone();
-        async move { told.0.lock().unwrap().push(id) }
+        let ran = self.clone();
+        async move { ran.0.lock().unwrap().push(id) }
     }
 
-    /// Once there is nothing that could still tell more.
+    /// All hooks that ran, after every request and hook has ended.
     async fn all(&self, interlock: &Interlock) -> Vec<i64> {
         interlock.drain().await;
         self.0.lock().unwrap().clone()
@@ -34,8 +34,8 @@ impl Told {
 #[test]
 fn hooks_run_once_and_in_order() {
     test(async |kit| {
-        let told = Told::default();
-        let (of_policy, of_handler) = (told.clone(), told.clone());
+        let ran = Ran::default();
+        let (of_policy, of_handler) = (ran.clone(), ran.clone());
         let policy = move |mut tx: Tx| async move {
             note(&mut tx, 1).await?;
             tx.after_commit(of_policy.hook(1));
@@ -52,15 +52,15 @@ fn hooks_run_once_and_in_order() {
         let response = put(&guarded(kit.interlock.require(policy), handler), "/1", "").await;
         assert_eq!(response.status, 200);
         assert_eq!(kit.notes().await, [1]);
-        assert_eq!(told.all(&kit.interlock).await, [1, 2, 3, 4]);
+        assert_eq!(ran.all(&kit.interlock).await, [1, 2, 3, 4]);
     });
 }
 
 #[test]
 fn slow_hook_delays_next_hook_but_not_response() {
     test(async |kit| {
-        let told = Told::default();
-        let own = told.clone();
+        let ran = Ran::default();
+        let own = ran.clone();
         let (release, held) = oneshot::channel::<()>();
         let held = Arc::new(Mutex::new(Some(held)));
         let handler = move |mut tx: Tx| async move {
@@ -76,12 +76,12 @@ fn slow_hook_delays_next_hook_but_not_response() {
         };
         let response = put(&guarded(kit.interlock.require(anyone), handler), "/1", "").await;
         assert_eq!(response.status, 200);
-        assert!(told.0.lock().unwrap().is_empty());
+        assert!(ran.0.lock().unwrap().is_empty());
 
         let mut drain = Box::pin(kit.interlock.drain());
         assert!(futures::poll!(&mut drain).is_pending());
         release.send(()).unwrap();
-        assert_eq!(told.all(&kit.interlock).await, [1, 2]);
+        assert_eq!(ran.all(&kit.interlock).await, [1, 2]);
     });
 }
 
@@ -109,8 +109,8 @@ fn hooks_wait_for_commit_but_not_for_client() {
         let Some(held) = slow_commit(&kit).await else {
             return;
         };
-        let told = Told::default();
-        let own = told.clone();
+        let ran = Ran::default();
+        let own = ran.clone();
         let handler = move |mut tx: Tx| async move {
             tx.after_commit(own.hook(1));
             note(&mut tx, 1).await?;
@@ -121,10 +121,10 @@ fn hooks_wait_for_commit_but_not_for_client() {
         committing(&kit).await;
         request.abort();
         assert!(request.await.unwrap_err().is_cancelled());
-        assert!(told.0.lock().unwrap().is_empty());
+        assert!(ran.0.lock().unwrap().is_empty());
 
         drop(held);
-        assert_eq!(told.all(&kit.interlock).await, [1]);
+        assert_eq!(ran.all(&kit.interlock).await, [1]);
         assert_eq!(kit.notes().await, [1]);
     });
 }
@@ -132,8 +132,8 @@ fn hooks_wait_for_commit_but_not_for_client() {
 #[test]
 fn hooks_of_retried_attempt_do_not_run() {
     test(async |kit| {
-        let told = Told::default();
-        let (own, outside) = (told.clone(), kit.outside.clone());
+        let ran = Ran::default();
+        let (own, outside) = (ran.clone(), kit.outside.clone());
         let handler = move |mut tx: Tx| async move {
             let attempt = tx.attempt();
             tx.after_commit(own.hook(attempt.into()));
@@ -144,15 +144,15 @@ fn hooks_of_retried_attempt_do_not_run() {
         let response = put(&guarded(kit.interlock.require(anyone), handler), "/1", "").await;
         assert_eq!(response.status, 200);
         assert_eq!(kit.notes().await, [2]);
-        assert_eq!(told.all(&kit.interlock).await, [2]);
+        assert_eq!(ran.all(&kit.interlock).await, [2]);
     });
 }
 
 #[test]
 fn hooks_do_not_run_after_rollback() {
     test(async |kit| {
-        let told = Told::default();
-        let own = told.clone();
+        let ran = Ran::default();
+        let own = ran.clone();
         let policy = move |mut tx: Tx| async move {
             tx.after_commit(own.hook(1));
             note(&mut tx, 1).await?;
@@ -162,7 +162,7 @@ fn hooks_do_not_run_after_rollback() {
         response.assert_problem(ErrorKind::Denied);
 
         for (status, swallows) in [(409, false), (500, false), (200, true)] {
-            let own = told.clone();
+            let own = ran.clone();
             let handler = move |mut tx: Tx| async move {
                 tx.after_commit(own.hook(2));
                 note(&mut tx, 1).await?;
@@ -174,7 +174,7 @@ fn hooks_do_not_run_after_rollback() {
             put(&guarded(kit.interlock.require(can_edit), handler), "/1", "").await;
         }
 
-        let own = told.clone();
+        let own = ran.clone();
         let dry = kit.interlock.clone().dry_run();
         let handler = move |mut tx: Tx| async move {
             tx.after_commit(own.hook(3));
@@ -184,7 +184,7 @@ fn hooks_do_not_run_after_rollback() {
         let response = put(&guarded(dry.require(can_edit), handler), "/1", "").await;
         assert_eq!(response.status, 200);
 
-        let own = told.clone();
+        let own = ran.clone();
         let handler = move |mut tx: Tx| async move {
             tx.after_commit(own.hook(4));
             tx.rollback_only();
@@ -194,7 +194,7 @@ fn hooks_do_not_run_after_rollback() {
         let response = put(&guarded(kit.interlock.require(can_edit), handler), "/1", "").await;
         assert_eq!(response.status, 200);
 
-        assert!(told.all(&kit.interlock).await.is_empty());
+        assert!(ran.all(&kit.interlock).await.is_empty());
         assert!(kit.notes().await.is_empty());
     });
 }
@@ -202,8 +202,8 @@ fn hooks_do_not_run_after_rollback() {
 #[test]
 fn hooks_run_for_committed_4xx() {
     test(async |kit| {
-        let told = Told::default();
-        let own = told.clone();
+        let ran = Ran::default();
+        let own = ran.clone();
         let handler = move |mut tx: Tx| async move {
             tx.after_commit(own.hook(1));
             note(&mut tx, 1).await?;
@@ -213,15 +213,15 @@ fn hooks_run_for_committed_4xx() {
         let response = put(&guarded(kit.interlock.require(anyone), handler), "/1", "").await;
         assert_eq!(response.status, 401);
         assert_eq!(kit.notes().await, [1]);
-        assert_eq!(told.all(&kit.interlock).await, [1]);
+        assert_eq!(ran.all(&kit.interlock).await, [1]);
     });
 }
 
 #[test]
 fn hooks_of_rolled_back_savepoint_do_not_run() {
     test(async |kit| {
-        let told = Told::default();
-        let own = told.clone();
+        let ran = Ran::default();
+        let own = ran.clone();
         let handler = move |mut tx: Tx| async move {
             tx.after_commit(own.hook(1));
             let mut outer = tx.savepoint().await?;
@@ -236,7 +236,7 @@ fn hooks_of_rolled_back_savepoint_do_not_run() {
         let response = put(&guarded(kit.interlock.require(anyone), handler), "/1", "").await;
         assert_eq!(response.status, 200);
         assert_eq!(kit.notes().await, [1]);
-        assert_eq!(told.all(&kit.interlock).await, [1]);
+        assert_eq!(ran.all(&kit.interlock).await, [1]);
     });
 }
 
@@ -244,8 +244,8 @@ fn hooks_of_rolled_back_savepoint_do_not_run() {
 fn hooks_of_dropped_savepoint_do_not_run() {
     test(async |kit| {
         for goes_on in [true, false] {
-            let told = Told::default();
-            let own = told.clone();
+            let ran = Ran::default();
+            let own = ran.clone();
             let handler = move |mut tx: Tx| async move {
                 let mut savepoint = tx.savepoint().await?;
                 savepoint.after_commit(own.hook(1));
@@ -258,8 +258,8 @@ fn hooks_of_dropped_savepoint_do_not_run() {
             let interlock = Interlock::new(kit.pool.clone());
             let response = put(&guarded(interlock.require(anyone), handler), "/1", "").await;
             assert_eq!(response.status, 200);
-            let told = told.all(&interlock).await;
-            assert!(told.is_empty(), "followed by a statement: {goes_on}");
+            let ran = ran.all(&interlock).await;
+            assert!(ran.is_empty(), "followed by a statement: {goes_on}");
         }
         assert_eq!(kit.notes().await, [1]);
     });
@@ -268,8 +268,8 @@ fn hooks_of_dropped_savepoint_do_not_run() {
 #[test]
 fn hooks_of_released_savepoint_survive_later_rollback() {
     test(async |kit| {
-        let told = Told::default();
-        let own = told.clone();
+        let ran = Ran::default();
+        let own = ran.clone();
         let handler = move |mut tx: Tx| async move {
             let mut savepoint = tx.savepoint().await?;
             savepoint.after_commit(own.hook(1));
@@ -283,15 +283,15 @@ fn hooks_of_released_savepoint_survive_later_rollback() {
         let response = put(&guarded(kit.interlock.require(anyone), handler), "/1", "").await;
         assert_eq!(response.status, 200);
         assert_eq!(kit.notes().await, [1]);
-        assert_eq!(told.all(&kit.interlock).await, [1]);
+        assert_eq!(ran.all(&kit.interlock).await, [1]);
     });
 }
 
 #[test]
 fn panic_in_hook_does_not_stop_next_hook() {
     test(async |kit| {
-        let told = Told::default();
-        let own = told.clone();
+        let ran = Ran::default();
+        let own = ran.clone();
         let handler = move |mut tx: Tx| async move {
             tx.after_commit(own.hook(1));
             tx.after_commit(async { panic!("on purpose") });
@@ -301,24 +301,24 @@ fn panic_in_hook_does_not_stop_next_hook() {
         };
         let response = put(&guarded(kit.interlock.require(anyone), handler), "/1", "").await;
         assert_eq!(response.status, 200);
-        assert_eq!(told.all(&kit.interlock).await, [1, 2]);
+        assert_eq!(ran.all(&kit.interlock).await, [1, 2]);
     });
 }
 
 #[test]
 fn hook_may_call_the_service() {
-    // They need a connection: the one that was committed on must be free by now.
+    // The hook needs the only connection, so the committed transaction must have released it.
     test_with_pool(1, async |kit| {
         let (send, done) = oneshot::channel();
         let send = Arc::new(Mutex::new(Some(send)));
-        let again = guarded(kit.interlock.require(anyone), async |mut tx: Tx| {
+        let second = guarded(kit.interlock.require(anyone), async |mut tx: Tx| {
             note(&mut tx, 2).await?;
             Ok::<_, Error>("ok")
         });
         let handler = move |mut tx: Tx| async move {
             let send = send.lock().unwrap().take().unwrap();
             tx.after_commit(async move {
-                let response = put(&again, "/1", "").await;
+                let response = put(&second, "/1", "").await;
                 send.send(response.status).unwrap();
             });
             note(&mut tx, 1).await?;

@@ -45,10 +45,10 @@ async fn check(tx: &mut Tx, sql: &'static str) -> Result<(), Error> {
     Ok(Denied::unless(allowed, "revoked")?)
 }
 
-/// What the revoking transaction came to: how many notes it saw, or its SQLSTATE.
+/// The result of the revoking transaction: the number of notes it saw, or its SQLSTATE.
 type Revocation = Result<i64, String>;
 
-/// Revokes, counts what was written with the permission, and commits.
+/// Revokes the permission, counts the notes that were written with it, and commits.
 async fn revoke(
     mut connection: PgConnection,
     begin: &'static str,
@@ -73,7 +73,7 @@ async fn revoke(
     })
 }
 
-/// What came of both. `waited`: the revoking transaction had to wait for the request.
+/// The results of both. `waited`: the revoking transaction had to wait for the request.
 struct Interleaved {
     response: TestResponse,
     revocation: Revocation,
@@ -81,7 +81,7 @@ struct Interleaved {
     stored: usize,
 }
 
-/// The request checks; the revoking transaction runs, or begins to wait; the request writes.
+/// The request checks, the revoking transaction runs or begins to wait, and the request writes.
 async fn interleave(
     kit: &Kit,
     layer: AuthorizeLayer,
@@ -125,7 +125,7 @@ async fn interleave(
 }
 
 impl Interleaved {
-    /// The request was ordered after the revocation: run again, and denied.
+    /// The request was ordered after the revocation. It was retried and denied.
     #[track_caller]
     fn assert_denied(&self) {
         assert_eq!(self.revocation, Ok(0));
@@ -134,8 +134,8 @@ impl Interleaved {
         assert_eq!(self.stored, 0);
     }
 
-    /// PostgreSQL tracks conflicts of SERIALIZABLE transactions only: the write stands although
-    /// its permission was gone, and who revoked it never saw it.
+    /// PostgreSQL tracks conflicts of SERIALIZABLE transactions only. The write is stored although
+    /// its permission was revoked, and the revoking transaction did not see it.
     #[track_caller]
     fn assert_the_gap(&self) {
         assert_eq!(self.revocation, Ok(0));
@@ -143,7 +143,7 @@ impl Interleaved {
         assert_eq!(self.stored, 1);
     }
 
-    /// The revoking transaction waited for the request, and did not overlook its write.
+    /// The revoking transaction waited for the request and saw its write.
     #[track_caller]
     fn assert_revoked_after(&self) {
         assert!(self.waited);
@@ -239,7 +239,7 @@ fn absence_check_against_read_committed_denial() {
     });
 }
 
-/// The permission tables, guarded. PostgreSQL only: CockroachDB has no need of it.
+/// Guards the permission tables. CockroachDB does not need the guard.
 async fn guard(kit: &Kit) {
     let attach = "CREATE TRIGGER interlock_guard
         BEFORE INSERT OR UPDATE OR DELETE OR TRUNCATE ON grants

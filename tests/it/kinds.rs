@@ -1,5 +1,7 @@
-//! Every answer that the layer makes itself. `Aborted` and `Escaped`, which have many causes, have
-//! their tests in settlement.rs, connection.rs and escape.rs.
+//! Every response that the layer makes itself.
+//!
+//! `Aborted` and `Escaped` have many causes. Their tests are in settlement.rs, connection.rs and
+//! escape.rs.
 
 use std::{
     io,
@@ -28,7 +30,7 @@ use crate::kit::{
     guarded, never, note, pool, put, send, slow_commit, terminate, test, write,
 };
 
-/// A pool that gives up soon.
+/// A pool with a short acquire timeout.
 fn impatient() -> PgPoolOptions {
     Interlock::pool_options()
         .max_connections(1)
@@ -379,16 +381,16 @@ fn statement_error_is_database_error() {
     });
 }
 
-/// A write that tells when its hook has run.
-fn telling(interlock: &Interlock) -> (Router, Arc<AtomicBool>) {
-    let told = Arc::new(AtomicBool::new(false));
-    let tell = Arc::clone(&told);
+/// A write whose hook sets the flag.
+fn with_hook(interlock: &Interlock) -> (Router, Arc<AtomicBool>) {
+    let hook_ran = Arc::new(AtomicBool::new(false));
+    let ran = Arc::clone(&hook_ran);
     let handler = move |mut tx: Tx| async move {
         note(&mut tx, 1).await?;
-        tx.after_commit(async move { tell.store(true, Ordering::SeqCst) });
+        tx.after_commit(async move { ran.store(true, Ordering::SeqCst) });
         Ok::<_, Error>("ok")
     };
-    (guarded(interlock.require(anyone), handler), told)
+    (guarded(interlock.require(anyone), handler), hook_ran)
 }
 
 #[test]
@@ -397,14 +399,14 @@ fn connection_lost_in_commit_is_outcome_unknown() {
         let Some(_held) = slow_commit(&kit).await else {
             return;
         };
-        let (app, told) = telling(&kit.interlock);
+        let (app, hook_ran) = with_hook(&kit.interlock);
         let request = tokio::spawn(async move { put(&app, "/1", "").await });
         terminate(&kit, committing(&kit).await).await;
         let response = request.await.unwrap();
         response.assert_problem(ErrorKind::OutcomeUnknown);
         assert_unknown(&response);
         kit.interlock.drain().await;
-        assert!(!told.load(Ordering::SeqCst));
+        assert!(!hook_ran.load(Ordering::SeqCst));
         assert!(kit.notes().await.is_empty());
     });
 }
@@ -417,15 +419,15 @@ fn commit_past_deadline_and_grace_is_outcome_unknown() {
         };
         let interlock = kit.interlock.clone().deadline(Duration::from_millis(300));
         let interlock = interlock.grace(Duration::from_millis(300));
-        let (app, told) = telling(&interlock);
+        let (app, hook_ran) = with_hook(&interlock);
         let response = put(&app, "/1", "").await;
         response.assert_problem(ErrorKind::OutcomeUnknown);
         assert_unknown(&response);
 
-        // It goes on, and this one is made.
+        // COMMIT continues, and here it succeeds.
         drop(held);
         kit.interlock.drain().await;
-        assert!(told.load(Ordering::SeqCst));
+        assert!(hook_ran.load(Ordering::SeqCst));
         assert_eq!(kit.notes().await, [1]);
     });
 }
@@ -525,7 +527,7 @@ fn pool_with_any_options_works() {
     });
 }
 
-/// On CockroachDB this SQLSTATE is a COMMIT whose schema change failed. Here it is any other error.
+/// C5 applies to CockroachDB only. On PostgreSQL this SQLSTATE is an error like any other (C4).
 #[test]
 fn xxa00_on_postgresql_is_rolled_back() {
     test(async |kit| {

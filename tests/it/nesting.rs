@@ -1,4 +1,4 @@
-//! Layers inside layers: of one `Interlock` they share a transaction, of two they are refused.
+//! Nested layers. Those of one `Interlock` share a transaction, those of two are rejected.
 
 use std::sync::{
     Arc,
@@ -20,7 +20,7 @@ use tower_interlock::{
 
 use crate::kit::{Kit, anyone, conflict_once, guarded, never, note, put, send, test, write};
 
-/// Reads the notes as the transaction sees them.
+/// The notes as the transaction sees them.
 async fn seen(tx: &mut Tx) -> Result<Vec<i64>, sqlx::Error> {
     sqlx::query_scalar("SELECT id FROM notes ORDER BY id")
         .fetch_all(tx)
@@ -36,7 +36,7 @@ async fn denies(mut tx: Tx) -> Result<(), Error> {
     Err(Denied::new("no").into())
 }
 
-/// Answers 200 whatever comes from inside.
+/// Turns every inner response into a 200.
 async fn whitewash(request: Request, next: Next) -> Response {
     next.run(request).await;
     "fine".into_response()
@@ -125,7 +125,7 @@ fn conflict_inside_retries_whole_request() {
             conflict_once(&mut tx, &own.outside).await?;
             Ok::<_, Error>(())
         };
-        // Settings of the outermost layer count, and this one has but one attempt.
+        // The settings of the outermost layer apply. This one allows one attempt.
         let inner = kit.interlock.clone().max_attempts(1).require(inner);
         let app = guarded(inner, async || "ok").route_layer(kit.interlock.require(outer));
         let response = put(&app, "/1", "").await;
@@ -200,19 +200,19 @@ fn rejected_foreign_layer_cannot_become_success() {
     });
 }
 
-// READ ONLY.
+// READ ONLY
 
-/// A policy that reads, so that the transaction is there before the inner layer narrows it.
+/// A policy that reads, so that the transaction begins before the inner layer narrows it.
 async fn reads(mut tx: Tx) -> Result<(), Error> {
     seen(&mut tx).await?;
     Ok(())
 }
 
-/// A handler that cannot write, behind `inner` and a policy that did write.
+/// A handler that cannot write, behind `inner` and a policy that has written.
 async fn assert_narrowed(kit: &Kit, inner: AuthorizeLayer, outer: AuthorizeLayer) {
     async fn handler(mut tx: Tx) -> &'static str {
-        let refused = Error::from(note(&mut tx, 2).await.unwrap_err());
-        assert_eq!(refused.sqlstate(), Some("25006"));
+        let rejected = Error::from(note(&mut tx, 2).await.unwrap_err());
+        assert_eq!(rejected.sqlstate(), Some("25006"));
         "ok"
     }
     let response = put(&guarded(inner, handler).route_layer(outer), "/1", "").await;
@@ -280,7 +280,7 @@ fn writer_inside_read_only_layer_is_rejected() {
     });
 }
 
-// Middleware between the layers.
+// Middleware between the layers
 
 #[test]
 fn middleware_between_layers_shares_transaction() {
@@ -376,7 +376,7 @@ fn handler_error_rebuilt_into_200_is_not_committed() {
 
 #[test]
 fn cancelled_inner_layer_fails_request() {
-    /// Does not wait for the inside.
+    /// Drops the inner service before it has ended.
     async fn impatient(request: Request, next: Next) -> &'static str {
         let mut inside = Box::pin(next.run(request));
         while !RAN.load(Ordering::SeqCst) {
@@ -429,7 +429,7 @@ fn requests_side_by_side_use_separate_transactions() {
         let ran = Arc::new(AtomicBool::new(false));
         let tell = Arc::clone(&ran);
         let inner = guarded(kit.interlock.require(anyone), write);
-        // A request of its own, made while another one is open, is another transaction.
+        // A separate request that is sent meanwhile has a separate transaction.
         let handler = move |mut tx: Tx| async move {
             note(&mut tx, 2).await?;
             assert_eq!(put(&inner, "/1", "").await.status, 200);
@@ -445,7 +445,7 @@ fn requests_side_by_side_use_separate_transactions() {
     });
 }
 
-/// With the extensions of a request that is over, another one is a request of its own.
+/// A request with the extensions of a finished request has a transaction of its own.
 #[test]
 fn finished_request_is_not_joined() {
     test(async |kit| {

@@ -17,7 +17,7 @@ use tower_interlock::{ETag, Error, ErrorKind, IfMatch, IfNoneMatch, Outcome, Tx}
 
 use crate::kit::{Kit, TestResponse, can_edit, send, test};
 
-/// GET, PUT that needs `If-Match`, and POST that takes it.
+/// GET, PUT with a required `If-Match`, and POST with an optional one.
 fn app(kit: &Kit) -> Router {
     let layer = kit.interlock.require(can_edit);
     Router::new()
@@ -91,7 +91,7 @@ async fn if_none_match(app: &Router, lines: &[&str]) -> TestResponse {
     request(app, Method::GET, IF_NONE_MATCH, lines).await
 }
 
-/// Nothing was written, and that is what was said.
+/// Asserts that nothing was written and the response says so.
 #[track_caller]
 fn assert_refused(response: &TestResponse, kind: ErrorKind, status: u16) {
     response.assert_problem(kind);
@@ -314,7 +314,7 @@ where
     count == 1
 }
 
-/// The tag of the version that is stored.
+/// The tag of the stored version.
 async fn version(kit: &Kit) -> String {
     let version = sqlx::query_scalar("SELECT version FROM documents WHERE id = 1");
     ETag::of(version.fetch_one(&kit.outside).await.unwrap()).to_string()

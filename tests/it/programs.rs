@@ -1,7 +1,7 @@
-//! Random requests, against the model: statements, savepoints, errors, panics, nested layers,
-//! clients that disconnect and a wire that breaks, in any order.
+//! Random requests are compared with the model: statements, savepoints, errors, panics, nested
+//! layers, clients that disconnect and connections that break, in any order.
 //!
-//! `PROPTEST_CASES` says how many.
+//! `PROPTEST_CASES` is the number of requests.
 
 use std::{
     panic::AssertUnwindSafe,
@@ -30,22 +30,22 @@ use crate::{
     },
 };
 
-/// A request, and what happens to it.
+/// A request and its faults.
 #[derive(Debug, Clone)]
 struct Case {
     script: Script,
     strikes: Vec<Strike>,
-    /// The client disconnects after so many polls.
+    /// The client disconnects after this number of polls.
     polls: Option<i64>,
-    /// It waits for an answer that does not come.
+    /// It waits for a response that never comes.
     waits: bool,
     handoff: bool,
 }
 
-/// What could be seen of a request.
+/// What was observed of a request.
 #[derive(Debug)]
 struct Seen {
-    /// None if the client was gone.
+    /// `None` if the client disconnected.
     response: Option<Reply>,
     report: Option<(Outcome, u32)>,
     rows: Vec<i64>,
@@ -86,7 +86,7 @@ fn random_requests_match_model() {
 }
 
 impl Case {
-    /// Makes the request, and compares what is seen of it with what is predicted.
+    /// Sends the request, and compares the result with the prediction.
     async fn hold(mut self, request: i64, kit: &Kit, proxy: &Proxy) -> Result<(), TestCaseError> {
         let world = World {
             server: kit.database.kind(),
@@ -123,12 +123,12 @@ impl Case {
             self.polls.unwrap_or(i64::MAX),
             app.oneshot(Script::request()),
         );
-        let answered = select! {
+        let ended = select! {
             biased;
-            answered = AssertUnwindSafe(sent).catch_unwind() => answered,
+            ended = AssertUnwindSafe(sent).catch_unwind() => ended,
             () = stage.hung(), if self.script.settings.deadline == FOREVER => Ok(None),
         };
-        let (response, report) = match answered {
+        let (response, report) = match ended {
             Ok(Some(Ok(response))) => {
                 let response = kit::read(response).await;
                 let report = (response.outcome(), response.report().attempts());
@@ -150,7 +150,7 @@ impl Case {
 }
 
 impl Seen {
-    /// A request that was dropped is whole or absent.
+    /// A dropped request is stored as a whole or not at all.
     fn agrees_with(&self, predicted: &Prediction) -> bool {
         let whole = self.rows == predicted.rows && self.hooks == predicted.hooks;
         let absent = self.rows.is_empty() && self.hooks.is_empty();
@@ -255,7 +255,7 @@ fn step() -> impl Strategy<Value = Step> {
     ]
 }
 
-/// Nested to a depth of three.
+/// Steps with savepoints, nested to a depth of three.
 fn savepoint() -> impl Strategy<Value = Step> {
     let close = || {
         prop_oneof![
@@ -273,7 +273,7 @@ fn savepoint() -> impl Strategy<Value = Step> {
     })
 }
 
-/// A step that can be made on a savepoint, too.
+/// A step that is also possible on a savepoint.
 fn anywhere() -> impl Strategy<Value = Step> {
     prop_oneof![
         30 => (statement(), on_error()).prop_map(|(statement, on_error)| Step::Do(statement, on_error)),
@@ -320,8 +320,8 @@ fn strike() -> impl Strategy<Value = Strike> {
     let fault = prop_oneof![
         Just(Fault::CutBefore),
         Just(Fault::CutAfter),
-        Just(Fault::Refuse(ServerError::RESTART)),
-        Just(Fault::Refuse(ServerError::error("XX000", "internal error"))),
+        Just(Fault::Reject(ServerError::RESTART)),
+        Just(Fault::Reject(ServerError::error("XX000", "internal error"))),
         Just(Fault::Terminate(ServerError::SHUTDOWN)),
     ];
     (moment, fault, 1..3_u32)

@@ -1,5 +1,5 @@
-//! The database server is shut down and comes back: under load, in the middle of COMMIT, and while
-//! nothing goes on. Beside ours stands a transaction written by hand.
+//! The database server is restarted under load, during COMMIT, and while no request is running. A
+//! hand-written transaction is compared with the layer and with conditional writes.
 
 mod during_commit;
 mod under_load;
@@ -15,7 +15,7 @@ use tower_interlock::{Error, ErrorKind, Interlock};
 
 use crate::kit::{Kit, TestResponse, send};
 
-/// Runs a test on a server of its own that can be restarted, with the default pool.
+/// Runs a test on a server of its own, which can be restarted, with the recommended pool.
 fn test(body: impl AsyncFnOnce(&Arc<Server>, &Kit)) {
     let server = Arc::new(Server::start().unwrap());
     match server.restart(Shutdown::Fast) {
@@ -60,15 +60,15 @@ async fn put(app: &Router, user: i64, request: i64) -> TestResponse {
     send(app, Request::put(path).body(Body::empty()).unwrap()).await
 }
 
-/// What an answer says about the write.
+/// What a response says about the write.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Said {
     Stored,
     Denied,
     Unknown,
-    /// Not stored, because the database was away.
+    /// Not stored, because the database was unavailable.
     Unavailable,
-    /// An error that says nothing.
+    /// An error that does not say whether it is stored.
     Error,
 }
 
@@ -86,7 +86,7 @@ impl Said {
     }
 }
 
-/// How often each request is stored. Half a write fails the test.
+/// How often each request is stored. Fails if half of a request is stored.
 async fn stored(kit: &Kit) -> BTreeMap<i64, i64> {
     let rows: Vec<(i64, i64, i64)> = sqlx::query_as(
         "SELECT request, count(CASE half WHEN 0 THEN 1 END), count(CASE half WHEN 1 THEN 1 END)
@@ -102,7 +102,7 @@ async fn stored(kit: &Kit) -> BTreeMap<i64, i64> {
     whole.collect()
 }
 
-/// How many sessions of this database are in a state.
+/// The number of sessions of this database that match `which`.
 async fn sessions(kit: &Kit, which: &'static str) -> i64 {
     let mut count = sqlx::QueryBuilder::new(
         "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND ",

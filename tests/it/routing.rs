@@ -1,4 +1,4 @@
-//! Where the layer can stand, what may stand around it, and what inside.
+//! Where the layer can be placed, and what may be around and inside of it.
 
 use std::{
     fmt::Debug,
@@ -34,7 +34,7 @@ use crate::kit::{
     test_with_pool, update,
 };
 
-/// An interlock whose database is not there: what answers here has opened no transaction.
+/// An interlock without a database. A request that succeeds has opened no transaction.
 fn without_database() -> Interlock {
     let options = PgConnectOptions::new_without_pgpass()
         .host("127.0.0.1")
@@ -89,7 +89,7 @@ fn policy_middleware_and_handler_share_one_transaction() {
         assert_eq!(response.outcome(), Outcome::RolledBack);
         assert!(kit.notes().await.is_empty());
 
-        // The ROLLBACK is not waited for.
+        // The response does not wait for the ROLLBACK.
         while kit.pool.num_idle() < kit.pool.size() as usize {
             tokio::time::sleep(Duration::from_millis(1)).await;
         }
@@ -173,7 +173,7 @@ impl<S: Sync> FromRequestParts<S> for Caller {
     async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Self::Rejection> {
         match parts.headers.get(header::AUTHORIZATION) {
             Some(_) => Ok(Self),
-            None => Err((StatusCode::UNAUTHORIZED, "who are you?")),
+            None => Err((StatusCode::UNAUTHORIZED, "no credentials")),
         }
     }
 }
@@ -198,7 +198,7 @@ async fn policy_extractor_rejection_opens_no_transaction() {
         .route_layer(interlock.require(caller_policy));
     let anonymous = put(&app, "/1", "").await;
     assert_eq!(anonymous.status, 401);
-    assert_eq!(anonymous.body, "who are you?");
+    assert_eq!(anonymous.body, "no credentials");
     assert_eq!(anonymous.outcome(), Outcome::NoTransaction);
 
     let malformed = send(&app, authorized_put("/x").body(Body::empty()).unwrap()).await;
@@ -280,7 +280,7 @@ fn grant_without_its_policy_is_misconfigured() {
     });
 }
 
-/// At `path`, document 1 may be edited and document 2 may not.
+/// Asserts that at `path` document 1 may be edited and document 2 may not.
 fn guards(path: &'static str, app: impl FnOnce(AuthorizeLayer) -> Router) {
     test(async |kit| {
         let app = app(kit.interlock.require(can_edit));
@@ -442,7 +442,7 @@ fn policy_has_state_and_path_parameters() {
         let app = |user| {
             let state = App { user: User(user) };
             let layer = kit.interlock.require_with_state(state, may_edit);
-            // The router's own state is another matter.
+            // The router has a state of its own.
             Router::new()
                 .route("/{id}", put_route(update).route_layer(layer))
                 .with_state("state")
@@ -583,7 +583,7 @@ fn plain_service_error_is_returned_and_rolled_back() {
 
 type Inner = mock::Mock<Request<Body>, Response>;
 
-/// Says when the service inside is not ready.
+/// Reports when the inner service is not ready.
 #[derive(Clone)]
 struct Watched {
     inner: Inner,
@@ -618,7 +618,7 @@ async fn layer_is_ready_when_inner_service_is() {
     assert!(service.is_woken());
     assert!(service.poll_ready::<Request<Body>>().is_ready());
 
-    // The mock panics when the one that is called is not the one that was ready.
+    // The mock panics if the called service is not the one that was polled ready.
     let response = tokio::spawn(service.call(Request::<Body>::default()));
     let (_, reply) = inner.next_request().await.unwrap();
     reply.send_response("ok".into_response());
@@ -698,13 +698,13 @@ fn retry_works_within_concurrency_limit() {
     test(async |kit| limited(&kit, 4).await);
 }
 
-/// Who waits for the limit must not keep what those inside wait for.
+/// A request that waits for the limit must not hold a connection.
 #[test]
 fn concurrency_limit_as_large_as_pool_does_not_deadlock() {
     test_with_pool(1, async |kit| limited(&kit, 2).await);
 }
 
-/// Sends that many requests, each of which needs two attempts, through a limit of 1.
+/// Sends requests that need two attempts each through a concurrency limit of 1.
 async fn limited(kit: &Kit, requests: i64) {
     async fn handler(State(kit): State<Kit>, Path(id): Path<i64>, mut tx: Tx) -> Result<(), Error> {
         note(&mut tx, id).await?;
@@ -728,7 +728,7 @@ async fn limited(kit: &Kit, requests: i64) {
     assert_eq!(kit.notes().await, (0..requests).collect::<Vec<_>>());
 }
 
-/// What a service, a handler's future and a spawned task need of them; checked by the compiler.
+/// The traits that services, handler futures and spawned tasks need. The compiler checks them.
 #[test]
 fn public_types_have_their_auto_traits() {
     fn shared<T: Send + Sync + Unpin + 'static>() {}
@@ -759,7 +759,7 @@ fn public_types_have_their_auto_traits() {
     cloned::<Report>();
 }
 
-/// What a service of its own error type met in the transaction counts before its error.
+/// A serialization failure takes precedence over the error of the service.
 #[test]
 fn service_error_caused_by_conflict_is_retried() {
     test(async |kit| {

@@ -1,5 +1,4 @@
-//! One rule, written once as SQL: as the policy of a layer and as a condition of a write it comes
-//! to the same decision.
+//! One SQL rule decides the same as the policy of a layer and as a condition of a write.
 
 use std::collections::BTreeMap;
 
@@ -10,11 +9,11 @@ use tower_interlock::{Condition, ConditionalWrite, Denied, Error, Tx};
 
 use crate::kit::{Kit, guarded, put, test};
 
-/// The owner may edit, and whom it is shared with for editing. $1 is the user, $2 the file.
+/// The owner may edit, and users with a share for editing. $1 is the user, $2 the file.
 const MAY_EDIT: &str = "SELECT owner = $1 OR EXISTS (SELECT 1 FROM shares WHERE user_id = $1 AND file_id = $2 AND can_edit)
      FROM files WHERE id = $2";
 
-/// The file is the one that the user has seen, in version $3.
+/// The file has the version $3 that the user has seen.
 const UNCHANGED: &str = "SELECT version = $3 AND $1 IS NOT NULL FROM files WHERE id = $2";
 
 static EDIT: ConditionalWrite = ConditionalWrite::new(
@@ -25,7 +24,7 @@ static EDIT: ConditionalWrite = ConditionalWrite::new(
     ],
 );
 
-/// What the file and the request are; `None` is NULL.
+/// The state of the file, and the request. `None` is NULL.
 #[derive(Debug, Clone, Copy)]
 struct Case {
     exists: bool,
@@ -52,7 +51,7 @@ impl Case {
         }
     }
 
-    /// The decision, without SQL.
+    /// The expected decision.
     fn expected(self) -> StatusCode {
         let same = |a: Option<i64>, b| a.is_some() && a == b;
         let shared = self.user == Some(1) && self.share == Some(Some(true));
@@ -94,11 +93,11 @@ async fn holds(
     if rule == UNCHANGED {
         query = query.bind(case.seen);
     }
-    let response: Option<Option<bool>> = query.fetch_optional(on).await?;
-    Ok(response.flatten())
+    let decision: Option<Option<bool>> = query.fetch_optional(on).await?;
+    Ok(decision.flatten())
 }
 
-/// The status of the layer's answer.
+/// The status of the layer's response.
 async fn by_layer(kit: &Kit, case: Case) -> StatusCode {
     let policy = async move |mut tx: Tx| {
         Denied::unless(holds(MAY_EDIT, case, &mut tx).await?, "may not edit")?;
@@ -117,7 +116,7 @@ async fn by_layer(kit: &Kit, case: Case) -> StatusCode {
     put(&app, "/1", "").await.status
 }
 
-/// The status of the conditional write's answer.
+/// The status of the conditional write's response.
 async fn by_write(kit: &Kit, case: Case) -> StatusCode {
     let edit = EDIT.bind(case.user).bind(1_i64).bind(case.seen);
     match edit.execute(&kit.interlock).await {

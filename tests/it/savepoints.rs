@@ -1,4 +1,4 @@
-//! Savepoints: what they heal, and what they do not.
+//! Savepoints: which errors a rollback clears, and which it does not.
 
 use futures::StreamExt as _;
 use tower_interlock::{Error, ErrorKind, Outcome, Savepoint, Tx};
@@ -98,7 +98,7 @@ fn savepoint_does_not_clear_earlier_errors() {
         async fn handler(mut tx: Tx) -> Result<(), Error> {
             note(&mut tx, 1).await?;
             assert!(note(&mut tx, 1).await.is_err());
-            // The server refuses every statement by now.
+            // The transaction is aborted, so the server rejects every statement.
             assert!(tx.savepoint().await.is_err());
             Ok(())
         }
@@ -303,7 +303,7 @@ fn rollback_to_savepoint_keeps_serialization_failure() {
             if attempt == 1 {
                 assert!(conflict(&mut savepoint, &own.outside).await.is_err());
             }
-            // CockroachDB refuses it after a serialization failure.
+            // CockroachDB rejects it after a serialization failure.
             let _ = savepoint.rollback().await;
             let _ = note(&mut tx, 10).await;
             Ok::<_, Error>(())

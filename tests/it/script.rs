@@ -1,5 +1,5 @@
-//! A request as data, and how it is played: what its policies and its handler do, step by step.
-//! What has to come of it is for [`model`](crate::model) to say.
+//! A request as data: what its policies and its handler do, step by step. [`model`](crate::model)
+//! predicts its result.
 
 use std::{
     future::pending,
@@ -25,17 +25,17 @@ use sqlx::{AssertSqlSafe, Executor, PgPool, Postgres};
 use tokio::{sync::Notify, time::sleep};
 use tower_interlock::{AuthorizeLayer, Error, Interlock, Savepoint, Tx};
 
-/// A request that is made up, to be played, predicted and printed.
+/// A request that can be run, predicted and printed.
 #[derive(Debug, Clone)]
 pub(crate) struct Script {
     pub(crate) settings: Settings,
     pub(crate) outer: Layer,
-    /// A layer of the same `Interlock` inside of the outer one.
+    /// A layer of the same `Interlock` inside the outer one.
     pub(crate) inner: Option<Layer>,
     pub(crate) handler: Part,
-    /// Between the layers stands a middleware that makes a 200 of every answer.
+    /// A middleware between the layers turns every response into a 200.
     pub(crate) covered: bool,
-    /// Around the handler stands a middleware that makes a 200 of a panic.
+    /// A middleware around the handler turns a panic into a 200.
     pub(crate) caught: bool,
 }
 
@@ -65,14 +65,14 @@ pub(crate) struct Part {
 #[derive(Debug, Clone)]
 pub(crate) enum Step {
     Do(Statement, OnError),
-    /// An error that is passed on leaves the savepoint, which is then dropped.
+    /// An error that is passed on drops the savepoint.
     Savepoint(Vec<Step>, Close, OnError),
-    /// A statement, and one that is dropped while the server is at it.
+    /// A statement, and another one that is dropped while the server runs it.
     Abandon,
     RollbackOnly,
     Hook,
     Sleep,
-    /// Waits for what never comes, until the deadline. If there is none, the client disconnects.
+    /// Waits until the deadline. If there is none, the client disconnects.
     Hang,
     Panic,
 }
@@ -93,71 +93,71 @@ pub(crate) enum Close {
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum Statement {
     Plain(Plain),
-    /// On the connection behind the `Tx`; not for savepoints.
+    /// On the raw connection. Not on savepoints.
     Raw(Plain),
-    /// A row stream, dropped at its first row. An error may come behind that row.
+    /// A row stream that is dropped at its first row. An error may follow that row.
     Stream {
         fails: bool,
     },
     /// Two writes in one text.
     Several,
-    /// A ROLLBACK behind another statement.
+    /// A ROLLBACK after another statement in one text.
     HiddenEnd,
     /// COMMIT.
     Control,
-    /// On another `Tx` of the same part.
+    /// On another `Tx` of the same policy or handler.
     Rival,
 }
 
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum Plain {
-    /// A row of effects.
+    /// A write of a row.
     Write,
     Read,
-    /// A row that is not there.
+    /// A row that does not exist.
     Missing,
     /// A division by zero.
     Fail,
-    /// A serialization failure, in the first so many attempts.
+    /// A serialization failure in the first attempts, as many as given.
     Conflict(u32),
 }
 
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum End {
-    /// A policy allows, a handler answers 200.
+    /// A policy grants. A handler responds with 200.
     Pass,
-    /// A policy refuses with it, a handler answers it.
+    /// A policy denies with this status. A handler responds with it.
     Respond(u16),
-    /// The same, and what was written is to be kept.
+    /// The same with `commit_on_error`.
     Keep(u16),
-    /// As `Pass`, with the `Tx` carried off.
+    /// As `Pass`, and the `Tx` escapes.
     Escape,
 }
 
-/// The table that scripts write to. It has no key, so that what is done twice is there twice.
+/// The table that scripts write to. It has no key, so a row that is written twice is stored twice.
 pub(crate) const EFFECTS: &str =
     "CREATE TABLE effects (request INT8 NOT NULL, number INT8 NOT NULL)";
 
 /// The deadline of a client that waits.
 pub(crate) const FOREVER: Duration = Duration::MAX;
 
-/// Where one request is played, and what it leaves behind.
+/// What one request runs on, and what it leaves behind.
 pub(crate) struct Stage {
     /// The number of the request.
     request: i64,
     outside: PgPool,
-    /// How many writes the attempt has come to, which number them.
+    /// The number of writes of the attempt so far, which numbers them.
     writes: AtomicI64,
-    /// How often the outer policy was asked.
+    /// The number of calls of the outer policy.
     attempts: AtomicU32,
     hooks: Mutex<Vec<i64>>,
     escaped: Mutex<Vec<Tx>>,
-    /// Told when the client is to disconnect.
+    /// Notified when the client is to disconnect.
     hung: Notify,
 }
 
 impl Script {
-    /// A service behind layers of `interlock` that does what is written here.
+    /// A service behind layers of `interlock` that runs this script.
     pub(crate) fn app(&self, interlock: &Interlock, stage: &Arc<Stage>) -> Router {
         let settings = &self.settings;
         let mut interlock = interlock
@@ -169,7 +169,7 @@ impl Script {
             interlock = interlock.dry_run();
         }
         if settings.commit_if {
-            interlock = interlock.commit_if(|answer| answer.status() != StatusCode::ACCEPTED);
+            interlock = interlock.commit_if(|response| response.status() != StatusCode::ACCEPTED);
         }
         let handler = any({
             let (part, caught) = (Arc::new(self.handler.clone()), self.caught);
@@ -186,7 +186,7 @@ impl Script {
         app.route_layer(self.outer.build(&interlock, stage, true))
     }
 
-    /// Whether something in it is left to chance, at which a fault would come or not.
+    /// Whether the number of its statements depends on chance, and so the moment of a fault.
     pub(crate) fn abandons(&self) -> bool {
         fn any(steps: &[Step]) -> bool {
             steps.iter().any(|step| match step {
@@ -243,22 +243,22 @@ impl Stage {
         self.attempts.load(Ordering::SeqCst)
     }
 
-    /// The hooks that have run, by what they were given.
+    /// The hooks that ran, by their numbers.
     pub(crate) fn hooks(&self) -> Vec<i64> {
         self.hooks.lock().unwrap().clone()
     }
 
-    /// When the client is to disconnect.
+    /// Waits until the client is to disconnect.
     pub(crate) async fn hung(&self) {
         self.hung.notified().await;
     }
 
-    /// Lets go of what was carried off.
+    /// Drops the escaped `Tx`.
     pub(crate) fn let_go(&self) {
         drop(mem::take(&mut *self.escaped.lock().unwrap()));
     }
 
-    /// The writes that are stored, as anybody else sees them.
+    /// The stored writes, as another session sees them.
     pub(crate) async fn rows(&self) -> Vec<i64> {
         sqlx::query_scalar("SELECT number FROM effects WHERE request = $1 ORDER BY number")
             .bind(self.request)
@@ -267,7 +267,7 @@ impl Stage {
             .unwrap()
     }
 
-    /// A hook that tells of itself, by how much was written before it.
+    /// A hook whose number is the number of writes before it.
     fn hook(self: &Arc<Self>) -> impl Future<Output = ()> + Send + 'static {
         let stage = Arc::clone(self);
         let number = self.writes.load(Ordering::SeqCst);
@@ -374,7 +374,7 @@ impl Step {
                     stage.hung.notify_one();
                     return pending().await;
                 }
-                // Without a word on standard error.
+                // It prints nothing.
                 (Self::Panic, _) => resume_unwind(Box::new("as written")),
             };
             match done {
@@ -385,7 +385,7 @@ impl Step {
     }
 }
 
-/// Plays what stands in a savepoint, and closes it.
+/// Runs the steps in a savepoint, and closes it.
 async fn inside(
     opened: Result<Savepoint<'_>, sqlx::Error>,
     steps: &[Step],
@@ -464,7 +464,7 @@ impl Plain {
         for<'c> &'c mut C: Executor<'c, Database = Postgres>,
     {
         match self {
-            // The one with values; it is prepared each time, so that none is different for being the first.
+            // It has values. It is prepared each time, so that the first one is like the others.
             Self::Write => {
                 sqlx::query("INSERT INTO effects VALUES ($1, $2)")
                     .bind(stage.request)
@@ -495,14 +495,15 @@ impl Plain {
     }
 }
 
-/// Polls a statement once, and drops it. Another one comes first, so that it is this one that is
-/// under way, and not what may have to be done before it.
+/// Polls a statement once and drops it.
+///
+/// A complete statement comes first, so that the dropped one does not have to begin the transaction.
 async fn abandon<C>(on: &mut C, stage: &Stage) -> Result<(), Error>
 where
     for<'c> &'c mut C: Executor<'c, Database = Postgres>,
 {
     Plain::Read.play(on, 0, stage).await?;
-    // On a machine that is busy enough, the server can be done within one poll.
+    // On a busy machine the server may have finished within one poll.
     while poll!(on.execute("SELECT pg_sleep(0.002)")).is_ready() {}
     Ok(())
 }

@@ -1,4 +1,4 @@
-//! The first look at the server, the settings of the recommended pool, and the end of it all.
+//! The check of the server, the settings of the recommended pool, and `drain`.
 
 use std::{
     pin::pin,
@@ -24,7 +24,7 @@ use tracing::Level;
 
 use crate::kit::{Kit, Log, TestResponse, anyone, can_edit, note, put, test, traced, write};
 
-const FIRST_LOOK: &str = "first look at the server";
+const SERVER_CHECK: &str = "first look at the server";
 
 fn app(interlock: &Interlock) -> Router {
     Router::new().route(
@@ -33,13 +33,13 @@ fn app(interlock: &Interlock) -> Router {
     )
 }
 
-/// A pool of one connection, none of the recommended settings, and this one.
+/// A pool of one connection with this setting and none of the recommended ones.
 fn plain_pool(kit: &Kit, setting: &'static str) -> PgPool {
     PgPoolOptions::new()
         .max_connections(1)
         .after_connect(move |connection, _| {
             Box::pin(async move {
-                // Its default would be refused; who does not know it says so.
+                // The crate rejects its default. PostgreSQL does not know the setting.
                 let _ = connection.execute("SET autocommit_before_ddl = off").await;
                 connection.execute(setting).await?;
                 Ok(())
@@ -48,12 +48,12 @@ fn plain_pool(kit: &Kit, setting: &'static str) -> PgPool {
         .connect_lazy_with(kit.database.options())
 }
 
-/// The answer of an interlock on `pool`, and what it warns of.
+/// The response of an interlock on `pool`, and its warnings.
 async fn first_request(pool: &PgPool) -> (TestResponse, Vec<String>) {
     let interlock = Interlock::new(pool.clone());
     let (response, log) = traced(put(&app(&interlock), "/1", "")).await;
     interlock.drain().await;
-    assert_eq!(log.find(FIRST_LOOK).len(), 1);
+    assert_eq!(log.find(SERVER_CHECK).len(), 1);
     (response, warnings(&log))
 }
 
@@ -83,7 +83,7 @@ fn weaker_default_isolation_is_warned_about() {
     test(async |kit| {
         let set = "SET default_transaction_isolation = 'read committed'";
         let (response, warnings) = first_request(&plain_pool(&kit, set)).await;
-        // CockroachDB tracks all transactions, whatever their isolation.
+        // CockroachDB tracks the conflicts of transactions of every isolation level.
         let expected = usize::from(kit.database.kind() == Kind::PostgreSql);
         assert_eq!(about("default_transaction_isolation", &warnings), expected);
         assert_eq!(warnings.len(), expected, "{warnings:?}");
@@ -151,12 +151,12 @@ fn setting_that_breaks_a_promise_is_rejected() {
     });
 }
 
-/// PostgreSQL has none of those settings; a function before its own says it had.
+/// PostgreSQL has none of those settings. A function that shadows its own reports them.
 #[test]
 fn rejected_setting_is_rechecked_until_fixed() {
     test(async |kit| {
         if kit.database.kind() != Kind::PostgreSql {
-            println!("skipped: CockroachDB has no functions to put before its own");
+            println!("skipped: CockroachDB has no functions that shadow its own");
             return;
         }
         for setting in SETTINGS {
@@ -215,12 +215,12 @@ fn server_is_checked_once() {
             put_route(async || "ok").route_layer(interlock.clone().require(can_edit)),
         );
         let (_, log) = traced(put(&read, "/1", "")).await;
-        assert_eq!(log.find(FIRST_LOOK).len(), 1);
+        assert_eq!(log.find(SERVER_CHECK).len(), 1);
         assert!(!warnings(&log).is_empty());
 
         for path in ["/1", "/2"] {
             let (_, log) = traced(put(&read, path, "")).await;
-            assert!(log.find(FIRST_LOOK).is_empty());
+            assert!(log.find(SERVER_CHECK).is_empty());
             assert!(warnings(&log).is_empty());
         }
         interlock.drain().await;
@@ -257,7 +257,7 @@ fn pool_options_have_documented_values() {
     assert_eq!(options.get_acquire_timeout(), Duration::from_secs(5));
 }
 
-/// Says that it has come to where it waits to be let go.
+/// Reports that it was reached, and waits until it is opened.
 #[derive(Default)]
 struct Gate {
     reached: Notify,
@@ -302,11 +302,11 @@ fn drain_waits_for_requests_and_hooks_and_rejects_new_requests() {
         let clone = kit.interlock.clone();
         let mut drained = pin!(clone.drain());
         assert!(poll!(&mut drained).is_pending());
-        let refused = put(&app, "/1", "").await;
-        refused.assert_problem(ErrorKind::Unavailable);
-        assert_eq!(refused.status, StatusCode::SERVICE_UNAVAILABLE);
-        assert_eq!(refused.header(header::RETRY_AFTER), Some("1"));
-        assert_eq!(refused.outcome(), Outcome::NoTransaction);
+        let rejected = put(&app, "/1", "").await;
+        rejected.assert_problem(ErrorKind::Unavailable);
+        assert_eq!(rejected.status, StatusCode::SERVICE_UNAVAILABLE);
+        assert_eq!(rejected.header(header::RETRY_AFTER), Some("1"));
+        assert_eq!(rejected.outcome(), Outcome::NoTransaction);
 
         gates.handler.open.notify_one();
         let response = running.await.unwrap();
@@ -325,10 +325,10 @@ fn drain_is_permanent() {
     test(async |kit| {
         let app = app(&kit.interlock);
         assert_eq!(put(&app, "/1", "").await.status, 200);
-        // Of one clone for all, and also when nobody waits for it any longer.
+        // It applies to all clones, also after its future was dropped.
         assert!(poll!(pin!(kit.interlock.clone().drain())).is_ready());
-        let refused = put(&app, "/1", "").await;
-        refused.assert_problem(ErrorKind::Unavailable);
+        let rejected = put(&app, "/1", "").await;
+        rejected.assert_problem(ErrorKind::Unavailable);
         assert_eq!(kit.notes().await, [1]);
     });
 }

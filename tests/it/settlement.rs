@@ -1,4 +1,4 @@
-//! Every row of the table that says when it commits.
+//! The settlement rules of docs/contract.md, one after the other.
 
 use axum::{
     Extension,
@@ -33,7 +33,7 @@ fn naive_swallowed_error_is_reported_as_success() {
     });
 }
 
-// 1. A panic.
+// Rule 1: a panic.
 
 #[test]
 fn panic_resumes_and_rolls_back() {
@@ -54,9 +54,9 @@ fn panic_resumes_and_rolls_back() {
     });
 }
 
-// 2. A Tx that is still around: see escape.rs.
+// Rule 2, a `Tx` that is still alive, is tested in escape.rs.
 
-// 3. A serialization failure.
+// Rule 3: a serialization failure or a lost connection.
 
 #[test]
 fn conflict_in_handler_is_retried() {
@@ -101,7 +101,7 @@ fn conflict_in_policy_is_retried() {
         let policy = move |mut tx: Tx| async move {
             let attempt = tx.attempt();
             note(&mut tx, attempt.into()).await?;
-            // A check that takes every failure for a no.
+            // A check that takes every error for a denial.
             let met = conflict_once(&mut tx, &own.outside).await;
             Denied::unless(met.is_ok(), "no")?;
             Ok::<_, Error>(())
@@ -149,7 +149,8 @@ fn conflict_at_commit_is_retried() {
     test(async |kit| {
         let own = kit.clone();
         let handler = move |mut tx: Tx| async move {
-            // PostgreSQL would find out at the UPDATE, CockroachDB's readers wait for writers.
+            // PostgreSQL would detect the conflict at the UPDATE. CockroachDB's readers wait for
+            // writers.
             let late = own.database.kind() == Kind::PostgreSql;
             let first = tx.attempt() == 1;
             let seen: String = sqlx::query_scalar("SELECT body FROM documents WHERE id = 2")
@@ -204,7 +205,7 @@ fn connection_lost_before_commit_is_replaced() {
     });
 }
 
-// 4. A denial.
+// Rule 4: a denial.
 
 #[test]
 fn denial_rolls_back_and_handler_does_not_run() {
@@ -250,7 +251,7 @@ fn policy_may_redirect_before_its_first_statement() {
         assert_eq!(response.status, 303);
         assert_eq!(response.outcome(), Outcome::NoTransaction);
 
-        // Later it would be a success whose transaction is not committed.
+        // After a statement it would be a success without a commit.
         async fn to_login_later(mut tx: Tx) -> Result<(), Redirect> {
             note(&mut tx, 1).await.unwrap();
             Err(Redirect::to("/login"))
@@ -273,7 +274,7 @@ fn denial_with_success_status_is_500() {
     });
 }
 
-// 5. A policy that could not be checked.
+// Rule 5: a policy that failed, or denied although an error is recorded.
 
 #[test]
 fn failed_policy_is_5xx_and_handler_does_not_run() {
@@ -304,7 +305,7 @@ fn denial_despite_database_error_is_5xx() {
     });
 }
 
-/// A row arrives, and an error behind it.
+/// The error follows the first row.
 #[test]
 fn denial_despite_error_behind_dropped_row_stream_is_5xx() {
     test(async |kit| {
@@ -366,7 +367,7 @@ fn grant_despite_error_on_raw_connection_is_5xx() {
     });
 }
 
-// 6. A success over an error.
+// Rule 7: a success although an error is recorded.
 
 #[test]
 fn swallowed_error_fails_request() {
@@ -437,7 +438,7 @@ fn hidden_conflict_succeeds_on_retry() {
     });
 }
 
-// 7. An answer that is no success.
+// Rule 6: a response that is an error.
 
 #[test]
 fn unsuccessful_response_is_rolled_back() {
@@ -492,7 +493,7 @@ fn commit_if_cannot_commit_an_error() {
     });
 }
 
-/// The answer `status` after a write that is to be kept, and after an error if `fails`.
+/// Responds with `status` and `commit_on_error` after a write, and after an error if `fails`.
 async fn keep(kit: &Kit, status: StatusCode, fails: bool) -> TestResponse {
     let handler = move |mut tx: Tx| async move {
         note(&mut tx, 1).await?;
@@ -535,7 +536,7 @@ fn commit_on_error_rolls_back_after_database_error() {
     });
 }
 
-// 8. A success that is to be rolled back.
+// Rule 9: `rollback_only` and `dry_run`. Rule 8 is tested in nesting.rs.
 
 #[test]
 fn rollback_only_succeeds_and_rolls_back() {
@@ -586,7 +587,7 @@ fn dry_run_fails_where_commit_would_fail() {
     });
 }
 
-// 9. A success.
+// Rule 10: COMMIT.
 
 #[test]
 fn success_is_committed() {
@@ -652,7 +653,7 @@ fn request_without_statement_opens_no_transaction() {
     });
 }
 
-/// How many columns a row has.
+/// The number of columns of a row.
 struct Columns(usize);
 
 impl FromRow<'_, PgRow> for Columns {
@@ -661,7 +662,7 @@ impl FromRow<'_, PgRow> for Columns {
     }
 }
 
-/// sqlx keeps what a connection has prepared, which neither server runs when its columns have changed.
+/// sqlx caches prepared statements. The server rejects one whose columns have changed.
 #[test]
 fn schema_change_is_retried_and_succeeds() {
     static WRITE: ConditionalWrite = ConditionalWrite::new(

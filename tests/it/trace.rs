@@ -1,4 +1,4 @@
-//! What the log is told, and what it is not.
+//! What the crate logs, and what it does not log.
 
 use std::time::Duration;
 
@@ -27,7 +27,7 @@ fn app(interlock: &Interlock, handler: MethodRouter<Kit>, kit: &Kit) -> Router {
         .with_state(kit.clone())
 }
 
-async fn conflict_again_and_again(State(kit): State<Kit>, mut tx: Tx) -> Result<(), Error> {
+async fn always_conflict(State(kit): State<Kit>, mut tx: Tx) -> Result<(), Error> {
     Ok(conflict(&mut tx, &kit.outside).await?)
 }
 
@@ -205,7 +205,7 @@ fn assert_rolled_back(log: &Log) {
     assert!(told, "{log:?}");
 }
 
-/// The one event above DEBUG of a request that fails.
+/// The only event above DEBUG of a failed request.
 async fn failure(app: &Router, kind: ErrorKind) -> Event {
     let (response, log) = traced(put(app, "/1", "")).await;
     response.assert_problem(kind);
@@ -246,7 +246,7 @@ fn denial_is_logged_with_reason() {
 fn exhausted_retries_are_logged_as_warning() {
     test(async |kit| {
         let interlock = kit.interlock.clone().max_attempts(2);
-        let app = app(&interlock, put_route(conflict_again_and_again), &kit);
+        let app = app(&interlock, put_route(always_conflict), &kit);
         let event = failure(&app, ErrorKind::Contended).await;
         assert_eq!(event.level, Level::WARN);
         assert_eq!(event.get("sqlstate"), Some("40001"));
@@ -417,7 +417,7 @@ const SECRETS: [&str; 3] = [TOKEN, BODY, BOUND];
 
 async fn policy(headers: axum::http::HeaderMap, mut tx: Tx) -> Result<CanEdit, Error> {
     let token = headers[header::AUTHORIZATION].to_str().unwrap();
-    let known: bool = sqlx::query_scalar("SELECT $1 <> 'nobody'")
+    let known: bool = sqlx::query_scalar("SELECT $1 <> 'unknown'")
         .bind(token)
         .fetch_one(&mut tx)
         .await?;
@@ -463,7 +463,7 @@ async fn refuse(mut tx: Tx, body: String) -> Result<(), axum::response::Response
     Err((StatusCode::CONFLICT, body).into_response())
 }
 
-/// What a server says of a value that it cannot read: the value.
+/// The error of the server contains the value that it cannot parse.
 async fn cast(mut tx: Tx, _: String) -> Result<(), Error> {
     sqlx::query("SELECT $1::TEXT::INT8")
         .bind(CAST)
@@ -472,8 +472,8 @@ async fn cast(mut tx: Tx, _: String) -> Result<(), Error> {
     Ok(())
 }
 
-/// Sends the secrets to `handler`, and looks for them in what was logged.
-async fn keeps(secrets: [&str; 3], kit: &Kit, handler: MethodRouter<Kit>, status: u16) {
+/// Sends the secrets to `handler`, and asserts that none was logged.
+async fn assert_keeps(secrets: [&str; 3], kit: &Kit, handler: MethodRouter<Kit>, status: u16) {
     let interlock = kit.interlock.clone().max_attempts(3);
     let app = Router::new()
         .route("/", handler.route_layer(interlock.require(policy)))
@@ -496,30 +496,30 @@ async fn keeps(secrets: [&str; 3], kit: &Kit, handler: MethodRouter<Kit>, status
 
 #[test]
 fn success_logs_no_secret() {
-    test(async |kit| keeps(SECRETS, &kit, put_route(store), 200).await);
+    test(async |kit| assert_keeps(SECRETS, &kit, put_route(store), 200).await);
 }
 
 #[test]
 fn swallowed_error_logs_no_secret() {
-    test(async |kit| keeps(SECRETS, &kit, put_route(store_twice), 500).await);
+    test(async |kit| assert_keeps(SECRETS, &kit, put_route(store_twice), 500).await);
 }
 
 #[test]
 fn database_error_logs_no_secret() {
-    test(async |kit| keeps(SECRETS, &kit, put_route(fail), 500).await);
+    test(async |kit| assert_keeps(SECRETS, &kit, put_route(fail), 500).await);
 }
 
 #[test]
 fn conflict_logs_no_secret() {
-    test(async |kit| keeps(SECRETS, &kit, put_route(conflicting), 503).await);
+    test(async |kit| assert_keeps(SECRETS, &kit, put_route(conflicting), 503).await);
 }
 
 #[test]
 fn error_response_logs_no_secret() {
-    test(async |kit| keeps(SECRETS, &kit, put_route(refuse), 409).await);
+    test(async |kit| assert_keeps(SECRETS, &kit, put_route(refuse), 409).await);
 }
 
 #[test]
 fn value_repeated_by_database_error_is_not_logged() {
-    test(async |kit| keeps([TOKEN, BODY, CAST], &kit, put_route(cast), 500).await);
+    test(async |kit| assert_keeps([TOKEN, BODY, CAST], &kit, put_route(cast), 500).await);
 }

@@ -1,19 +1,19 @@
-//! What can go wrong, and when.
+//! The faults and their moments.
 
 use std::{iter, time::Duration};
 
 use support::{Fault, Kind, Moment, ServerError};
 
-/// BEGIN, and the statements of it.
+/// BEGIN, and the statements of the transaction.
 pub(super) fn before() -> impl Iterator<Item = Moment> {
     iter::once(Moment::Begin).chain((1..=9).map(Moment::Statement))
 }
 
-/// Faults after which something is heard soon.
+/// Faults after which the client notices something soon.
 pub(super) fn heard() -> impl Iterator<Item = Fault> + Clone {
-    let refused = ERRORS.map(|code| Fault::Refuse(ServerError::error(code, TEXT)));
+    let rejected = ERRORS.map(|code| Fault::Reject(ServerError::error(code, TEXT)));
     let terminated = FATAL.map(|code| Fault::Terminate(ServerError::fatal(code, TEXT)));
-    CUTS.into_iter().chain(refused).chain(terminated)
+    CUTS.into_iter().chain(rejected).chain(terminated)
 }
 
 pub(super) const CUTS: [Fault; 4] = [
@@ -23,10 +23,10 @@ pub(super) const CUTS: [Fault; 4] = [
     Fault::CutAfter,
 ];
 
-/// Later than anybody waits who is in a hurry.
+/// Longer than a short deadline.
 const LATE: Duration = Duration::from_millis(3500);
 
-/// Faults after which nothing is heard in time.
+/// Faults after which the client notices nothing in time.
 pub(super) const SILENT: [Fault; 3] = [Fault::Stall, Fault::Swallow, Fault::Delay(LATE)];
 
 const ERRORS: [&str; 16] = [
@@ -38,12 +38,12 @@ pub(super) const FATAL: [&str; 8] = [
     "08006", "25P03", "53300", "57P01", "57P02", "57P03", "58030", "XX000",
 ];
 
-/// After which COMMIT may have been done, on CockroachDB.
+/// Errors on CockroachDB after which COMMIT may have been executed.
 pub(super) const UNSURE: [&str; 8] = [
     "08006", "40003", "57014", "57P01", "58030", "XX000", "XXUUU", "XXA00",
 ];
 
-/// The server for what it is, and on PostgreSQL as if it were the other one.
+/// The kinds that the crate takes the server for. PostgreSQL is also tested as CockroachDB.
 pub(super) fn taken_for(server: Kind) -> Vec<Kind> {
     match server {
         Kind::CockroachDb => vec![server],
@@ -51,25 +51,25 @@ pub(super) fn taken_for(server: Kind) -> Vec<Kind> {
     }
 }
 
-/// What no client may read.
+/// A text that must not reach a client.
 pub(super) const TEXT: &str = "restart transaction: key=/Table/grants/SELECT";
 
-/// How often a fault comes: where another attempt is made, that one may meet it as well.
+/// How often a fault occurs. A fault that is retried also occurs in every attempt.
 pub(super) fn times(fault: &Fault) -> &'static [u32] {
-    let again = match fault {
+    let retried = match fault {
         Fault::CutBefore | Fault::CutSent | Fault::CutAfter => true,
-        Fault::Refuse(error) | Fault::Terminate(error) => AGAIN.contains(&error.code()),
+        Fault::Reject(error) | Fault::Terminate(error) => RETRIED.contains(&error.code()),
         _ => false,
     };
-    if again { &[1, ALWAYS] } else { &[1] }
+    if retried { &[1, ALWAYS] } else { &[1] }
 }
 
-const AGAIN: [&str; 6] = ["08006", "40001", "40P01", "57P01", "57P02", "57P03"];
+const RETRIED: [&str; 6] = ["08006", "40001", "40P01", "57P01", "57P02", "57P03"];
 
-/// As often as anybody asks.
+/// In every attempt.
 pub(super) const ALWAYS: u32 = 1000;
 
-/// Every one of these with every one of those.
+/// All pairs of the two.
 pub(super) fn pairs<A: Clone, B>(
     ones: impl IntoIterator<Item = A>,
     others: impl IntoIterator<Item = B> + Clone,

@@ -1,4 +1,4 @@
-//! One field of the matrix: a request, a fault at a moment, and what is seen of it.
+//! One cell of the matrix: a request, a fault at a moment, and the observed result.
 
 use std::{
     fmt,
@@ -18,7 +18,7 @@ use crate::{
     script::{EFFECTS, Script, Stage},
 };
 
-/// One request, and what goes wrong.
+/// One request and its fault.
 #[derive(Debug, Clone)]
 pub(super) struct Cell {
     script: Script,
@@ -28,9 +28,9 @@ pub(super) struct Cell {
 }
 
 pub(super) const POOL: u32 = 1;
-/// What a busy machine may need beyond what is waited for.
+/// How much longer than a wait a busy machine may take.
 pub(super) const SLACK: Duration = Duration::from_secs(4);
-/// What everything is over in that does not hang.
+/// The time in which everything ends that does not hang.
 const PATIENCE: Duration = Duration::from_secs(10);
 
 impl Cell {
@@ -42,7 +42,7 @@ impl Cell {
         }
     }
 
-    /// What is seen of it in another way than predicted.
+    /// How the result differs from the prediction.
     pub(super) async fn compare(self, kit: Kit, number: i64) -> Option<String> {
         let world = World {
             server: self.server,
@@ -51,7 +51,7 @@ impl Cell {
         };
         let predicted = predict(&self.script, &world);
         let mut seen = self.play(&kit, number, &predicted).await;
-        // What is left open.
+        // The prediction leaves this open.
         if predicted.response.agrees_with(seen.response) {
             seen.response = predicted.response;
         }
@@ -61,7 +61,7 @@ impl Cell {
         if gives_up(&kit, &self.strike) && seen.rows.is_empty() {
             seen.rows = predicted.rows.clone();
         }
-        // A BEGIN brings a connection back into step whose COMMIT was refused.
+        // After a rejected COMMIT, a BEGIN ends the old transaction.
         let begins = predicted.begins..=predicted.begins + predicted.commits;
         if begins.contains(&seen.begins) {
             seen.begins = predicted.begins;
@@ -83,7 +83,7 @@ impl Cell {
             let asked = Instant::now();
             let response = kit::read(app.oneshot(Script::request()).await.unwrap()).await;
             let waited = asked.elapsed();
-            // A COMMIT that is never answered is waited for as long as there is a connection.
+            // A COMMIT without a reply is awaited as long as the connection exists.
             if unknown && !late && !predicted.waited.is_zero() {
                 proxy.cut();
             }
@@ -114,7 +114,7 @@ impl Cell {
         }
     }
 
-    /// The same request can be made again, with nothing that goes wrong.
+    /// Asserts that the same request succeeds afterwards without a fault.
     async fn assert_it_goes_on(&self, kit: &Kit, number: i64) {
         let world = World {
             server: self.server,
@@ -133,13 +133,13 @@ impl Cell {
     }
 }
 
-/// Whether the server may leave undone what it was sent, because the client is gone: CockroachDB stops at that.
+/// Whether the server may abandon a statement because the client is gone, as CockroachDB does.
 pub(super) fn gives_up(kit: &Kit, strike: &Strike) -> bool {
     let cut = matches!(strike, (_, Fault::CutSent, _));
     cut && kit.database.kind() == Kind::CockroachDb
 }
 
-/// Whether the log tells aloud what became of a COMMIT.
+/// Asserts that the log reports the outcome of a COMMIT at the right level.
 fn tells(log: &Log, outcome: &str) -> bool {
     let mut loud = log.loud().into_iter();
     loud.any(|event| {
@@ -150,8 +150,8 @@ fn tells(log: &Log, outcome: &str) -> bool {
     })
 }
 
-/// Compares what is seen of each cell with what is predicted, many at a time. Each is told its
-/// number, and says how it differs.
+/// Compares each cell with its prediction, many concurrently. `play` gets the number of the cell and
+/// returns the difference.
 pub(super) async fn compare<C, F>(kit: &Kit, cells: Vec<C>, compare: fn(C, Kit, i64) -> F)
 where
     C: fmt::Debug + Send + 'static,
@@ -181,7 +181,7 @@ pub(super) async fn prepare(kit: &Kit) {
     }
 }
 
-/// With a pool of its own through a proxy, whose server is taken for `server`.
+/// A kit with its own pool through a proxy. The crate takes its server for `server`.
 pub(super) async fn behind_a_proxy(kit: &Kit, server: Kind) -> (Kit, Proxy) {
     let proxy = Proxy::start(&kit.database);
     let pool = pool(kit, server, &proxy).await;
@@ -194,7 +194,7 @@ pub(super) async fn behind_a_proxy(kit: &Kit, server: Kind) -> (Kit, Proxy) {
     )
 }
 
-/// A recommended pool with a connection in it. Its server is taken for `server`.
+/// A recommended pool with one open connection. The crate takes its server for `server`.
 async fn pool(kit: &Kit, server: Kind, proxy: &Proxy) -> PgPool {
     let options = Interlock::pool_options().max_connections(POOL);
     let options = if server == kit.database.kind() {
@@ -214,7 +214,7 @@ async fn pool(kit: &Kit, server: Kind, proxy: &Proxy) -> PgPool {
 const SERIALIZABLE: &str = "SET default_transaction_isolation = 'serializable'";
 const POSE: &str = "SET search_path = shadow, pg_catalog, public";
 
-/// PostgreSQL that says it is CockroachDB: it is all that the crate goes by.
+/// Lets PostgreSQL report the version of CockroachDB, from which the crate infers its kind.
 const SHADOW: &str = "
     CREATE SCHEMA shadow;
     CREATE FUNCTION shadow.version() RETURNS TEXT LANGUAGE sql AS 'SELECT ''CockroachDB CCL v24.1.0'''

@@ -24,7 +24,7 @@ static GRANTED: ConditionalWrite = ConditionalWrite::new(
     )],
 );
 
-/// It asks for a document that is not there.
+/// A write of a document that does not exist.
 static NOTHING: ConditionalWrite = ConditionalWrite::new(
     "INSERT INTO effects SELECT $1, 0 FROM documents WHERE id = -1 AND {conditions}",
     &[Condition::permitted(
@@ -32,13 +32,13 @@ static NOTHING: ConditionalWrite = ConditionalWrite::new(
     )],
 );
 
-/// It is refused at first, and at second sight it is not.
+/// Its condition is false for the write and true for the diagnosis.
 static LATER: ConditionalWrite = ConditionalWrite::new(
     "INSERT INTO effects SELECT $1, 0 WHERE {conditions}",
     &[Condition::permitted("nextval('sights_' || $1::TEXT) > 1")],
 );
 
-/// Classes that say of a statement that it was not even evaluated are left out: 0A, 21, 22, 25, 42.
+/// Without the classes of C7 that prove that nothing was written.
 const ERRORS: [&str; 11] = [
     "40001", "40P01", "40003", "08006", "23505", "53300", "57014", "57P01", "58030", "XX000",
     "XXUUU",
@@ -66,9 +66,9 @@ fn cells(server: Kind) -> Vec<Write> {
             strike: (moment.clone(), fault.clone(), times),
         });
     };
-    let refused = ERRORS.map(|code| Fault::Refuse(ServerError::error(code, TEXT)));
+    let rejected = ERRORS.map(|code| Fault::Reject(ServerError::error(code, TEXT)));
     let terminated = FATAL.map(|code| Fault::Terminate(ServerError::fatal(code, TEXT)));
-    let heard: Vec<_> = CUTS.into_iter().chain(refused).chain(terminated).collect();
+    let heard: Vec<_> = CUTS.into_iter().chain(rejected).chain(terminated).collect();
     for (scene, moment) in [
         (True, WRITE),
         (False, WRITE),
@@ -87,9 +87,10 @@ fn cells(server: Kind) -> Vec<Write> {
         };
         for server in servers {
             for fault in &heard {
-                let again = matches!(fault, Fault::Refuse(error) if error.code().starts_with("40"));
+                let retried =
+                    matches!(fault, Fault::Reject(error) if error.code().starts_with("40"));
                 add(server, scene, &moment, fault, 1, LONG);
-                if again || moment == Moment::Begin {
+                if retried || moment == Moment::Begin {
                     add(server, scene, &moment, fault, ALWAYS, LONG);
                 }
             }
@@ -107,7 +108,7 @@ fn cells(server: Kind) -> Vec<Write> {
     cells
 }
 
-/// What is seen of it in another way than predicted.
+/// How a write differs from its prediction.
 async fn difference(cell: Write, kit: Kit, who: i64) -> Option<String> {
     let (kit, proxy) = behind_a_proxy(&kit, cell.server).await;
     let interlock = kit::interlock(&kit.pool, who)
@@ -135,7 +136,7 @@ async fn difference(cell: Write, kit: Kit, who: i64) -> Option<String> {
     let response = written.map(|rows| assert_eq!(rows, 1));
     let response = response.map_err(|error| error.kind());
 
-    // A write that is never answered is waited for as long as there is a connection.
+    // A write without a reply is awaited as long as the connection exists.
     let late = matches!(cell.strike.1, Fault::Delay(_));
     if response == Err(ErrorKind::OutcomeUnknown) && !late {
         proxy.cut();

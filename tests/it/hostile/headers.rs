@@ -1,5 +1,5 @@
-//! Preconditions as bytes on a connection: none that names another version, or that nobody can
-//! read, becomes no precondition.
+//! Preconditions as bytes on a connection. A header that names another version, or is unreadable,
+//! never counts as a missing one.
 
 use std::{net::SocketAddr, slice};
 
@@ -18,7 +18,7 @@ use tower_interlock::{Error, IfMatch, Tx};
 
 use crate::kit::{Kit, can_edit, test};
 
-/// Lines of headers that do not name version 0, which is the stored one.
+/// Header lines that do not name the stored version 0.
 const HOSTILE: &[&[u8]] = &[
     b"",
     b"If-Match:",
@@ -60,7 +60,7 @@ const HOSTILE: &[&[u8]] = &[
     b"If_Match: \"0\"",
     b"X-If-Match: \"0\"",
     b"If-Match: \"9\"\r\nConnection: If-Match",
-    // Those that the server itself refuses.
+    // The server itself rejects these.
     b"If-Match : \"0\"",
     b" If-Match: \"0\"",
     b"If-Match: \"9\",\r\n \"0\"",
@@ -113,7 +113,7 @@ async fn strict(id: Path<i64>, expected: IfMatch, tx: Tx, body: String) -> Resul
     update(id, expected.versions(), tx, body).await
 }
 
-/// What cannot be read is not there.
+/// A reader that takes an unreadable header for a missing one.
 async fn naive(id: Path<i64>, headers: HeaderMap, tx: Tx, body: String) -> Result<(), Error> {
     let tag = headers.get(IF_MATCH).and_then(|value| value.to_str().ok());
     let version = tag.and_then(|tag| tag.trim_matches('"').parse().ok());
@@ -135,8 +135,9 @@ async fn update(
     }
 }
 
-/// Sends a request with these lines among its headers, and one more in the trailer, where it is no
-/// precondition. The status of the answer.
+/// Sends a request with these header lines, and returns the status of the response.
+///
+/// One more line is in the trailer, where it is no precondition.
 async fn send(address: SocketAddr, path: &str, headers: &[u8]) -> u16 {
     let head = format!("PUT {path} HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n");
     let headers = if headers.is_empty() {
@@ -146,7 +147,7 @@ async fn send(address: SocketAddr, path: &str, headers: &[u8]) -> u16 {
     };
     let body = b"\r\n3\r\nnew\r\n0\r\nIf-Match: *\r\n\r\n";
     let mut connection = TcpStream::connect(address).await.unwrap();
-    // A server that has seen enough does not read to the end.
+    // The server may respond before it has read everything.
     let _ = connection
         .write_all(&[head.as_bytes(), &headers, body].concat())
         .await;

@@ -1,5 +1,4 @@
-//! Texts of conditional writes, changed at random, until what passes the check has had every
-//! chance to write against its conditions.
+//! Texts of conditional writes, changed at random. The accepted ones run on a real server.
 
 use std::sync::LazyLock;
 
@@ -29,7 +28,7 @@ fn accepted_text_never_writes_against_conditions() {
     });
 }
 
-/// The generator does make texts that break the rule: taken on trust, they write.
+/// The generator makes texts that break the rule. Without the check they write.
 #[test]
 fn unchecked_text_writes_against_conditions() {
     const TEXTS: usize = 4_000;
@@ -54,7 +53,7 @@ fn unchecked_text_writes_against_conditions() {
     });
 }
 
-/// What is refused is refused for a reason: the server takes it, and writes.
+/// The server accepts each of these texts and writes, so the check must reject them.
 #[test]
 fn rejected_text_would_have_written() {
     support::test(async |database: Database| {
@@ -148,7 +147,7 @@ fn rejected_text_would_have_written() {
     });
 }
 
-/// Whether `sql`, taken as it is, changes a row.
+/// Whether `sql` changes a row.
 async fn writes(judge: &Judge, sql: String) -> Result<bool, sqlx::Error> {
     let mut tx = judge.outside.begin().await?;
     sqlx::query(AssertSqlSafe(sql)).execute(&mut *tx).await?;
@@ -170,7 +169,7 @@ fn random() -> fastrand::Rng {
     fastrand::Rng::with_seed(seed)
 }
 
-/// One of the seeds that pass, with up to four changes.
+/// An accepted seed with up to four changes.
 fn mutated(random: &mut fastrand::Rng) -> String {
     static SEEDS: LazyLock<Vec<String>> = LazyLock::new(|| {
         let texts = texts(seeds("template"));
@@ -179,7 +178,7 @@ fn mutated(random: &mut fastrand::Rng) -> String {
             .collect()
     });
     static WORDS: LazyLock<Vec<String>> = LazyLock::new(|| texts(dictionary("template")).collect());
-    // The worst of them come first.
+    // The most dangerous ones come first.
     let word = |random: &mut fastrand::Rng| {
         let worst = random.usize(..WORDS.len());
         &*WORDS[random.usize(..=worst)]

@@ -1,4 +1,4 @@
-//! Principals, paths and bodies: whatever they say, they are values, and no part of any SQL.
+//! Principals, paths and bodies are bound values and never part of any SQL.
 
 use std::{collections::BTreeSet, iter::repeat_with};
 
@@ -30,7 +30,7 @@ const RESET: &str = "
     INSERT INTO vault VALUES ('key', 'secret');
 ";
 
-/// What has once become SQL, where it was put into a text.
+/// Known SQL injections.
 const HOSTILE: &[&str] = &[
     "",
     "'",
@@ -82,7 +82,7 @@ const HOSTILE: &[&str] = &[
     "<script>alert(1)</script>",
 ];
 
-/// These, some of them one behind the other, and a long one.
+/// The injections, combinations of them, and a long value.
 fn values() -> impl Iterator<Item = String> {
     let seed = fastrand::u64(..);
     println!("seed {seed}");
@@ -162,7 +162,7 @@ async fn edit(app: &Router, way: &str, user: &str, file: &str, body: &str) -> Te
 
 type Rows = BTreeSet<(String, String, String)>;
 
-/// All that is stored.
+/// All stored rows.
 async fn rows(kit: &Kit) -> Rows {
     const ROWS: &str = "SELECT 'share', user_name, file_name FROM shares
         UNION ALL SELECT 'file', name, body FROM files UNION ALL SELECT 'vault', name, secret FROM vault";
@@ -170,7 +170,7 @@ async fn rows(kit: &Kit) -> Rows {
     rows.unwrap().into_iter().collect()
 }
 
-/// Them, but for the body of one file.
+/// The rows without the body of one file.
 fn edited(rows: &Rows, file: &str, body: &str) -> Rows {
     let row = |body: &str| ("file".to_owned(), file.to_owned(), body.to_owned());
     let mut rows = rows.clone();
@@ -178,14 +178,14 @@ fn edited(rows: &Rows, file: &str, body: &str) -> Rows {
     rows
 }
 
-/// Whether the server has such a text. PostgreSQL has none with a NUL in it.
+/// Whether the server can store such a text. PostgreSQL cannot store a NUL.
 async fn is_text(kit: &Kit, value: &str) -> bool {
     let same = sqlx::query_scalar("SELECT $1::TEXT").bind(value);
     let same: Result<String, _> = same.fetch_one(&kit.outside).await;
     same.is_ok_and(|same| same == value)
 }
 
-/// A file and a share with this name, if the server takes it.
+/// Creates a file and a share with this name, if the server can store it.
 async fn share(kit: &Kit, name: &str) -> Result<(), sqlx::Error> {
     let mut tx = kit.outside.begin().await?;
     let file = sqlx::query("INSERT INTO files VALUES ($1, 'old')").bind(name);
@@ -195,7 +195,7 @@ async fn share(kit: &Kit, name: &str) -> Result<(), sqlx::Error> {
     tx.commit().await
 }
 
-/// The connection, and the texts that the server has read on it.
+/// The session, and the statements that are prepared in it.
 async fn statements(kit: &Kit) -> Vec<String> {
     if kit.database.kind() == Kind::CockroachDb {
         return Vec::new();
@@ -217,13 +217,13 @@ fn bound_value_is_stored_or_rejected_and_never_executed() {
         for value in ["harmless".to_owned()].into_iter().chain(values()) {
             let taken = is_text(&kit, &value).await;
             for way in ["layer", "write"] {
-                let refused = if taken { 403 } else { 500 };
+                let rejected = if taken { 403 } else { 500 };
 
                 let stranger = edit(&app, way, &value, "plain", "new").await;
-                assert_eq!(stranger.status, refused, "{value:?}");
+                assert_eq!(stranger.status, rejected, "{value:?}");
                 let elsewhere = edit(&app, way, "alice", &value, "new").await;
                 let no_route = value.is_empty() && elsewhere.status == 404;
-                assert!(no_route || elsewhere.status == refused, "{value:?}");
+                assert!(no_route || elsewhere.status == rejected, "{value:?}");
                 assert_eq!(rows(&kit).await, before, "{value:?}");
 
                 let body = edit(&app, way, "alice", "plain", &value).await;
@@ -231,7 +231,7 @@ fn bound_value_is_stored_or_rejected_and_never_executed() {
                     assert_eq!(body.status, 200, "{value:?}");
                     assert_eq!(rows(&kit).await, edited(&before, "plain", &value));
                 } else {
-                    assert_eq!(body.status, refused, "{value:?}");
+                    assert_eq!(body.status, rejected, "{value:?}");
                     assert_eq!(rows(&kit).await, before, "{value:?}");
                 }
 
@@ -243,7 +243,7 @@ fn bound_value_is_stored_or_rejected_and_never_executed() {
                 }
                 kit.database.run(RESET).await;
             }
-            // The first value has made the server read all the texts that there are.
+            // The first value has prepared every statement.
             let texts = statements(&kit).await;
             assert_eq!(*read.get_or_insert(texts.clone()), texts, "{value:?}");
         }
@@ -255,7 +255,7 @@ fn bound_value_is_stored_or_rejected_and_never_executed() {
     });
 }
 
-/// The same by hand: the values become SQL.
+/// The same service with interpolated values.
 #[test]
 fn interpolated_value_is_executed() {
     test(async |kit: Kit| {
@@ -292,7 +292,7 @@ fn interpolated_value_is_executed() {
     });
 }
 
-/// An error of the database that repeats a value keeps it to itself.
+/// A database error that contains a value does not put it into the response.
 #[test]
 fn value_quoted_by_database_error_stays_private() {
     async fn number(mut tx: Tx, body: String) -> Result<String, Error> {

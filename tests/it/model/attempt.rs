@@ -246,7 +246,7 @@ impl<'r> Attempt<'r> {
     }
 
     pub(super) fn stopped(&self, stop: Stop) -> Settled {
-        let answer = match stop {
+        let reply = match stop {
             // Rule 1.
             Stop::Panic => Reply::Panic,
             // X2.
@@ -257,7 +257,7 @@ impl<'r> Attempt<'r> {
             // X1.
             Stop::Hung => Reply::Gone,
         };
-        Settled::Done(answer, self.outcome())
+        Settled::Done(reply, self.outcome())
     }
 }
 

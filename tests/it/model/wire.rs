@@ -85,7 +85,7 @@ impl Wire {
             Some(Fault::CutSent | Fault::CutAfter) => delivery(Heard::Lost, true, true),
             Some(Fault::Swallow) => delivery(Heard::Silence, true, true),
             Some(Fault::Stall) => delivery(Heard::Silence, false, true),
-            Some(Fault::Refuse(error)) => delivery(Heard::Error(error), false, false),
+            Some(Fault::Reject(error)) => delivery(Heard::Error(error), false, false),
             Some(Fault::Misreport(error)) => delivery(Heard::Error(error), true, false),
             Some(Fault::Terminate(error)) => delivery(Heard::Error(error), false, true),
         };

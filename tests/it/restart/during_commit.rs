@@ -16,10 +16,9 @@ use crate::kit::Kit;
 
 const EACH: i64 = 3;
 
-/// From here on no COMMIT is answered: each waits for a standby that does not exist. What it
-/// commits is stored by then.
+/// Lets every COMMIT wait for a standby that does not exist, after it has stored the rows.
 async fn hold_commits(kit: &Kit) {
-    let hold = "ALTER SYSTEM SET synchronous_standby_names = 'nobody'";
+    let hold = "ALTER SYSTEM SET synchronous_standby_names = 'missing'";
     kit.outside.execute(hold).await.unwrap();
     reload(kit).await;
     let mut probe = PgConnection::connect_with(&kit.database.options())
@@ -55,7 +54,7 @@ fn restart_during_commit_is_outcome_unknown_and_stored_once() {
                 ways::layer(&kit.interlock, &hooks),
                 ways::conditional(&kit.interlock),
                 ways::by_hand(kit.database.pool(4).await),
-                ways::by_hand_again(kit.database.pool(4).await),
+                ways::by_hand_with_retry(kit.database.pool(4).await),
             ];
             hold_commits(kit).await;
             let first = round * 100;

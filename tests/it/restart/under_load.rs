@@ -26,12 +26,12 @@ const SHUTDOWNS: [Shutdown; 6] = [
     Shutdown::Fast,
     Shutdown::Immediate,
 ];
-/// Answers of 200 between two of them, of each way.
+/// The number of 200 responses of each service between two shutdowns.
 const BETWEEN: usize = 100;
-/// Until the first answer of 200, once the server takes connections again.
+/// The time until the first 200 response after the server accepts connections.
 const BACK: Duration = Duration::from_secs(10);
 
-/// One way under load, and how many answers of 200 it has given.
+/// One service under load, and the number of its 200 responses.
 struct Load {
     app: Router,
     successes: AtomicUsize,
@@ -55,7 +55,7 @@ impl Load {
         join_all(sent).await.into_iter().flatten().collect()
     }
 
-    /// Sends one request after the other, a quarter of them without the grant.
+    /// Sends requests in sequence, a quarter of them without the grant.
     async fn client(&self, requests: &AtomicI64, stop: &AtomicBool) -> Vec<Sent> {
         let mut all = Vec::new();
         while !stop.load(Ordering::Relaxed) {
@@ -77,7 +77,7 @@ impl Load {
         all
     }
 
-    /// Waits for so many more answers of 200.
+    /// Waits for `times` more 200 responses.
     async fn succeeds(&self, times: usize) {
         let enough = self.successes.load(Ordering::Relaxed) + times;
         while self.successes.load(Ordering::Relaxed) < enough {
@@ -86,12 +86,12 @@ impl Load {
     }
 }
 
-/// What came of the requests of one way.
+/// The results of the requests to one service.
 #[derive(Debug, Default)]
 struct Figures {
     stored: usize,
-    /// The requests among these that were run again.
-    run_again: usize,
+    /// The stored requests that were retried.
+    retried: usize,
     denied: usize,
     unavailable: usize,
     unknown: usize,
@@ -110,14 +110,14 @@ impl Figures {
                 Said::Stored => {
                     assert_eq!(times, 1, "a write is lost");
                     figures.stored += 1;
-                    figures.run_again += usize::from(sent.attempts > 1);
+                    figures.retried += usize::from(sent.attempts > 1);
                 }
                 Said::Denied => {
                     assert!(!sent.granted, "denied with the grant");
                     figures.denied += 1;
                 }
                 Said::Unavailable => {
-                    assert_eq!(times, 0, "stored, and said to be not");
+                    assert_eq!(times, 0, "stored, but reported as not stored");
                     figures.unavailable += 1;
                 }
                 Said::Unknown => {
@@ -175,7 +175,7 @@ fn restarts_under_load_lose_no_write_and_leak_no_connection() {
         println!("conditional write: {conditional:?}");
         println!("by hand: {by_hand:?}");
         assert_eq!(layer.errors + conditional.errors, 0);
-        assert!(layer.run_again > 0, "no request was hit");
+        assert!(layer.retried > 0, "no request was retried");
         assert!(layer.unknown + layer.unavailable < by_hand.errors);
 
         let mut hooks = hooks.lock().unwrap().clone();

@@ -1,5 +1,7 @@
-//! Ours and others' ways to write: `PUT /{user}/{request}` checks the user's grant and stores the
-//! two halves of the request. A request that runs twice is seen: nothing makes its rows unique.
+//! Services that write in different ways.
+//!
+//! `PUT /{user}/{request}` checks the grant of the user and stores the two halves of the request. The
+//! table has no key, so a request that is stored twice is visible.
 
 use std::sync::{Arc, Mutex};
 
@@ -22,7 +24,7 @@ const PATH: &str = "/{user}/{request}";
 const CHECK: &str = "SELECT EXISTS (SELECT 1 FROM grants WHERE user_id = $1)";
 const WRITE: &str = "INSERT INTO halves VALUES ($1, $2)";
 
-/// The requests whose hooks have run.
+/// The requests whose hooks ran.
 pub(super) type Hooks = Arc<Mutex<Vec<i64>>>;
 
 pub(super) fn layer(interlock: &Interlock, hooks: &Hooks) -> Router {
@@ -60,26 +62,27 @@ pub(super) fn conditional(interlock: &Interlock) -> Router {
     route(put(handler))
 }
 
-/// A transaction as one writes it.
+/// A hand-written transaction.
 pub(super) fn by_hand(pool: PgPool) -> Router {
-    let handler = async move |Path((user, request))| response(&attempt(&pool, user, request).await);
+    let handler =
+        async move |Path((user, request))| status_of(&attempt(&pool, user, request).await);
     route(put(handler))
 }
 
-/// The same in a helper that runs it again when the connection is lost, whatever it was doing.
-pub(super) fn by_hand_again(pool: PgPool) -> Router {
+/// A hand-written transaction that is retried whenever the connection is lost.
+pub(super) fn by_hand_with_retry(pool: PgPool) -> Router {
     let handler = async move |Path((user, request))| {
         loop {
             match attempt(&pool, user, request).await {
                 Err(sqlx::Error::Io(_)) => {}
-                attempted => break response(&attempted),
+                attempted => break status_of(&attempted),
             }
         }
     };
     route(put(handler))
 }
 
-fn response(attempted: &Result<bool, sqlx::Error>) -> StatusCode {
+fn status_of(attempted: &Result<bool, sqlx::Error>) -> StatusCode {
     match attempted {
         Ok(true) => StatusCode::OK,
         Ok(false) => StatusCode::FORBIDDEN,

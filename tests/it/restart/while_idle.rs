@@ -15,7 +15,7 @@ use super::{
 
 const REQUESTS: usize = 15;
 
-/// Connects all of a pool, and lets them lie.
+/// Opens all connections of a pool and returns them to it.
 async fn fill(pool: &PgPool) {
     let size = pool.options().get_max_connections();
     let all = join_all((0..size).map(|_| pool.acquire())).await;
@@ -25,8 +25,8 @@ async fn fill(pool: &PgPool) {
     }
 }
 
-/// A conditional write on such a connection cannot tell that from one that dies under it, and
-/// says so. A pool that tests its connections spares it that.
+/// A conditional write cannot tell a dead connection from one that is lost during the write, so it
+/// reports an unknown outcome. A pool that tests its connections avoids that.
 #[test]
 fn restart_while_idle_fails_no_request_of_the_layer() {
     test(async |server, kit| {

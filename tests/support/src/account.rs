@@ -1,6 +1,6 @@
 use std::{io, os::unix::process::CommandExt, process::Command};
 
-/// The account that runs a server which refuses to run as root.
+/// The account for a server that refuses to run as root.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Account {
     user: u32,
@@ -8,7 +8,7 @@ pub(crate) struct Account {
 }
 
 impl Account {
-    /// `postgres` or else `nobody` when we are root, `None` when we can run the server ourselves.
+    /// For root `postgres` or else `nobody`. `None` if the current user can run the server.
     pub(crate) fn to_switch_to() -> io::Result<Option<Self>> {
         if id(&["-u"])? != Some(0) {
             return Ok(None);
@@ -24,13 +24,13 @@ impl Account {
         ))
     }
 
-    /// Makes `command` run as this account. As root's child it also loses root's other groups.
+    /// Makes `command` run as this account, without the groups of root.
     pub(crate) fn apply(self, command: &mut Command) {
         command.uid(self.user).gid(self.group);
     }
 }
 
-/// The answer of the `id` program; std does not tell the user.
+/// The output of the `id` program. The standard library does not know the user.
 fn id(arguments: &[&str]) -> io::Result<Option<u32>> {
     let output = Command::new("id").args(arguments).output()?;
     Ok(String::from_utf8_lossy(&output.stdout).trim().parse().ok())

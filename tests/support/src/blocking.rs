@@ -1,6 +1,6 @@
 use std::{io, panic, thread};
 
-/// Runs a future to its end, also where the caller's thread already runs inside a runtime.
+/// Runs a future to its end, also if the calling thread is inside a runtime.
 pub(crate) fn block_on<T: Send>(future: impl Future<Output = T> + Send) -> io::Result<T> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()

@@ -3,7 +3,7 @@
 use crate::watchdog::Watchdog;
 use std::{fs, io, path::Path};
 
-/// Starts the server `program` and tells its URL. The flags are those of 20.2 as well as of today.
+/// Starts the server `program` and returns its URL. The flags exist since version 20.2.
 pub(crate) fn start(program: &Path) -> io::Result<(Watchdog, String)> {
     let watchdog = Watchdog::start("KILL", None, |command| {
         command.arg(program).args(FLAGS);
@@ -13,7 +13,7 @@ pub(crate) fn start(program: &Path) -> io::Result<(Watchdog, String)> {
     Ok((watchdog, url))
 }
 
-/// The address that the node has written, once the line is complete.
+/// The address in the file that the node writes, once the line is complete.
 fn url(watchdog: &Watchdog) -> Option<String> {
     let file = fs::read_to_string(watchdog.folder().join("url")).ok()?;
     Some(file.strip_suffix('\n')?.trim().to_owned())

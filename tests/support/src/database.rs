@@ -11,7 +11,7 @@ use std::{fmt, time::Duration};
 
 /// A database of its own for one test.
 ///
-/// It stays until [`Database::drop`]; only [`test`](crate::test()) drops it without being told to.
+/// It exists until [`Database::drop`]. [`test`](crate::test()) drops it by itself.
 #[derive(Clone)]
 pub struct Database {
     kind: Kind,
@@ -32,7 +32,7 @@ impl Database {
         let name = &database.name;
         database
             .administer(match database.kind {
-                // Nobody is ever connected to `template0`, and copying a database means to wait for those who are.
+                // Copying a database waits for its sessions. `template0` never has any.
                 Kind::PostgreSql => format!("CREATE DATABASE \"{name}\" TEMPLATE template0"),
                 Kind::CockroachDb => format!("CREATE DATABASE \"{name}\""),
             })
@@ -40,17 +40,17 @@ impl Database {
         Ok(database)
     }
 
-    /// The system of its server.
+    /// The database system of its server.
     pub fn kind(&self) -> Kind {
         self.kind
     }
 
-    /// Its name, lower-case letters, digits and underscores.
+    /// Its name, which consists of lower-case letters, digits and underscores.
     pub fn name(&self) -> &str {
         &self.name
     }
 
-    /// To this database.
+    /// The URL of this database.
     pub fn options(&self) -> PgConnectOptions {
         self.maintenance.clone().database(&self.name)
     }
@@ -64,7 +64,7 @@ impl Database {
     ///
     /// # Panics
     ///
-    /// When the server refuses the first connection.
+    /// If the server rejects the first connection.
     #[allow(clippy::panic, reason = "the harness of a test")]
     pub async fn pool(&self, n: u32) -> PgPool {
         let pool = PgPoolOptions::new()
@@ -74,22 +74,22 @@ impl Database {
             .unwrap_or_else(|error| panic!("no connection to {self:?}: {error}"))
     }
 
-    /// Runs statements one by one, each a transaction of its own.
+    /// Runs statements one by one, each in a transaction of its own.
     ///
     /// # Panics
     ///
-    /// When one fails, with its text.
+    /// If a statement fails, with its text.
     #[allow(clippy::panic, reason = "the harness of a test")]
     pub async fn run(&self, sql: &'static str) {
         let done = self.try_run(sql).await;
         done.unwrap_or_else(|(statement, error)| panic!("{error}\nin {self:?}: {statement}"));
     }
 
-    /// Drops the database. PostgreSQL disconnects who is still connected.
+    /// Drops the database. PostgreSQL terminates its sessions.
     ///
     /// # Errors
     ///
-    /// When the server refuses, other than for a moment.
+    /// If the server rejects it permanently.
     pub async fn drop(self) -> Result<(), sqlx::Error> {
         let name = &self.name;
         self.administer(match self.kind {
@@ -109,7 +109,7 @@ impl Database {
         connection.close().await.map_err(|error| ("closing", error))
     }
 
-    /// Runs a statement on the maintenance database, again when the server asks to try again.
+    /// Runs a statement on the maintenance database, and retries it if the server asks for that.
     async fn administer(&self, statement: String) -> Result<(), sqlx::Error> {
         let mut retries = 0..20;
         loop {
@@ -140,13 +140,13 @@ async fn execute(options: &PgConnectOptions, statement: String) -> Result<(), sq
     connection.close().await
 }
 
-/// The template is being copied, or a schema change met another one.
+/// The template is being copied, or a schema change conflicts with another one.
 fn is_transient(error: &sqlx::Error) -> bool {
     let code = error.as_database_error().and_then(|error| error.code());
     matches!(code.as_deref(), Some("55006" | "40001"))
 }
 
-/// The end of `hint`, which is what tells tests apart, as a part of a name.
+/// The end of `hint` as a part of a name. The end is what distinguishes tests.
 fn sanitised(hint: &str) -> String {
     let plain = |c: char| {
         if c.is_ascii_alphanumeric() {

@@ -1,8 +1,8 @@
 use std::{error::Error, fmt, io};
 
-/// Why there is no server to run on: one message for the person who runs the tests.
+/// The reason why there is no server, as a message for the person who runs the tests.
 ///
-/// `Debug` prints the same as `Display`, so that `unwrap` and `main` show it readably.
+/// `Debug` prints the same as `Display`, so that `unwrap` and `main` print it readably.
 pub struct StartError(String);
 
 impl StartError {

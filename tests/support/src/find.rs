@@ -1,4 +1,4 @@
-//! Looks for the programs of a database server.
+//! Finds the programs of a database server.
 
 use std::{
     env,
@@ -13,7 +13,7 @@ pub(crate) fn cockroach() -> Option<PathBuf> {
     Some(folder.join("cockroach"))
 }
 
-/// The folder of PostgreSQL's programs: the one on `PATH`, else the newest of those in the usual places.
+/// The folder of PostgreSQL's programs: the one on `PATH`, or else the newest in the usual places.
 pub(crate) fn postgres() -> Option<PathBuf> {
     on_path(&env::var_os("PATH").unwrap_or_default(), PROGRAMS)
         .or_else(|| newest(PLACES.iter().flat_map(installed)))
@@ -49,10 +49,10 @@ fn newest(candidates: impl Iterator<Item = (Vec<u32>, PathBuf)>) -> Option<PathB
     candidates.max().map(|(_, folder)| folder)
 }
 
-/// What we run of PostgreSQL. Debian puts some of its programs on `PATH`, but not these.
+/// The programs of PostgreSQL that this crate runs. Debian does not put these on `PATH`.
 const PROGRAMS: &[&str] = &["initdb", "postgres", "pg_basebackup"];
 
-/// Where packages put PostgreSQL: a folder, and what precedes the version in the name of its entries.
+/// Where packages install PostgreSQL: a folder, and the prefix of the version in its entries.
 const PLACES: &[(&str, &str)] = &[
     ("/usr/lib/postgresql", ""),
     ("/usr", "pgsql-"),

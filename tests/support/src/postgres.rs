@@ -11,7 +11,7 @@ use std::{
     process::Command,
 };
 
-/// A PostgreSQL server that we started.
+/// A PostgreSQL server that this crate started.
 #[derive(Debug)]
 pub(crate) struct Postgres {
     programs: PathBuf,
@@ -40,7 +40,7 @@ impl Postgres {
         self.watchdog.wait_until(is_ready)
     }
 
-    /// To one of its databases, as a superuser.
+    /// The URL of one of its databases, as a superuser.
     pub(crate) fn url(&self) -> String {
         format!(
             "postgres://postgres@127.0.0.1:{}/postgres?sslmode=disable",
@@ -66,7 +66,7 @@ impl Postgres {
                         watchdog,
                     });
                 }
-                // Someone else may have taken the port in the meantime.
+                // Another process may have taken the port meanwhile.
                 Err(error) if error.kind() == ErrorKind::Other && retries.next().is_some() => {}
                 Err(error) => return Err(error),
             }
@@ -74,9 +74,9 @@ impl Postgres {
     }
 }
 
-/// Whether the server has written into its lock file that it takes connections.
+/// Whether the server has written into its lock file that it accepts connections.
 ///
-/// Unlike a connection, the file cannot be another server's, nor one that an earlier process left behind.
+/// A connection could reach another server. The file belongs to this one.
 fn is_ready(watchdog: &Watchdog) -> Option<()> {
     let file = fs::read_to_string(watchdog.folder().join("data/postmaster.pid")).ok()?;
     let lines: Vec<_> = file.lines().map(str::trim).collect();
@@ -92,7 +92,7 @@ fn script(create: &str, port: u16) -> String {
     )
 }
 
-/// The user's settings for PostgreSQL programs are not meant for ours.
+/// Removes the user's settings for PostgreSQL programs.
 fn environment(command: &mut Command, programs: &Path) {
     for (name, _) in env::vars_os() {
         if name.to_string_lossy().starts_with("PG") {
@@ -120,5 +120,5 @@ const INITDB: &str = "initdb -D data -U postgres --auth=trust --encoding=UTF8 --
 const BASEBACKUP: &str =
     "-D data -U postgres --checkpoint=fast --wal-method=stream --write-recovery-conf --no-sync";
 
-/// The data need not survive the machine, only the server's process.
+/// The data must survive a crash of the server, but not of the machine.
 const SETTINGS: &str = "-c fsync=off -c full_page_writes=off -c max_connections=300";

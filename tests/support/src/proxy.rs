@@ -1,4 +1,4 @@
-//! A man in the middle who knows the PostgreSQL protocol.
+//! A proxy that understands the PostgreSQL protocol.
 
 mod connection;
 mod fault;
@@ -22,50 +22,49 @@ use std::{
 
 pub use self::fault::{Fault, Moment, ServerError};
 
-/// Stands between clients and a server, passes their messages on, counts them, and does what it is told to at the moment
-/// that it is told.
+/// A proxy between clients and a server that relays and counts messages and injects faults.
 ///
-/// It runs on threads of its own, so that it is exact to some 0.1 ms and no runtime under test has a part in it. It is
-/// reached over TCP without TLS, and reaches the server in the same way. Dropped, it cuts every connection.
+/// It runs on threads of its own. That makes it exact to about 0.1 ms, and independent of the runtime
+/// under test. Both sides use TCP without TLS. When it is dropped, it cuts every connection.
 pub struct Proxy {
     address: SocketAddr,
     options: PgConnectOptions,
     shared: Arc<Shared>,
 }
 
-/// What has passed a [`Proxy`] so far.
+/// What passed a [`Proxy`] so far.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Counts {
-    /// Connections that were made.
+    /// Connections that were opened.
     pub connections: usize,
-    /// Round trips that had something to say, after those that make a connection.
+    /// Round trips, without those that open a connection and without pings.
     pub round_trips: usize,
-    /// Round trips that only ask whether the server is there. sqlx makes one whenever a connection goes back into the
-    /// pool, which nobody waits for.
+    /// Round trips that only test the connection. sqlx makes one in the background whenever a
+    /// connection returns to the pool.
     pub pings: usize,
-    /// BEGINs, in whatever words.
+    /// BEGINs in any form.
     pub begins: usize,
-    /// Statements that were executed and are none of the others.
+    /// Other statements that were executed.
     pub statements: usize,
     /// COMMITs.
     pub commits: usize,
-    /// ROLLBACKs, but for those to a savepoint.
+    /// ROLLBACKs, except those to a savepoint.
     pub rollbacks: usize,
-    /// Faults that were brought about.
+    /// Faults that were injected.
     pub faults: usize,
 }
 
 impl Proxy {
-    /// In front of the server of `database`.
+    /// Starts a proxy in front of the server of `database`.
     ///
     /// # Panics
     ///
-    /// When the system gives it no port, or the server is reached by a Unix socket only.
+    /// If there is no free port, or the server only has a Unix socket.
     pub fn start(database: &Database) -> Self {
         Self::with_delay(database, Duration::ZERO)
     }
 
-    /// In front of the server of `database`, as far away as `round_trip` says.
+    /// Starts a proxy that adds the latency `round_trip`.
     ///
     /// # Panics
     ///
@@ -102,17 +101,17 @@ impl Proxy {
         })
     }
 
-    /// To the database, through the proxy.
+    /// The options for a connection to the database through the proxy.
     pub fn options(&self) -> PgConnectOptions {
         self.options.clone()
     }
 
-    /// Brings `fault` about when `moment` comes next, on whatever connection.
+    /// Injects `fault` at the next `moment`, on any connection.
     pub fn inject(&self, moment: Moment, fault: Fault) {
         self.inject_times(1, moment, fault);
     }
 
-    /// Brings `fault` about the next `times` that `moment` comes.
+    /// Injects `fault` at the next `times` occurrences of `moment`.
     pub fn inject_times(&self, times: usize, moment: Moment, fault: Fault) {
         let strike = Strike {
             moment,
@@ -122,19 +121,19 @@ impl Proxy {
         lock(&self.shared.strikes).push(strike);
     }
 
-    /// Forgets the faults that have not been brought about yet.
+    /// Forgets the faults that were not injected yet.
     pub fn relent(&self) {
         lock(&self.shared.strikes).clear();
     }
 
-    /// Cuts every connection there is.
+    /// Cuts every connection.
     pub fn cut(&self) {
         for connection in lock(&self.shared.connections).iter() {
             connection.cut();
         }
     }
 
-    /// What has passed so far.
+    /// What passed so far.
     pub fn counts(&self) -> Counts {
         let counters = &self.shared.counters;
         let [
@@ -173,7 +172,7 @@ impl Proxy {
 impl Drop for Proxy {
     fn drop(&mut self) {
         self.shared.stopped.store(true, Ordering::SeqCst);
-        // Wakes the thread that accepts.
+        // Wakes the accepting thread.
         drop(TcpStream::connect(self.address));
         self.cut();
     }
@@ -189,10 +188,10 @@ impl fmt::Debug for Proxy {
     }
 }
 
-/// What a proxy's connections have in common.
+/// The state that the connections of a proxy share.
 struct Shared {
     server: (String, u16),
-    /// In each direction.
+    /// The delay in each direction.
     delay: Duration,
     strikes: Mutex<Vec<Strike>>,
     counters: Counters,
@@ -219,7 +218,7 @@ struct Strike {
 }
 
 impl Shared {
-    /// The fault that is due at a moment.
+    /// The fault to inject at a moment.
     fn strike(&self, is_now: impl Fn(&Moment) -> bool) -> Option<Fault> {
         let mut strikes = lock(&self.strikes);
         let due = strikes.iter().position(|strike| is_now(&strike.moment))?;
@@ -239,7 +238,7 @@ fn accept(listener: &TcpListener, shared: &Arc<Shared>) {
         if shared.stopped.load(Ordering::SeqCst) {
             return;
         }
-        // A server that is away is for the client to notice.
+        // The client notices that the server is unavailable.
         let connected = client.and_then(|client| Connection::open(client, shared));
         if let Ok(connection) = connected {
             count(&shared.counters.connections);

@@ -1,8 +1,8 @@
 use std::hash::{BuildHasher, RandomState};
 
-/// Twelve hexadecimal digits that no other name has.
+/// Twelve random hexadecimal digits, for a unique name.
 pub(crate) fn random() -> String {
-    // The standard library's only source of randomness: the keys of its hash maps.
+    // The only source of randomness in the standard library is the keys of its hash maps.
     let number = RandomState::new().hash_one(std::process::id());
     format!("{:012x}", number & 0xffff_ffff_ffff)
 }

@@ -24,15 +24,15 @@ pub enum Kind {
 /// How [`Server::restart`] stops a server.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Shutdown {
-    /// Disconnects the clients, rolls their transactions back and stops cleanly.
+    /// Terminates the sessions, rolls their transactions back and stops cleanly.
     Fast,
-    /// Stops as if it had crashed and recovers at the next start.
+    /// Stops as in a crash, and recovers at the next start.
     Immediate,
 }
 
-/// A database server: the one that `DATABASE_URL` names, or one that we started.
+/// A database server: the one of `DATABASE_URL`, or one that this process started.
 ///
-/// Dropping one that we started stops it, removes its files and waits until that is done.
+/// When a server that this process started is dropped, it is stopped and its files are removed.
 pub struct Server {
     kind: Kind,
     version: String,
@@ -42,13 +42,13 @@ pub struct Server {
 }
 
 impl Server {
-    /// Connects to the server of `DATABASE_URL` or starts one of our own, as the [crate docs](crate) say.
+    /// Connects to the server of `DATABASE_URL` or starts one, as the [crate docs](crate) describe.
     ///
-    /// Blocks until the server takes connections.
+    /// Blocks until the server accepts connections.
     ///
     /// # Errors
     ///
-    /// When there is no server, or when the one there is cannot be reached or started.
+    /// If there is no server, or it cannot be reached or started.
     pub fn start() -> Result<Self, StartError> {
         if let Some(url) = env::var("DATABASE_URL").ok().filter(|url| !url.is_empty()) {
             return Self::connect(url, Process::Foreign);
@@ -63,14 +63,14 @@ impl Server {
         Err(StartError::not_found())
     }
 
-    /// The one server of this process, started by the first call, which also says on stderr what it is.
+    /// The server of this process. The first call starts it and prints its version to stderr.
     ///
-    /// Ends the process with the message of the [`StartError`] when there is none: no test could run.
+    /// Without a server it ends the process with the message of the [`StartError`].
     pub fn shared() -> &'static Self {
         static SHARED: OnceLock<Server> = OnceLock::new();
         SHARED.get_or_init(|| {
             let server = Self::start();
-            // Not `eprintln`, which the test harness swallows when the test passes.
+            // The test harness hides the output of `eprintln` in a test that passes.
             let _ = match &server {
                 Ok(server) => writeln!(io::stderr(), "database: {server}"),
                 Err(error) => writeln!(io::stderr(), "{error}"),
@@ -84,43 +84,43 @@ impl Server {
         self.kind
     }
 
-    /// What the server answers to `SELECT version()`.
+    /// The result of `SELECT version()`.
     pub fn version(&self) -> &str {
         &self.version
     }
 
-    /// To the server's maintenance database.
+    /// The URL of its maintenance database.
     pub fn options(&self) -> PgConnectOptions {
         self.options.clone()
     }
 
-    /// To the server's maintenance database, with the password if there is one.
+    /// The options for its maintenance database, with the password if there is one.
     pub fn url(&self) -> String {
         self.url.clone()
     }
 
-    /// Whether we started it, so that it and its databases go when this process ends.
+    /// Whether this process started it, so that it is removed when this process ends.
     pub fn is_ours(&self) -> bool {
         !matches!(self.process, Process::Foreign)
     }
 
-    /// Creates an empty database with a name of its own, of which `hint` becomes a part.
+    /// Creates an empty database. Its name is unique and contains a part of `hint`.
     ///
     /// # Errors
     ///
-    /// When the server refuses, other than for a moment.
+    /// If the server rejects it permanently.
     pub async fn create_database(&self, hint: &str) -> Result<Database, sqlx::Error> {
         Database::create(self, hint).await
     }
 
-    /// Stops a PostgreSQL server that we started and starts it again, on the same port with the same data.
+    /// Restarts a PostgreSQL server that this process started, with the same port and data.
     ///
-    /// Blocks until it takes connections again.
+    /// Blocks until it accepts connections.
     ///
     /// # Errors
     ///
-    /// Of kind [`Unsupported`](io::ErrorKind::Unsupported) for any other server. A CockroachDB in memory would come back
-    /// empty.
+    /// Of kind [`Unsupported`](io::ErrorKind::Unsupported) for any other server. A CockroachDB in memory
+    /// would lose its data.
     pub fn restart(&self, shutdown: Shutdown) -> io::Result<()> {
         let Process::Postgres(postgres) = &self.process else {
             return Err(io::ErrorKind::Unsupported.into());
@@ -129,11 +129,11 @@ impl Server {
         postgres.restart(shutdown)
     }
 
-    /// Starts a hot standby that follows this server, when it is a PostgreSQL that we started, else `None`.
+    /// Starts a hot standby of a PostgreSQL server that this process started. `None` for any other.
     ///
     /// # Panics
     ///
-    /// When the standby does not start.
+    /// If the standby does not start.
     #[allow(clippy::panic, reason = "the harness of a test")]
     pub fn standby(&self) -> Option<Self> {
         let Process::Postgres(postgres) = &self.process else {
@@ -164,7 +164,7 @@ impl Server {
             url.parse().map_err(|error: sqlx::Error| explain(&error))?;
         let patience = match process {
             Process::Foreign => Duration::ZERO,
-            // It listens before it answers.
+            // It listens before it accepts statements.
             Process::Cockroach(_) | Process::Postgres(_) => Duration::from_secs(30),
         };
         let version = block_on(version(&options, patience))?.map_err(|error| explain(&error))?;
@@ -211,7 +211,7 @@ impl fmt::Debug for Server {
     }
 }
 
-/// What we hold of a server.
+/// The handle of a server.
 #[derive(Debug)]
 enum Process {
     Foreign,
@@ -224,7 +224,7 @@ async fn version(options: &PgConnectOptions, patience: Duration) -> Result<Strin
     loop {
         match ask_version(options).await {
             Err(_) if Instant::now() < deadline => sleep(Duration::from_millis(50)).await,
-            answer => return answer,
+            connected => return connected,
         }
     }
 }

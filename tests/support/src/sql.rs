@@ -22,7 +22,7 @@ fn first_statement(script: &str) -> usize {
     script.len() - rest.len()
 }
 
-/// The length of the quoted thing, the comment or the character that `rest` starts with.
+/// The length of the literal, quoted name, comment or character that `rest` starts with.
 fn token(rest: &str) -> usize {
     let (open, close) = match rest.as_bytes() {
         [b'\'', ..] => (1, "'"),

@@ -12,12 +12,12 @@ use tokio::{
 
 /// Runs a test in a database of its own, on a fresh runtime with two worker threads.
 ///
-/// The database is named after the test. It is dropped when the test passes. When the test panics it is kept, and its
-/// name and URL are printed.
+/// The database is named after the test. It is dropped if the test passes. If the test panics, it is
+/// kept, and its name and URL are printed.
 ///
 /// # Panics
 ///
-/// With the panic of the test, or when the server refuses a database.
+/// With the panic of the test, or if the server rejects a database.
 pub fn test<F, Fut>(body: F)
 where
     F: FnOnce(Database) -> Fut,
@@ -32,7 +32,7 @@ where
         runtime.block_on(async { body(own).await });
     }));
 
-    // Whatever the test has left running, such as a pool in a task, is to let go of the database first.
+    // Tasks that the test has left running, such as a pool, must release the database first.
     runtime.shutdown_timeout(Duration::from_secs(1));
 
     match outcome {
@@ -62,14 +62,14 @@ async fn create(server: &Server) -> Database {
         .unwrap_or_else(|error| panic!("no database for the test: {error}"))
 }
 
-/// A database that refuses to go does not fail the test, which has passed.
+/// A database that cannot be dropped does not fail a test that has passed.
 fn discard(database: Database) {
     let name = database.name().to_owned();
-    let refused = |error: &dyn Display| eprintln!("database {name} not dropped: {error}");
+    let report = |error: &dyn Display| eprintln!("database {name} not dropped: {error}");
     match runtime().block_on(async { timeout(PATIENCE, database.drop()).await }) {
         Ok(Ok(())) => {}
-        Ok(Err(error)) => refused(&error),
-        Err(error) => refused(&error),
+        Ok(Err(error)) => report(&error),
+        Err(error) => report(&error),
     }
 }
 

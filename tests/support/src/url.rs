@@ -1,6 +1,6 @@
-//! Connection URLs as text: sqlx can read them but writes parameters of its own into them.
+//! Connection URLs as text. sqlx can parse them but adds parameters of its own when it writes them.
 
-/// The same server's database `name`.
+/// The URL of the database `name` on the same server.
 pub(crate) fn with_database(url: &str, name: &str) -> String {
     let (base, query) = parts(url);
     let end = authority(base).1;
@@ -8,7 +8,7 @@ pub(crate) fn with_database(url: &str, name: &str) -> String {
     format!("{base}/{name}{query}")
 }
 
-/// The URL for eyes.
+/// The URL without its password, for output.
 pub(crate) fn without_password(url: &str) -> String {
     let (base, query) = parts(url);
     let query = query.trim_start_matches('?').split('&');
@@ -26,12 +26,12 @@ pub(crate) fn without_password(url: &str) -> String {
     format!("{base}{mark}{query}")
 }
 
-/// A URL without its parameters, and these with their question mark.
+/// A URL without its parameters, and the parameters with their question mark.
 fn parts(url: &str) -> (&str, &str) {
     url.split_at(url.find('?').unwrap_or(url.len()))
 }
 
-/// Where user, host and port start and end.
+/// The range of user, host and port.
 fn authority(base: &str) -> (usize, usize) {
     let start = base.find("://").map_or(0, |scheme| scheme + 3);
     let rest = base.get(start..).unwrap_or_default();

@@ -1,4 +1,4 @@
-//! A server process that does not outlive us, and neither does its folder.
+//! A server process that does not outlive this process, and neither does its folder.
 
 use crate::{account::Account, random};
 use std::{
@@ -12,10 +12,10 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// Our end of the `sh` process of `watchdog.sh`, which owns the server and its folder.
+/// The handle of the `sh` process of `watchdog.sh`, which owns the server and its folder.
 ///
-/// The pipe to it is what keeps the server alive. We hold its only writing end, which no other child inherits, so it
-/// closes with this value or with our process, whichever goes first.
+/// The pipe to it keeps the server alive. This process has its only writing end, which no child
+/// inherits. The pipe closes when this value is dropped or this process ends.
 #[derive(Debug)]
 pub(crate) struct Watchdog {
     shell: Child,
@@ -26,7 +26,7 @@ pub(crate) struct Watchdog {
 }
 
 impl Watchdog {
-    /// Starts a server in a new folder of its own, to be stopped with `signal`.
+    /// Starts a server in a new folder. `signal` stops it.
     ///
     /// `command` adds the program, its arguments and its environment. The folder is its working directory.
     pub(crate) fn start(
@@ -71,14 +71,14 @@ impl Watchdog {
         self.server
     }
 
-    /// Asks `ready` until it has an answer, the server has given up or the time is over.
+    /// Calls `ready` until it returns a value, the server has exited or the time is over.
     ///
     /// The error holds the end of the server's log. It is of kind `TimedOut` only in the last case.
     pub(crate) fn wait_until<T>(&self, ready: impl Fn(&Self) -> Option<T>) -> io::Result<T> {
         let deadline = Instant::now() + START_TIMEOUT;
         loop {
-            if let Some(answer) = ready(self) {
-                return Ok(answer);
+            if let Some(value) = ready(self) {
+                return Ok(value);
             }
             match self.events.recv_timeout(POLL) {
                 Err(RecvTimeoutError::Timeout) if Instant::now() < deadline => {}
@@ -88,7 +88,7 @@ impl Watchdog {
         }
     }
 
-    /// Stops the server with `signal` and starts it again.
+    /// Stops the server with `signal` and restarts it.
     pub(crate) fn restart(&mut self, signal: &str) -> io::Result<()> {
         self.tell(signal)?;
         let Ok(Event::Exited) = self.events.recv_timeout(STOP_TIMEOUT) else {
@@ -111,7 +111,7 @@ impl Watchdog {
         }
     }
 
-    /// With the end of the server's log.
+    /// An error with the end of the server's log.
     fn error(&self, kind: ErrorKind) -> io::Error {
         let log = fs::read(self.folder.join("log")).unwrap_or_default();
         let log = String::from_utf8_lossy(&log);
@@ -136,7 +136,7 @@ impl Drop for Watchdog {
     }
 }
 
-/// What the watchdog says on its standard output.
+/// A line of the watchdog's standard output.
 #[derive(Debug)]
 enum Event {
     Started(u32),
@@ -157,7 +157,7 @@ fn events(output: Option<ChildStdout>) -> Receiver<Event> {
     receiver
 }
 
-/// Where the folder goes: where the server's account can go too, and where a socket's path is short enough.
+/// The parent of the folder. The server's account can access it, and the path of a socket is short.
 fn parent(account: Option<Account>) -> PathBuf {
     let folder = env::temp_dir();
     if account.is_none() && folder.as_os_str().len() < 70 {

@@ -1,4 +1,4 @@
-//! Each test has a database of its own, which stays only if the test fails.
+//! Each test has a database of its own, which is kept only if the test fails.
 
 #![allow(clippy::unwrap_used, reason = "helpers of tests")]
 
@@ -100,7 +100,8 @@ fn databases_are_separate_and_named_after_the_test() {
 fn script_statements_run_one_by_one() {
     test(async |database| {
         if database.kind() == Kind::PostgreSql {
-            // PostgreSQL refuses the second one inside a transaction, also the implicit one of a multi-statement query.
+            // PostgreSQL rejects the second one inside a transaction, also in the implicit one of a
+            // multi-statement query.
             database
                 .run("CREATE TABLE t (i INT8); CREATE INDEX CONCURRENTLY ON t (i)")
                 .await;

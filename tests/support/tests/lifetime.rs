@@ -1,4 +1,4 @@
-//! A server that we started does not outlive the process that started it, and neither do its files.
+//! A server and its files do not outlive the process that started it.
 
 #![allow(clippy::unwrap_used, reason = "helpers of tests")]
 
@@ -54,11 +54,11 @@ fn sigkill_leaves_no_server() {
     other.process.wait().unwrap();
     other.traces.assert_going();
 
-    // It lived on, and held nothing.
+    // The child process was still alive, and kept nothing alive.
     kill(&other.child);
 }
 
-/// What the tests above run in another process. It does nothing on its own.
+/// The tests above run this in another process. It does nothing by itself.
 #[test]
 fn other_process() {
     let Ok(role) = env::var(ROLE) else { return };
@@ -75,11 +75,11 @@ fn other_process() {
     child.wait().unwrap();
 }
 
-/// A process with a server of its own.
+/// A process that has started a server.
 struct Other {
     process: Child,
     traces: Traces,
-    /// The process id of a child that it has started.
+    /// The process id of a child process of it.
     child: String,
 }
 
@@ -99,7 +99,7 @@ impl Other {
             .unwrap();
         let mut lines = BufReader::new(process.stdout.take().unwrap()).lines();
         let line = lines.find_map(|line| Some(line.ok()?.strip_prefix(MARK)?.to_owned()));
-        // The harness of the other process still has a word to say.
+        // The test harness of the other process still prints something.
         thread::spawn(|| lines.for_each(drop));
 
         let line = line.unwrap();
@@ -116,11 +116,11 @@ impl Other {
     }
 }
 
-/// What one can see of a server.
+/// The visible traces of a server.
 #[derive(Debug)]
 struct Traces {
     port: u16,
-    /// Only PostgreSQL tells.
+    /// Only for PostgreSQL.
     folder: Option<PathBuf>,
 }
 

@@ -1,4 +1,4 @@
-//! What each fault of the proxy does, to sqlx in front of it and to the rows behind it.
+//! The effect of each fault of the proxy on sqlx and on the rows.
 
 #![allow(
     clippy::disallowed_methods,
@@ -57,11 +57,11 @@ fn swallowed_or_stalled_reply_never_arrives() {
         test(async move |database| {
             let (proxy, mut client) = proxy(&database).await;
             proxy.inject(Moment::Commit, fault.clone());
-            let answer = timeout(Duration::from_millis(200), insert(&mut client, 1)).await;
-            assert!(answer.is_err(), "{answer:?}");
+            let result = timeout(Duration::from_millis(200), insert(&mut client, 1)).await;
+            assert!(result.is_err(), "{result:?}");
             let expected: &[i64] = if stored { &[1] } else { &[] };
             assert_eq!(settled(&database, expected).await, expected, "{fault:?}");
-            // Nobody waits for it any more: the server is to let go of the row.
+            // The server must release the row before the next round.
             proxy.cut();
         });
     }
@@ -77,7 +77,7 @@ fn injected_error_aborts_the_transaction_on_the_server() {
     ] {
         test(async move |database| {
             let (proxy, mut client) = proxy(&database).await;
-            proxy.inject(moment.clone(), Fault::Refuse(ServerError::RESTART));
+            proxy.inject(moment.clone(), Fault::Reject(ServerError::RESTART));
             let error = insert(&mut client, 1).await.unwrap_err();
             assert_eq!(code(&error), "40001");
             assert!(error.to_string().contains("restart transaction"));
@@ -137,10 +137,10 @@ fn connection_can_be_rejected() {
     test(async |database| {
         let (proxy, _) = proxy(&database).await;
         let starting = ServerError::fatal("57P03", "the database system is starting up");
-        for fault in [Fault::Refuse(starting.clone()), Fault::Terminate(starting)] {
+        for fault in [Fault::Reject(starting.clone()), Fault::Terminate(starting)] {
             proxy.inject(Moment::Connect, fault);
-            let refused = PgConnection::connect_with(&proxy.options()).await;
-            assert_eq!(code(&refused.unwrap_err()), "57P03");
+            let rejected = PgConnection::connect_with(&proxy.options()).await;
+            assert_eq!(code(&rejected.unwrap_err()), "57P03");
         }
         proxy.inject(Moment::Connect, Fault::CutBefore);
         let cut = PgConnection::connect_with(&proxy.options()).await;
@@ -154,7 +154,7 @@ fn only_statements_in_a_transaction_are_numbered() {
     test(async |database| {
         let (proxy, mut client) = proxy(&database).await;
         sqlx::query("SELECT 1").execute(&mut client).await.unwrap();
-        proxy.inject(Moment::Statement(1), Fault::Refuse(ServerError::RESTART));
+        proxy.inject(Moment::Statement(1), Fault::Reject(ServerError::RESTART));
         sqlx::query("SELECT 1").execute(&mut client).await.unwrap();
         assert_eq!(code(&insert(&mut client, 1).await.unwrap_err()), "40001");
         insert(&mut client, 1).await.unwrap();
@@ -177,7 +177,7 @@ fn round_trip_is_exact_to_a_fraction_of_a_millisecond() {
     });
 }
 
-/// A proxy in front of a table, and a client that has come through it.
+/// A proxy in front of a table, and a client that is connected through it.
 async fn proxy(database: &Database) -> (Proxy, PgConnection) {
     database.run("CREATE TABLE t (id INT8 PRIMARY KEY)").await;
     let proxy = Proxy::start(database);
@@ -202,7 +202,7 @@ async fn rows(database: &Database) -> Vec<i64> {
         .unwrap()
 }
 
-/// The rows, once they are as expected or the server has had its time.
+/// The rows, once they are as expected or the time is over.
 async fn settled(database: &Database, expected: &[i64]) -> Vec<i64> {
     let patience = Instant::now() + Duration::from_secs(5);
     loop {
@@ -214,7 +214,7 @@ async fn settled(database: &Database, expected: &[i64]) -> Vec<i64> {
     }
 }
 
-/// The median of some.
+/// The median.
 async fn round_trip(proxy: &Proxy) -> Duration {
     let mut client = PgConnection::connect_with(&proxy.options()).await.unwrap();
     let mut times = Vec::new();

@@ -1,4 +1,4 @@
-//! What only a PostgreSQL server that we started can do.
+//! What is only possible with a PostgreSQL server that this process started.
 
 #![allow(clippy::unwrap_used, reason = "helpers of tests")]
 
@@ -52,13 +52,13 @@ async fn standby_follows_and_is_read_only() {
         ("BEGIN ISOLATION LEVEL SERIALIZABLE", "0A000"),
         ("INSERT INTO t VALUES (2)", "25006"),
     ] {
-        let refused = sqlx::raw_sql(statement).execute(&mut connection).await;
-        let error = refused.unwrap_err().into_database_error().unwrap();
+        let rejected = sqlx::raw_sql(statement).execute(&mut connection).await;
+        let error = rejected.unwrap_err().into_database_error().unwrap();
         assert_eq!(error.code().as_deref(), Some(code), "{statement}");
     }
 }
 
-/// The watchdog ignores signals, which its children inherit. PostgreSQL is to listen to them nevertheless.
+/// The watchdog ignores signals, and its children inherit that. PostgreSQL must still receive them.
 #[tokio::test]
 async fn signals_reach_backends() {
     let Some(server) = own_postgres() else { return };
@@ -97,12 +97,12 @@ fn restart_and_standby_are_unsupported_elsewhere() {
     if server.is_ours() && server.kind() == Kind::PostgreSql {
         return;
     }
-    let refused = server.restart(Shutdown::Fast).unwrap_err();
-    assert_eq!(refused.kind(), io::ErrorKind::Unsupported);
+    let error = server.restart(Shutdown::Fast).unwrap_err();
+    assert_eq!(error.kind(), io::ErrorKind::Unsupported);
     assert!(server.standby().is_none());
 }
 
-/// A server of this test's own.
+/// A server for one test.
 fn own_postgres() -> Option<Server> {
     let server = Server::start().unwrap();
     if server.is_ours() && server.kind() == Kind::PostgreSql {

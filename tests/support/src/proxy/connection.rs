@@ -1,4 +1,4 @@
-//! One connection through the proxy: a thread in each direction.
+//! One connection through the proxy, with a thread for each direction.
 
 use super::{
     Shared, count,
@@ -47,14 +47,14 @@ impl Connection {
             texts: HashMap::new(),
             statements: None,
         };
-        let answers = Answers {
+        let replies = Replies {
             server: Arc::clone(&connection.server),
             client: Outlet::new(Arc::clone(&connection.client), shared.delay),
             shared: Arc::clone(shared),
             awaited,
         };
         connection.spawn(|| requests.run());
-        connection.spawn(|| answers.run());
+        connection.spawn(|| replies.run());
         Ok(connection)
     }
 
@@ -64,23 +64,23 @@ impl Connection {
 
     pub(super) fn cut(&self) {
         self.open.store(false, Ordering::SeqCst);
-        // Cut already, if it fails.
+        // It fails if the connection is already cut.
         let _ = self.client.shutdown(Shutdown::Both);
         let _ = self.server.shutdown(Shutdown::Both);
     }
 
-    /// Passes messages on, and cuts the connection when that is over.
+    /// Relays messages, and cuts the connection at the end.
     fn spawn(&self, direction: impl FnOnce() -> io::Result<()> + Send + 'static) {
         let connection = self.clone();
         thread::spawn(move || {
-            // However it ends, there is nobody to be told but the two ends.
+            // An error only concerns the two ends, which notice the cut.
             drop(direction());
             connection.cut();
         });
     }
 }
 
-/// What the client asks for, up to the message that makes the server say when it is ready again.
+/// A request of the client, up to the message after which the server reports that it is ready.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Step {
     Open,
@@ -110,16 +110,16 @@ impl Step {
     }
 }
 
-/// An answer that the server owes.
+/// A reply that the server has yet to send.
 struct Awaited {
     step: Step,
     treatment: Treatment,
 }
 
-/// What the client gets in place of an answer.
+/// What the client gets.
 enum Treatment {
     Relay,
-    /// This error, and that the server is ready.
+    /// This error, and the message that the server is ready.
     Error(ServerError),
     /// This error, and the end of the connection.
     Terminate(ServerError),
@@ -128,15 +128,15 @@ enum Treatment {
     Nothing,
 }
 
-/// From the client to the server.
+/// The direction from the client to the server.
 struct Requests {
     client: Arc<TcpStream>,
     server: Outlet,
     shared: Arc<Shared>,
     awaited: Arc<Mutex<VecDeque<Awaited>>>,
-    /// Of the prepared statements, by name.
+    /// The texts of the prepared statements by name.
     texts: HashMap<String, String>,
-    /// Since BEGIN, while a transaction is open.
+    /// The statements since BEGIN, while a transaction is open.
     statements: Option<usize>,
 }
 
@@ -147,7 +147,7 @@ impl Requests {
         loop {
             let opening = Opening::read(&mut client)?;
             if !opening.asks_for_encryption() {
-                // It is answered like any request.
+                // The server replies to it as to any request.
                 self.request(opening.bytes(), Step::Open, "")?;
                 break;
             }
@@ -176,9 +176,9 @@ impl Requests {
                     step = Step::of(&text);
                 }
                 b'C' if step == Step::Ping => step = Step::Prepare,
-                // Sync, after what it belongs to.
+                // Sync ends a request.
                 b'S' | b'D' | b'C' => {}
-                // Nothing that is answered for itself: a password, a part of a COPY, the end.
+                // A message without a reply of its own: a password, a part of a COPY, the end.
                 _ => {
                     self.server.send(std::mem::take(&mut request))?;
                     continue;
@@ -226,7 +226,7 @@ impl Requests {
             Moment::Commit => step == Step::Commit,
             Moment::Rollback => matches!(step, Step::Rollback | Step::Restart),
         });
-        // What keeps its ROLLBACK from being done keeps its BEGIN from it, too.
+        // A fault that prevents the ROLLBACK also prevents the BEGIN.
         let done = matches!(fault, None | Some(Fault::Delay(_)));
         if step == Step::Restart && done {
             count(&counters.begins);
@@ -235,10 +235,10 @@ impl Requests {
             None | Some(Fault::Delay(_)) => Treatment::Relay,
             Some(Fault::CutBefore | Fault::CutSent | Fault::CutAfter) => Treatment::Cut,
             Some(Fault::Swallow | Fault::Stall) => Treatment::Nothing,
-            Some(Fault::Refuse(error) | Fault::Misreport(error)) => Treatment::Error(error.clone()),
+            Some(Fault::Reject(error) | Fault::Misreport(error)) => Treatment::Error(error.clone()),
             Some(Fault::Terminate(error)) => Treatment::Terminate(error.clone()),
         };
-        // Before the server can answer.
+        // This must come before the server can reply.
         lock(&self.awaited).push_back(Awaited { step, treatment });
         match fault {
             None | Some(Fault::Swallow | Fault::Misreport(_) | Fault::CutAfter) => {
@@ -253,22 +253,22 @@ impl Requests {
                 self.server.send(request)?;
                 Err(ErrorKind::ConnectionAborted.into())
             }
-            // The thread rests until the client hangs up.
+            // The thread sleeps until the client disconnects.
             Some(Fault::Stall) => io::copy(&mut &*self.client, &mut io::sink()).map(drop),
-            // The server cannot be asked for anything yet.
-            Some(Fault::Refuse(error) | Fault::Terminate(error)) if step == Step::Open => {
+            // The server accepts no statement yet.
+            Some(Fault::Reject(error) | Fault::Terminate(error)) if step == Step::Open => {
                 (&*self.client).write_all(&error.message().bytes())?;
                 Err(ErrorKind::ConnectionAborted.into())
             }
-            Some(Fault::Refuse(_) | Fault::Terminate(_)) => {
-                self.server.send(Message::query(refusal(step)).bytes())
-            }
+            Some(Fault::Reject(_) | Fault::Terminate(_)) => self
+                .server
+                .send(Message::query(failing_statement(step)).bytes()),
         }
     }
 }
 
-/// What the server is asked instead, so that it gets into the state that the refusal tells of.
-fn refusal(step: Step) -> &'static str {
+/// The statement that brings the server into the state that the error implies.
+fn failing_statement(step: Step) -> &'static str {
     match step {
         Step::Statement => "SELECT 1 / 0",
         Step::Commit | Step::Rollback | Step::Restart => "ROLLBACK",
@@ -276,24 +276,24 @@ fn refusal(step: Step) -> &'static str {
     }
 }
 
-/// From the server to the client.
-struct Answers {
+/// The direction from the server to the client.
+struct Replies {
     server: Arc<TcpStream>,
     client: Outlet,
     shared: Arc<Shared>,
     awaited: Arc<Mutex<VecDeque<Awaited>>>,
 }
 
-impl Answers {
+impl Replies {
     fn run(mut self) -> io::Result<()> {
         let server = Arc::clone(&self.server);
         let mut server = BufReader::new(&*server);
-        let mut answer = Vec::new();
+        let mut reply = Vec::new();
         loop {
             let message = Message::read(&mut server)?;
-            message.write_to(&mut answer);
+            message.write_to(&mut reply);
             let ready = message.kind == b'Z';
-            // What the server says unasked, it says before it closes.
+            // Unsolicited messages of the server precede its disconnect.
             let relayed = {
                 let awaited = lock(&self.awaited);
                 let next = awaited.front().map(|awaited| &awaited.treatment);
@@ -301,14 +301,14 @@ impl Answers {
             };
             if !ready {
                 if relayed && server.buffer().is_empty() {
-                    self.client.send(std::mem::take(&mut answer))?;
+                    self.client.send(std::mem::take(&mut reply))?;
                 }
                 continue;
             }
-            let answer = std::mem::take(&mut answer);
+            let reply = std::mem::take(&mut reply);
             let awaited = lock(&self.awaited).pop_front();
             let Some(Awaited { step, treatment }) = awaited else {
-                self.client.send(answer)?;
+                self.client.send(reply)?;
                 continue;
             };
             match step {
@@ -317,7 +317,7 @@ impl Answers {
                 _ => count(&self.shared.counters.round_trips),
             }
             match treatment {
-                Treatment::Relay => self.client.send(answer)?,
+                Treatment::Relay => self.client.send(reply)?,
                 Treatment::Error(error) => {
                     let mut instead = error.message().bytes();
                     message.write_to(&mut instead);

@@ -1,45 +1,47 @@
-//! What can go wrong, and when.
+//! Faults and their moments.
 
 use super::message::Message;
 use std::time::Duration;
 
-/// When a fault is brought about. All are moments at which the client asks for something.
+/// The request of the client at which a fault is injected.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Moment {
-    /// When a connection is made.
+    /// The start of a connection.
     Connect,
-    /// At BEGIN.
+    /// BEGIN.
     Begin,
-    /// At the n-th statement of a transaction, counted from 1. Those of savepoints count, preparing one does not.
+    /// The n-th statement of a transaction, counted from 1.
+    ///
+    /// Statements of savepoints count. Preparing a statement does not.
     Statement(usize),
-    /// At a statement, in or out of a transaction, whose text contains this.
+    /// A statement inside or outside of a transaction whose text contains this.
     Text(&'static str),
-    /// At COMMIT.
+    /// COMMIT.
     Commit,
-    /// At a ROLLBACK that is not to a savepoint.
+    /// A ROLLBACK that is not to a savepoint.
     Rollback,
 }
 
-/// What happens to a request of the client.
+/// What the proxy does to a request of the client.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Fault {
-    /// The server gets it late.
+    /// The server receives it late.
     Delay(Duration),
-    /// The connection is cut before the server gets it.
+    /// The connection is cut before the server receives it.
     CutBefore,
-    /// The server gets it, and the connection is cut without waiting for the answer.
+    /// The server receives it, and the connection is cut without waiting for the reply.
     CutSent,
-    /// The server gets and answers it, and the connection is cut instead of passing the answer on.
+    /// The server executes it, and the connection is cut instead of relaying the reply.
     CutAfter,
-    /// The server gets and answers it. Neither this answer nor any later one is passed on, and the connection stays.
+    /// The server executes it. No reply is relayed from then on, and the connection stays open.
     Swallow,
-    /// Nothing is passed on any more, and the connection stays.
+    /// Nothing is relayed from then on, and the connection stays open.
     Stall,
-    /// The server refuses it with this error: the transaction, if there is one, is aborted, a COMMIT is none.
-    Refuse(ServerError),
-    /// The server does it, and says that there was this error.
+    /// The server rejects it with this error. A transaction is aborted, and a COMMIT has no effect.
+    Reject(ServerError),
+    /// The server executes it, and the client gets this error.
     Misreport(ServerError),
-    /// The server sends this error, whatever it is asked for, and closes the connection.
+    /// The client gets this error, and the connection is closed.
     Terminate(ServerError),
 }
 
@@ -52,23 +54,23 @@ pub struct ServerError {
 }
 
 impl ServerError {
-    /// A serialization failure, in CockroachDB's words.
+    /// A serialization failure with the message of CockroachDB.
     pub const RESTART: Self = Self::error(
         "40001",
         "restart transaction: TransactionRetryWithProtoRefreshError: TransactionRetryError: retry txn (RETRY_SERIALIZABLE): \"sql txn\" meta={id=180bc456 key=/Table/52/1/2 pri=0.00964934 epo=0}",
     );
-    /// A COMMIT whose outcome the server does not know, in CockroachDB's words.
+    /// A COMMIT with an unknown outcome, with the message of CockroachDB.
     pub const AMBIGUOUS: Self = Self::error(
         "40003",
         "result is ambiguous: error=rpc error: code = Unavailable desc = error reading from server: EOF [exhausted]",
     );
-    /// The end of a session, in PostgreSQL's words.
+    /// The end of a session, with the message of PostgreSQL.
     pub const SHUTDOWN: Self = Self::fatal(
         "57P01",
         "terminating connection due to administrator command",
     );
 
-    /// Of severity ERROR: the session goes on.
+    /// An error of severity ERROR. The session continues.
     pub const fn error(code: &'static str, message: &'static str) -> Self {
         Self {
             severity: "ERROR",
@@ -77,7 +79,7 @@ impl ServerError {
         }
     }
 
-    /// Of severity FATAL: the session is over.
+    /// An error of severity FATAL. The session ends.
     pub const fn fatal(code: &'static str, message: &'static str) -> Self {
         Self {
             severity: "FATAL",

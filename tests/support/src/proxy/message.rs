@@ -1,4 +1,4 @@
-//! The messages of the PostgreSQL protocol, as far as a proxy has to know them.
+//! The messages of the PostgreSQL protocol that the proxy must know.
 
 use std::io::{self, ErrorKind, Read};
 
@@ -37,7 +37,7 @@ impl Message {
         bytes
     }
 
-    /// The strings that the body begins with.
+    /// The strings at the beginning of the body.
     pub(super) fn strings(&self) -> impl Iterator<Item = String> {
         self.body
             .split(|byte| *byte == 0)
@@ -45,7 +45,7 @@ impl Message {
     }
 }
 
-/// A message from before there were types: what a client opens with.
+/// A message without a type, with which a client opens a connection.
 pub(super) struct Opening(Vec<u8>);
 
 impl Opening {
@@ -53,7 +53,7 @@ impl Opening {
         read_body(from).map(Self)
     }
 
-    /// Whether it only asks for TLS, or for GSSAPI.
+    /// Whether it only asks for TLS or GSSAPI.
     pub(super) fn asks_for_encryption(&self) -> bool {
         const SSL: [u8; 4] = 80_877_103_u32.to_be_bytes();
         const GSSAPI: [u8; 4] = 80_877_104_u32.to_be_bytes();

@@ -1,4 +1,4 @@
-//! The end of a connection that is written to, as far away as it is to be.
+//! The writing end of a connection, with a delay.
 
 use std::{
     io::{self, Write as _},
@@ -11,7 +11,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// Where bytes leave, some time after they were sent.
+/// An end that writes bytes some time after they were sent.
 pub(super) enum Outlet {
     Near(Arc<TcpStream>),
     Far {
@@ -48,8 +48,10 @@ impl Outlet {
     }
 }
 
-/// How much longer than told a thread sleeps here at least: less than 0.1 ms. What a busy machine adds
-/// is not taken off, or the distance would be too short when it is busy no longer.
+/// How much longer than requested a thread sleeps on an idle machine, which is less than 0.1 ms.
+///
+/// The delays of a busy machine are not subtracted. Otherwise the latency would be too short once
+/// the machine is idle.
 static OVERSLEPT: LazyLock<Duration> = LazyLock::new(|| {
     const NAP: Duration = Duration::from_micros(500);
     let overslept = [Duration::ZERO; 31].map(|_| {
