@@ -1,7 +1,7 @@
 //! The crate builds in a user's crate with any features of sqlx.
 //!
-//! sqlx's `offline` feature, which is a default, adds a method to `Executor`. This crate must implement
-//! the method then, and cannot detect the feature.
+//! sqlx's `offline` feature, which is a default, adds a method to `Executor`. This crate must
+//! implement the method then, and cannot detect the feature.
 
 #![allow(
     clippy::panic,

@@ -1,5 +1,5 @@
-//! Conventional implementations under the faults of `tests/it/faults.rs`. Each must break, otherwise
-//! the fault would prove nothing.
+//! Conventional implementations under the faults of `tests/it/faults.rs`. Each must break,
+//! otherwise the fault would prove nothing.
 
 #![allow(
     clippy::disallowed_methods,

@@ -335,20 +335,8 @@ fn slow_clients_hold_no_connection() {
         });
         let server = Server::start(app(&interlock).layer(count)).await;
 
-        let slow = (0..CLIENTS).map(|number| {
-            let address = server.address;
-            tokio::spawn(async move {
-                let mut client = Client::connect(address).await;
-                if number % 2 == 0 {
-                    client.put("content-length: 1000\r\n", "x").await;
-                    client.trickle("x").await
-                } else {
-                    let chunk = "1\r\nx\r\n";
-                    client.put("transfer-encoding: chunked\r\n", chunk).await;
-                    client.trickle(chunk).await
-                }
-            })
-        });
+        let address = server.address;
+        let slow = (0..CLIENTS).map(|number| tokio::spawn(slow_client(address, number)));
         let slow: Vec<_> = slow.collect();
         waited
             .wait_for(|waiting| *waiting == CLIENTS)
@@ -379,6 +367,19 @@ fn slow_clients_hold_no_connection() {
         }
         assert_eq!(kit.body(1).await, "new");
     });
+}
+
+/// Sends a body without end, in one of two encodings, and returns the beginning of the response.
+async fn slow_client(address: SocketAddr, number: usize) -> String {
+    let mut client = Client::connect(address).await;
+    if number.is_multiple_of(2) {
+        client.put("content-length: 1000\r\n", "x").await;
+        client.trickle("x").await
+    } else {
+        let chunk = "1\r\nx\r\n";
+        client.put("transfer-encoding: chunked\r\n", chunk).await;
+        client.trickle(chunk).await
+    }
 }
 
 /// A server for a router. It stops when it is dropped.

@@ -175,8 +175,8 @@ fn by_hand(pool: &PgPool) -> Router {
         .route("/hurried/{request}", handler)
 }
 
-/// A client disconnects during BEGIN, and its connection goes back to the pool. The write of another
-/// request then becomes part of that transaction, which is never committed.
+/// A client disconnects during BEGIN, and its connection goes back to the pool. The write of
+/// another request then becomes part of that transaction, which is never committed.
 #[test]
 fn hand_written_transactions_lose_acknowledged_writes() {
     const WAVES: i64 = 40;

@@ -1,8 +1,8 @@
 //! Predicts the result of a request from the contract.
 //!
-//! The contract is docs/contract.md. Comments cite its rules by number. The model uses no code of the
-//! crate but the names of results. It assumes a server that aborts a transaction at its first error
-//! and undoes what is rolled back.
+//! The contract is docs/contract.md. Comments cite its rules by number. The model uses no code of
+//! the crate but the names of results. It assumes a server that aborts a transaction at its first
+//! error and undoes what is rolled back.
 
 mod attempt;
 mod errors;

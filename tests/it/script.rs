@@ -497,7 +497,8 @@ impl Plain {
 
 /// Polls a statement once and drops it.
 ///
-/// A complete statement comes first, so that the dropped one does not have to begin the transaction.
+/// A complete statement comes first, so that the dropped one does not have to begin the
+/// transaction.
 async fn abandon<C>(on: &mut C, stage: &Stage) -> Result<(), Error>
 where
     for<'c> &'c mut C: Executor<'c, Database = Postgres>,

@@ -150,8 +150,8 @@ fn tells(log: &Log, outcome: &str) -> bool {
     })
 }
 
-/// Compares each cell with its prediction, many concurrently. `play` gets the number of the cell and
-/// returns the difference.
+/// Compares each cell with its prediction, many concurrently. `play` gets the number of the cell
+/// and returns the difference.
 pub(super) async fn compare<C, F>(kit: &Kit, cells: Vec<C>, compare: fn(C, Kit, i64) -> F)
 where
     C: fmt::Debug + Send + 'static,

@@ -52,13 +52,11 @@ impl Attempt<'_> {
             };
         }
         // Rule 5.
+        if failed && status >= 500 {
+            return unchanged;
+        }
         if denied || failed {
-            let own = failed && status >= 500;
-            return if own {
-                unchanged
-            } else {
-                replaced(Reply::Failure)
-            };
+            return replaced(Reply::Failure);
         }
         // Rule 6.
         if !(success || kept) {
@@ -75,14 +73,17 @@ impl Attempt<'_> {
         if success && self.verdict == Some(Verdict::InnerError) {
             return aborted;
         }
-        // Rule 9.
+        self.finish(returned)
+    }
+
+    /// Rules 9 and 10.
+    fn finish(&mut self, returned: LayerReply) -> Result<Settled, Stop> {
         if self.rollback_only {
-            return unchanged;
+            return Ok(Settled::Done(returned.reply(), self.outcome()));
         }
-        if settings.dry_run {
+        if self.script.settings.dry_run {
             return self.dry_run(returned);
         }
-        // Rule 10.
         Ok(self.commit(returned))
     }
 

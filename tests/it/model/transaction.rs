@@ -251,7 +251,8 @@ impl Attempt<'_> {
         Ok(())
     }
 
-    /// R2: a connection that is lost at BEGIN costs no attempt, up to the size of the pool plus one.
+    /// R2: a connection that is lost at BEGIN costs no attempt, up to the size of the pool plus
+    /// one.
     fn begin(&mut self) -> Result<(), Halt> {
         let deadline = self.script.settings.deadline;
         let mut retries_left = self.wire.pool + 1;

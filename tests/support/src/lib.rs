@@ -25,8 +25,9 @@
 //! A run leaves nothing behind. A watchdog process owns the server that this crate started and its
 //! folder. It removes both as soon as the process that started them is gone, also after SIGKILL.
 //!
-//! The database of a test is dropped if the test passes, and kept if it fails. On a server that this
-//! crate started it is removed together with the server. Set `DATABASE_URL` to inspect it afterwards.
+//! The database of a test is dropped if the test passes, and kept if it fails. On a server that
+//! this crate started it is removed together with the server. Set `DATABASE_URL` to inspect it
+//! afterwards.
 
 mod account;
 mod blocking;

@@ -24,8 +24,9 @@ pub use self::fault::{Fault, Moment, ServerError};
 
 /// A proxy between clients and a server that relays and counts messages and injects faults.
 ///
-/// It runs on threads of its own. That makes it exact to about 0.1 ms, and independent of the runtime
-/// under test. Both sides use TCP without TLS. When it is dropped, it cuts every connection.
+/// It runs on threads of its own. That makes it exact to about 0.1 ms, and independent of the
+/// runtime under test. Both sides use TCP without TLS. When it is dropped, it cuts every
+/// connection.
 pub struct Proxy {
     address: SocketAddr,
     options: PgConnectOptions,

@@ -119,8 +119,8 @@ impl Server {
     ///
     /// # Errors
     ///
-    /// Of kind [`Unsupported`](io::ErrorKind::Unsupported) for any other server. A CockroachDB in memory
-    /// would lose its data.
+    /// Of kind [`Unsupported`](io::ErrorKind::Unsupported) for any other server. A CockroachDB in
+    /// memory would lose its data.
     pub fn restart(&self, shutdown: Shutdown) -> io::Result<()> {
         let Process::Postgres(postgres) = &self.process else {
             return Err(io::ErrorKind::Unsupported.into());
@@ -186,7 +186,8 @@ impl Server {
 /// Name, version and origin, such as `PostgreSQL 15.18, started for this run`.
 impl fmt::Display for Server {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        // "PostgreSQL 17.2 on x86_64 …", "PostgreSQL 15.18 (Debian …) on …", "CockroachDB CCL v26.2.1 (x86_64 …)"
+        // "PostgreSQL 17.2 on x86_64 …", "PostgreSQL 15.18 (Debian …) on …", "CockroachDB CCL
+        // v26.2.1 (x86_64 …)"
         let name = self.version.split(" (").next().unwrap_or_default();
         let name = name.split(" on ").next().unwrap_or_default();
         if self.is_ours() {

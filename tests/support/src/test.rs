@@ -12,8 +12,8 @@ use tokio::{
 
 /// Runs a test in a database of its own, on a fresh runtime with two worker threads.
 ///
-/// The database is named after the test. It is dropped if the test passes. If the test panics, it is
-/// kept, and its name and URL are printed.
+/// The database is named after the test. It is dropped if the test passes. If the test panics, it
+/// is kept, and its name and URL are printed.
 ///
 /// # Panics
 ///

@@ -128,6 +128,18 @@ enum Treatment {
     Nothing,
 }
 
+impl Treatment {
+    fn of(fault: Option<&Fault>) -> Self {
+        match fault {
+            None | Some(Fault::Delay(_)) => Self::Relay,
+            Some(Fault::CutBefore | Fault::CutSent | Fault::CutAfter) => Self::Cut,
+            Some(Fault::Swallow | Fault::Stall) => Self::Nothing,
+            Some(Fault::Reject(error) | Fault::Misreport(error)) => Self::Error(error.clone()),
+            Some(Fault::Terminate(error)) => Self::Terminate(error.clone()),
+        }
+    }
+}
+
 /// The direction from the client to the server.
 struct Requests {
     client: Arc<TcpStream>,
@@ -193,6 +205,21 @@ impl Requests {
     }
 
     fn request(&mut self, request: Vec<u8>, step: Step, text: &str) -> io::Result<()> {
+        self.track(step);
+        let fault = self.fault(step, text);
+        // A fault that prevents the ROLLBACK also prevents the BEGIN.
+        let done = matches!(fault, None | Some(Fault::Delay(_)));
+        if step == Step::Restart && done {
+            count(&self.shared.counters.begins);
+        }
+        let treatment = Treatment::of(fault.as_ref());
+        // This must come before the server can reply.
+        lock(&self.awaited).push_back(Awaited { step, treatment });
+        self.deliver(request, step, fault)
+    }
+
+    /// Counts the request, and the statements of the transaction.
+    fn track(&mut self, step: Step) {
         let counters = &self.shared.counters;
         match step {
             Step::Begin => {
@@ -217,29 +244,22 @@ impl Requests {
             }
             Step::Open | Step::Ping | Step::Prepare => {}
         }
+    }
+
+    /// The fault to inject at the request.
+    fn fault(&self, step: Step, text: &str) -> Option<Fault> {
         let nth = self.statements;
-        let fault = self.shared.strike(|moment| match moment {
+        self.shared.strike(|moment| match moment {
             Moment::Connect => step == Step::Open,
             Moment::Begin => matches!(step, Step::Begin | Step::Restart),
             Moment::Statement(n) => step == Step::Statement && nth == Some(*n),
             Moment::Text(part) => step == Step::Statement && text.contains(part),
             Moment::Commit => step == Step::Commit,
             Moment::Rollback => matches!(step, Step::Rollback | Step::Restart),
-        });
-        // A fault that prevents the ROLLBACK also prevents the BEGIN.
-        let done = matches!(fault, None | Some(Fault::Delay(_)));
-        if step == Step::Restart && done {
-            count(&counters.begins);
-        }
-        let treatment = match &fault {
-            None | Some(Fault::Delay(_)) => Treatment::Relay,
-            Some(Fault::CutBefore | Fault::CutSent | Fault::CutAfter) => Treatment::Cut,
-            Some(Fault::Swallow | Fault::Stall) => Treatment::Nothing,
-            Some(Fault::Reject(error) | Fault::Misreport(error)) => Treatment::Error(error.clone()),
-            Some(Fault::Terminate(error)) => Treatment::Terminate(error.clone()),
-        };
-        // This must come before the server can reply.
-        lock(&self.awaited).push_back(Awaited { step, treatment });
+        })
+    }
+
+    fn deliver(&mut self, request: Vec<u8>, step: Step, fault: Option<Fault>) -> io::Result<()> {
         match fault {
             None | Some(Fault::Swallow | Fault::Misreport(_) | Fault::CutAfter) => {
                 self.server.send(request)
