@@ -16,7 +16,7 @@ use tokio::{
 use tower_interlock::{Error, ErrorKind, Outcome, Tx};
 
 use crate::kit::{
-    Kit, Naive, TestResponse, anyone, conflict, guarded, naively, never, note, put, test, write,
+    Kit, Naive, TestResponse, anyone, conflict, guarded, naive_app, never, note, put, test, write,
 };
 
 #[track_caller]
@@ -64,7 +64,7 @@ fn naive_escaped_transaction_is_reported_as_success() {
             drop(responded);
             "ok"
         }
-        let response = put(&naively(&kit, handler), "/1", "").await;
+        let response = put(&naive_app(&kit, handler), "/1", "").await;
         assert_eq!(response.status, 200);
         assert!(kit.notes().await.is_empty());
     });

@@ -31,7 +31,7 @@ use crate::{
 const ATTEMPTS: u32 = 3;
 
 const LONG: Duration = Duration::from_secs(10);
-/// The moments before COMMIT at which the server may be silent.
+/// The deadline of requests that wait for a silent server.
 const SHORT: Duration = Duration::from_secs(2);
 const GRACE: Duration = Duration::from_millis(300);
 
@@ -53,7 +53,7 @@ fn fault_before_commit_is_overcome_or_rolled_back() {
 fn silence_before_commit_ends_at_deadline() {
     play(|server| {
         let cells = pairs(before(), SILENT).map(|(moment, fault)| {
-            let script = in_a_hurry(script(OnError::PassOn));
+            let script = with_short_deadline(script(OnError::PassOn));
             Cell::new(script, (moment, fault, 1), server)
         });
         // If the deadline is far away, BEGIN is retried on another connection.
@@ -95,7 +95,7 @@ fn unknown_commit_outcome_is_reported_and_not_retried() {
 fn silent_commit_is_unknown_and_continues() {
     play(|server| {
         let cells = pairs(taken_for(server), SILENT).map(|(server, fault)| {
-            let script = in_a_hurry(script(OnError::PassOn));
+            let script = with_short_deadline(script(OnError::PassOn));
             Cell::new(script, (Moment::Commit, fault, 1), server)
         });
         cells.collect()
@@ -129,7 +129,7 @@ fn fault_at_rollback_does_not_prevent_retry() {
         let cells = heard()
             .chain(SILENT)
             .map(|fault| cell(script.clone(), fault));
-        let hurried = SILENT.map(|fault| cell(in_a_hurry(script.clone()), fault));
+        let hurried = SILENT.map(|fault| cell(with_short_deadline(script.clone()), fault));
         cells.chain(hurried).collect()
     });
 }
@@ -296,7 +296,7 @@ fn script(on_error: OnError) -> Script {
     }
 }
 
-fn in_a_hurry(mut script: Script) -> Script {
+fn with_short_deadline(mut script: Script) -> Script {
     script.settings.deadline = SHORT;
     script
 }

@@ -94,8 +94,8 @@ fn connection_goes_to_waiting_request_without_ping() {
     });
 }
 
-/// Sends requests without a break, as long as they succeed, until `outsider` has ended.
-async fn busily<T>(app: &Router, meanwhile: impl Future<Output = T>) -> (T, usize) {
+/// Sends requests without a break, as long as they succeed, until `meanwhile` has ended.
+async fn while_busy<T>(app: &Router, meanwhile: impl Future<Output = T>) -> (T, usize) {
     let done = Arc::new(AtomicBool::new(false));
     let clients = [(); 4].map(|()| {
         let (app, done) = (app.clone(), Arc::clone(&done));
@@ -126,7 +126,7 @@ fn waiter_at_pool_is_not_starved() {
                 drop(acquired.expect("starved").unwrap());
             }
         };
-        let ((), succeeded) = busily(&app, outsider).await;
+        let ((), succeeded) = while_busy(&app, outsider).await;
         assert!(succeeded > 20, "only {succeeded} requests ran meanwhile");
     });
 }
@@ -136,7 +136,7 @@ fn closed_pool_gets_its_connections_back() {
     test_with_pool(1, async |kit: Kit| {
         let app = app(&kit.interlock.clone().handoff());
         let closed = timeout(Duration::from_secs(3), kit.pool.close());
-        let (closed, _) = busily(&app, closed).await;
+        let (closed, _) = while_busy(&app, closed).await;
         closed.expect("a connection was kept from it");
         kit::put(&app, "/1", "")
             .await

@@ -427,13 +427,13 @@ fn panicked_inner_layer_fails_request() {
 fn requests_side_by_side_use_separate_transactions() {
     test(async |kit| {
         let ran = Arc::new(AtomicBool::new(false));
-        let tell = Arc::clone(&ran);
+        let set_ran = Arc::clone(&ran);
         let inner = guarded(kit.interlock.require(anyone), write);
         // A separate request that is sent meanwhile has a separate transaction.
         let handler = move |mut tx: Tx| async move {
             note(&mut tx, 2).await?;
             assert_eq!(put(&inner, "/1", "").await.status, 200);
-            tell.store(true, Ordering::SeqCst);
+            set_ran.store(true, Ordering::SeqCst);
             Err::<(), _>(Error::not_found())
         };
         let app = Router::new()

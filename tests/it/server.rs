@@ -189,7 +189,7 @@ fn rejected_setting_is_rechecked_until_fixed() {
 
             let (response, log) = traced(put(&app, "/1", "")).await;
             response.assert_problem(ErrorKind::Misconfigured);
-            let [error] = *log.loud() else {
+            let [error] = *log.above_debug() else {
                 panic!("{log:?}");
             };
             assert_eq!(error.level, Level::ERROR);

@@ -12,7 +12,7 @@ use tower_interlock::{Condition, ConditionalWrite, Denied, Error, ErrorKind, Out
 
 use crate::kit::{
     DEFERRED, Kit, Naive, TestResponse, anyone, can_edit, conflict, conflict_once, guarded,
-    naively, never, note, put, test, test_with_pool, update, write,
+    naive_app, never, note, put, test, test_with_pool, update, write,
 };
 
 #[test]
@@ -27,7 +27,7 @@ fn naive_swallowed_error_is_reported_as_success() {
             }
             "ok"
         }
-        let response = put(&naively(&kit, handler), "/1", "").await;
+        let response = put(&naive_app(&kit, handler), "/1", "").await;
         assert_eq!(response.status, 200);
         assert!(kit.notes().await.is_empty());
     });

@@ -209,7 +209,7 @@ fn assert_rolled_back(log: &Log) {
 async fn failure(app: &Router, kind: ErrorKind) -> Event {
     let (response, log) = traced(put(app, "/1", "")).await;
     response.assert_problem(kind);
-    let [event] = *log.loud() else {
+    let [event] = *log.above_debug() else {
         panic!("{log:?}");
     };
     assert_eq!(event.get("kind"), Some(&*format!("{kind:?}")));
@@ -232,7 +232,7 @@ fn denial_is_logged_with_reason() {
             let app = Router::new().route("/", put_route(async || {}).route_layer(layer));
             let (response, log) = traced(put(&app, "/", "")).await;
             assert_eq!(response.status, status);
-            let [event] = *log.loud() else {
+            let [event] = *log.above_debug() else {
                 panic!("{log:?}");
             };
             assert_eq!(event.level, Level::INFO);

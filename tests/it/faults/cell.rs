@@ -97,7 +97,7 @@ impl Cell {
         assert!(counts.faults > 0, "nothing went wrong");
         if unknown {
             let outcome = if late { "committed" } else { "unknown" };
-            assert!(tells(&log, outcome), "{log:?}");
+            assert!(reports(&log, outcome), "{log:?}");
         }
         assert_eq!(stage.attempts(), response.report().attempts());
         kit.assert_nothing_leaked().await;
@@ -139,14 +139,14 @@ pub(super) fn gives_up(kit: &Kit, strike: &Strike) -> bool {
     cut && kit.database.kind() == Kind::CockroachDb
 }
 
-/// Asserts that the log reports the outcome of a COMMIT at the right level.
-fn tells(log: &Log, outcome: &str) -> bool {
-    let mut loud = log.loud().into_iter();
-    loud.any(|event| {
+/// Whether the log has an event above DEBUG with this outcome.
+fn reports(log: &Log, outcome: &str) -> bool {
+    let mut events = log.above_debug().into_iter();
+    events.any(|event| {
         event
             .fields
             .get("outcome")
-            .is_some_and(|told| told == outcome)
+            .is_some_and(|reported| reported == outcome)
     })
 }
 

@@ -24,7 +24,7 @@ static GRANTED: ConditionalWrite = ConditionalWrite::new(
     )],
 );
 
-/// A write of a document that does not exist.
+/// A write that finds no row.
 static NOTHING: ConditionalWrite = ConditionalWrite::new(
     "INSERT INTO effects SELECT $1, 0 FROM documents WHERE id = -1 AND {conditions}",
     &[Condition::permitted(

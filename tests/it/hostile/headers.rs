@@ -113,7 +113,7 @@ async fn strict(id: Path<i64>, expected: IfMatch, tx: Tx, body: String) -> Resul
     update(id, expected.versions(), tx, body).await
 }
 
-/// A reader that takes an unreadable header for a missing one.
+/// A conventional handler. It takes an unreadable header for a missing one.
 async fn naive(id: Path<i64>, headers: HeaderMap, tx: Tx, body: String) -> Result<(), Error> {
     let tag = headers.get(IF_MATCH).and_then(|value| value.to_str().ok());
     let version = tag.and_then(|tag| tag.trim_matches('"').parse().ok());

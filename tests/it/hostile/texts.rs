@@ -181,10 +181,10 @@ fn mutated(random: &mut fastrand::Rng) -> String {
             .collect()
     });
     static WORDS: LazyLock<Vec<String>> = LazyLock::new(|| texts(dictionary("template")).collect());
-    // The most dangerous ones come first.
+    // The first words of the dictionary are the most dangerous, so they are more likely.
     let word = |random: &mut fastrand::Rng| {
-        let worst = random.usize(..WORDS.len());
-        &*WORDS[random.usize(..=worst)]
+        let last = random.usize(..WORDS.len());
+        &*WORDS[random.usize(..=last)]
     };
 
     let seed = SEEDS[random.usize(..SEEDS.len())].replace("\n\n", " \n\n ");

@@ -30,7 +30,7 @@ const RESET: &str = "
     INSERT INTO vault VALUES ('key', 'secret');
 ";
 
-/// Known SQL injections.
+/// Hostile values, most of them SQL injections.
 const HOSTILE: &[&str] = &[
     "",
     "'",
@@ -82,7 +82,7 @@ const HOSTILE: &[&str] = &[
     "<script>alert(1)</script>",
 ];
 
-/// The injections, combinations of them, and a long value.
+/// The hostile values, combinations of them, and a long value.
 fn values() -> impl Iterator<Item = String> {
     let seed = fastrand::u64(..);
     println!("seed {seed}");

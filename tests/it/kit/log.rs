@@ -39,7 +39,7 @@ pub(crate) struct Event {
 
 impl Log {
     /// The events above DEBUG.
-    pub(crate) fn loud(&self) -> Vec<&Event> {
+    pub(crate) fn above_debug(&self) -> Vec<&Event> {
         let events = self.events.iter();
         events.filter(|event| event.level < Level::DEBUG).collect()
     }

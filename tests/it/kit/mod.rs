@@ -17,7 +17,7 @@ pub(crate) use self::{
     app::{CanEdit, anyone, can_edit, guarded, never, note, update, write},
     conflict::{DEFERRED, committing, conflict, conflict_once, slow_commit, terminate},
     log::{Event, Log, logged_text, traced},
-    naive::{Naive, naively},
+    naive::{Naive, naive_app},
     response::{TestResponse, get, put, read, send},
 };
 

@@ -33,7 +33,7 @@ async fn naive(State(pool): State<PgPool>, mut request: Request, next: Next) -> 
 }
 
 /// A router that runs `handler` behind that middleware.
-pub(crate) fn naively<H, T>(kit: &Kit, handler: H) -> Router
+pub(crate) fn naive_app<H, T>(kit: &Kit, handler: H) -> Router
 where
     H: Handler<T, ()>,
     T: 'static,

@@ -1,7 +1,7 @@
 //! Services that write in different ways.
 //!
-//! `PUT /{user}/{request}` checks the grant of the user and stores the two halves of the request. The
-//! table has no key, so a request that is stored twice is visible.
+//! `PUT /{user}/{request}` checks the grant of the user and stores the two halves of the request.
+//! The table has no key, so a request that is stored twice is visible.
 
 use std::sync::{Arc, Mutex};
 

@@ -28,7 +28,8 @@ pub(crate) struct Watchdog {
 impl Watchdog {
     /// Starts a server in a new folder. `signal` stops it.
     ///
-    /// `command` adds the program, its arguments and its environment. The folder is its working directory.
+    /// `command` adds the program, its arguments and its environment. The folder is its working
+    /// directory.
     pub(crate) fn start(
         signal: &str,
         account: Option<Account>,
@@ -90,16 +91,16 @@ impl Watchdog {
 
     /// Stops the server with `signal` and restarts it.
     pub(crate) fn restart(&mut self, signal: &str) -> io::Result<()> {
-        self.tell(signal)?;
+        self.send_line(signal)?;
         let Ok(Event::Exited) = self.events.recv_timeout(STOP_TIMEOUT) else {
             return Err(self.error(ErrorKind::TimedOut));
         };
-        self.tell("")?;
+        self.send_line("")?;
         self.server = self.started()?;
         Ok(())
     }
 
-    fn tell(&mut self, line: &str) -> io::Result<()> {
+    fn send_line(&mut self, line: &str) -> io::Result<()> {
         let pipe = self.pipe.as_mut().ok_or(ErrorKind::BrokenPipe)?;
         writeln!(pipe, "{line}")
     }

@@ -2,9 +2,10 @@
 #
 #   sh -c SCRIPT watchdog FOLDER SIGNAL PROGRAM [ARGUMENT]...
 #
-# Standard input is a pipe whose writing end that process holds. When it closes, the server is stopped with SIGNAL and
-# the folder is removed. Before that, two lines restart the server: the first is the signal that stops it, the second
-# starts it. Standard output gets the server's process id when it starts, and `exited` when it is gone.
+# Standard input is a pipe whose writing end that process holds. When it closes, the server is
+# stopped with SIGNAL and the folder is removed. Before that, two lines restart the server: the first
+# is the signal that stops it, the second starts it. Standard output gets the server's process id
+# when it starts, and `exited` when it is gone.
 
 # Ignores signals for the whole run, and writing to a closed pipe.
 trap '' HUP INT TERM PIPE
@@ -13,8 +14,8 @@ mkdir -m 700 "$1" && cd "$1" || exit
 folder=$1 signal=$2
 shift 2
 
-# A background process loses its standard input, so the pipe needs another number. A reader of the standard error of the
-# run must not wait for this process.
+# A background process loses its standard input, so the pipe needs another number. A reader of the
+# standard error of the run must not wait for this process.
 exec 3<&0 </dev/null 2>/dev/null
 
 while

@@ -64,14 +64,14 @@ fn other_process() {
     let Ok(role) = env::var(ROLE) else { return };
     let traces = Traces::of(Server::shared());
     let folder = traces.folder.unwrap_or_default();
-    let tell = |child| println!("\n{MARK} {} {} {child}", traces.port, folder.display());
+    let report = |child| println!("\n{MARK} {} {} {child}", traces.port, folder.display());
     if role == "exit" {
-        return tell(0);
+        return report(0);
     }
 
     let mut child = Command::new("sleep");
     let mut child = child.arg("60").stdout(Stdio::null()).spawn().unwrap();
-    tell(child.id());
+    report(child.id());
     child.wait().unwrap();
 }
 
