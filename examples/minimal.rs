@@ -13,7 +13,7 @@ use axum::{
 };
 use support::{Kind, Server};
 use tower::ServiceExt as _;
-use tower_interlock::{Authorized, Denied, Error, Interlock, SERIALIZABLE_GUARD, Tx};
+use tower_interlock::{Authorized, Denied, Error, Interlock, Tx, schema::SERIALIZABLE_GUARD};
 
 const SCHEMA: &str = "
     CREATE TABLE documents (id INT8 PRIMARY KEY, body TEXT NOT NULL);

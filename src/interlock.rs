@@ -1,30 +1,26 @@
-//! The settings handle.
+//! The handle.
 
-use std::{
-    fmt,
-    sync::{Arc, OnceLock},
-    time::Duration,
+use std::{fmt, sync::Arc};
+
+use sqlx::{
+    PgPool,
+    postgres::{PgConnectOptions, PgPoolOptions},
 };
-
-use axum_core::response::Response;
-use sqlx::{PgPool, postgres::PgPoolOptions};
-use tokio_util::task::TaskTracker;
 
 use crate::{
-    error::Error,
-    handoff::Handoff,
-    layer::AuthorizeLayer,
-    policy::{Policy, Stateful},
-    retry::Backoff,
-    server::{self, Kind},
-    turn::Turns,
+    attempt::{Engine, Limits},
+    builder::InterlockBuilder,
+    database,
+    error::{Error, ErrorKind},
+    http::{AuthorizeLayer, Options, Policy, PolicyWithState},
+    transact::TransactionBuilder,
+    tx::Tx,
+    write,
 };
 
-/// The handle that makes [layers](AuthorizeLayer): a pool, and the settings for requests.
+/// The handle that makes [layers](AuthorizeLayer) and runs transactions: a pool, and the settings.
 ///
-/// Clones are cheap and belong together: their layers may be nested and then share one
-/// transaction. A clone can be given other settings, for a route that needs them; of nested layers
-/// the outermost one's count.
+/// Clones are cheap and belong together: their layers may be nested and then share one transaction.
 ///
 /// ```
 /// use std::time::Duration;
@@ -34,89 +30,85 @@ use crate::{
 /// let pool = Interlock::pool_options()
 ///     .max_connections(16)
 ///     .connect_lazy("postgres://root@localhost:26257/app")?;
-/// let interlock = Interlock::new(pool);
-/// let reports = interlock.clone().deadline(Duration::from_secs(60));
+/// let interlock = Interlock::builder(pool).deadline(Duration::from_secs(5)).build();
 /// # Ok(()) }
 /// ```
 #[derive(Clone)]
 pub struct Interlock {
-    pub(crate) shared: Arc<Shared>,
-    pub(crate) settings: Arc<Settings>,
-}
-
-/// What all clones of one `Interlock` have in common.
-pub(crate) struct Shared {
-    pub(crate) pool: PgPool,
-    /// Filled by the first transaction.
-    pub(crate) server: OnceLock<Kind>,
-    pub(crate) handoff: OnceLock<Arc<Handoff>>,
-    pub(crate) turns: Turns,
-    /// Requests, transactions and hooks under way. Closed by `drain`.
-    pub(crate) running: TaskTracker,
-}
-
-type CommitIf = dyn Fn(&Response) -> bool + Send + Sync;
-type RenderError = dyn Fn(&Error) -> Response + Send + Sync;
-
-#[derive(Clone)]
-pub(crate) struct Settings {
-    pub(crate) deadline: Duration,
-    pub(crate) grace: Duration,
-    pub(crate) body_limit: usize,
-    pub(crate) body_timeout: Duration,
-    pub(crate) max_attempts: u32,
-    pub(crate) backoff: Backoff,
-    pub(crate) dry_run: bool,
-    pub(crate) commit_if: Option<Arc<CommitIf>>,
-    pub(crate) error_response: Option<Arc<RenderError>>,
+    engine: Arc<Engine>,
+    limits: Limits,
+    options: Arc<Options>,
 }
 
 impl Interlock {
-    /// An interlock on `pool`, with the defaults named at each setting.
+    /// Returns an interlock on `pool` with the defaults of each [setting](InterlockBuilder).
     ///
-    /// Any pool will do; [`pool_options`](Self::pool_options) makes the one we recommend. Nothing
-    /// is sent yet. The first transaction looks at the server once: it is refused as
+    /// Any pool will do; [`pool_options`](Self::pool_options) makes the recommended one. Nothing is
+    /// sent yet. The first transaction inspects the server once: it is rejected as
     /// [`Misconfigured`](crate::ErrorKind::Misconfigured) if a setting of the session breaks a
-    /// promise of this crate (`autocommit_before_ddl`, `default_transaction_use_follower_reads`, `force_savepoint_restart`),
-    /// and a warning is logged for one that weakens it.
+    /// promise of this crate (`autocommit_before_ddl`, `default_transaction_use_follower_reads`,
+    /// `force_savepoint_restart`), and a warning is logged for a setting that weakens one.
     #[must_use]
     pub fn new(pool: PgPool) -> Self {
-        Self {
-            shared: Arc::new(Shared {
-                pool,
-                server: OnceLock::new(),
-                handoff: OnceLock::new(),
-                turns: Turns::default(),
-                running: TaskTracker::new(),
-            }),
-            settings: Arc::new(Settings::default()),
-        }
+        Self::builder(pool).build()
     }
 
-    /// Options for the pool, to be completed with its size.
+    /// Returns a builder for an interlock on `pool`.
+    pub fn builder(pool: PgPool) -> InterlockBuilder {
+        InterlockBuilder::new(pool, false)
+    }
+
+    /// Connects to `url` with the recommended pool of 10 connections, and inspects the server.
+    ///
+    /// No other code has the pool, so connections pass from request to request: see
+    /// [`handoff`](InterlockBuilder::handoff).
+    ///
+    /// # Errors
+    ///
+    /// Returns [`Misconfigured`](crate::ErrorKind::Misconfigured) if `url` is malformed or a
+    /// setting of the server breaks a promise, and [`Unavailable`](crate::ErrorKind::Unavailable)
+    /// if there is no connection.
+    pub async fn connect(url: &str) -> Result<Self, Error> {
+        let options: PgConnectOptions = url
+            .parse()
+            .map_err(|error| Error::database(ErrorKind::Misconfigured, error))?;
+        let interlock = Self::connect_with(options, 10).build();
+        interlock.engine.database.inspect().await?;
+        Ok(interlock)
+    }
+
+    /// Returns a builder for an interlock with the recommended pool of `max_connections`, which
+    /// connects when it is first used. [`handoff`](InterlockBuilder::handoff) is on.
+    pub fn connect_with(options: PgConnectOptions, max_connections: u32) -> InterlockBuilder {
+        let pool = Self::pool_options().max_connections(max_connections);
+        InterlockBuilder::new(pool.connect_lazy_with(options), true)
+    }
+
+    /// Returns the recommended options for a pool, to be completed with its size.
     ///
     /// * `test_before_acquire(false)`: the ping would cost a round trip for each request, and a
     ///   dead connection at BEGIN is replaced anyway.
-    /// * `acquire_timeout(5 s)`: half of the default [`deadline`](Self::deadline), so that a full
-    ///   pool is answered as such.
+    /// * `acquire_timeout(5 s)`: half of the default [`deadline`](InterlockBuilder::deadline), so
+    ///   that an exhausted pool is reported as such.
     /// * An `after_connect` that sets, each where the server knows it:
-    ///   * `default_transaction_isolation = 'serializable'`, so that queries on the pool, too,
-    ///     respect the permissions that the layer checks;
+    ///   * `default_transaction_isolation = 'serializable'`, so that queries on the pool respect
+    ///     the permissions that the layer checks as well;
     ///   * `statement_timeout = '20s'`, the server's side of the default deadline. It is longer,
     ///     because CockroachDB applies it to COMMIT as well, whose outcome it then leaves unknown;
-    ///   * `idle_in_transaction_session_timeout = '30s'`, for locks of a process that hangs;
-    ///   * `autocommit_before_ddl = off`: [on by default](https://www.cockroachlabs.com/docs/stable/session-variables)
-    ///     since CockroachDB v25.1, it commits half a request when a handler sends DDL.
+    ///   * `idle_in_transaction_session_timeout = '30s'`, for the locks of a process that hangs;
+    ///   * `autocommit_before_ddl = off`: [on by
+    ///     default](https://www.cockroachlabs.com/docs/stable/session-variables) since CockroachDB
+    ///     v25.1, it commits half a request when a handler sends DDL.
     ///
-    ///   An `after_connect` of your own replaces this one.
+    ///   Your own `after_connect` replaces this one.
     #[must_use]
     pub fn pool_options() -> PgPoolOptions {
-        server::pool_options()
+        database::pool_options()
     }
 
-    /// The layer that lets a request pass if `policy` does.
+    /// Returns the layer that lets a request pass if `policy` allows it.
     ///
-    /// For a policy whose extractors need state, see
+    /// For a policy whose extractors need state, use
     /// [`require_with_state`](Self::require_with_state).
     pub fn require<P, M>(&self, policy: P) -> AuthorizeLayer
     where
@@ -126,170 +118,137 @@ impl Interlock {
         self.require_with_state((), policy)
     }
 
-    /// The layer that lets a request pass if `policy` does, with `state` for its extractors.
+    /// Returns the layer that lets a request pass if `policy` allows it, with `state` for the
+    /// policy's extractors.
     pub fn require_with_state<S, P, M>(&self, state: S, policy: P) -> AuthorizeLayer
     where
         P: Policy<M, S>,
         S: Send + Sync + 'static,
         M: 'static,
     {
-        AuthorizeLayer::new(self.clone(), Arc::new(Stateful::new(policy, state)))
+        AuthorizeLayer::new(
+            Arc::clone(&self.engine),
+            self.limits,
+            Options::clone(&self.options),
+            Arc::new(PolicyWithState::new(policy, state)),
+        )
     }
 
-    /// How long a request may take from the end of its body to its answer, all attempts included.
-    /// Default: 10 seconds, well above what a transaction should take, well below what a proxy waits.
+    /// Runs `work` in a SERIALIZABLE transaction outside of a request. It commits if `work` returns
+    /// `Ok`, and rolls back if it returns `Err`.
     ///
-    /// Past it the handler is cancelled, the transaction is rolled back, and the answer is
-    /// [`DeadlineExceeded`](crate::ErrorKind::DeadlineExceeded). Only a COMMIT that was already
-    /// sent gets [`grace`](Self::grace).
-    #[must_use]
-    pub fn deadline(mut self, deadline: Duration) -> Self {
-        self.change().deadline = deadline;
-        self
-    }
-
-    /// How long past the [`deadline`](Self::deadline) the answer to a COMMIT is awaited.
-    /// Default: 5 seconds, more than a COMMIT needs that will be acknowledged at all.
+    /// The promises, limits, retries and hooks are those of a request. After a serialization
+    /// failure `work` is called again with a new [`Tx`], so it must have no other effects; use
+    /// [`Tx::after_commit`] for those. Permissions are checked inside of `work`, by the same
+    /// functions that the policies of requests call.
     ///
-    /// Then the answer is [`OutcomeUnknown`](crate::ErrorKind::OutcomeUnknown). The COMMIT goes
-    /// on, and its outcome is logged.
-    #[must_use]
-    pub fn grace(mut self, grace: Duration) -> Self {
-        self.change().grace = grace;
-        self
-    }
-
-    /// How many bytes of a request body are kept in memory, to be replayed.
-    /// Default: 2 MiB, as axum's own limit.
-    #[must_use]
-    pub fn body_limit(mut self, bytes: usize) -> Self {
-        self.change().body_limit = bytes;
-        self
-    }
-
-    /// How long a client may take to send its body. Default: 30 seconds.
+    /// ```
+    /// use tower_interlock::{Denied, Error, Interlock, Tx};
     ///
-    /// No connection is taken before the body is there, so slow clients cost memory only.
-    #[must_use]
-    pub fn body_timeout(mut self, timeout: Duration) -> Self {
-        self.change().body_timeout = timeout;
-        self
+    /// async fn may_purge(tx: &mut Tx, user: i64) -> Result<(), Error> {
+    ///     let rule = "SELECT EXISTS (SELECT 1 FROM administrators WHERE user_id = $1)";
+    ///     let allowed: bool = sqlx::query_scalar(rule).bind(user).fetch_one(tx).await?;
+    ///     Ok(Denied::unless(allowed, "no administrator")?)
+    /// }
+    ///
+    /// async fn purge(interlock: &Interlock, user: i64) -> Result<u64, Error> {
+    ///     interlock
+    ///         .transact(async |mut tx: Tx| {
+    ///             may_purge(&mut tx, user).await?;
+    ///             let purged = sqlx::query("DELETE FROM documents WHERE deleted").execute(&mut tx).await?;
+    ///             Ok::<_, Error>(purged.rows_affected())
+    ///         })
+    ///         .await
+    /// }
+    /// ```
+    ///
+    /// For a future that is `Send`, pass `async |mut tx: Tx| { … }` without `move`, or a closure
+    /// that returns an `async move` block.
+    ///
+    /// # Nesting
+    ///
+    /// While the task has a [`Tx`] of the same `Interlock` open, it is
+    /// [`Misconfigured`](crate::ErrorKind::Misconfigured). It does not join that transaction, since
+    /// it could then neither commit nor be retried on its own.
+    ///
+    /// # Errors
+    ///
+    /// Returns the error of `work`, or an [`Error`] converted to it:
+    /// [`RetriesExhausted`](crate::ErrorKind::RetriesExhausted),
+    /// [`DeadlineExceeded`](crate::ErrorKind::DeadlineExceeded),
+    /// [`ConstraintViolation`](crate::ErrorKind::ConstraintViolation),
+    /// [`TransactionAborted`](crate::ErrorKind::TransactionAborted) if `work` returned `Ok`
+    /// although a statement had failed, [`TxEscaped`](crate::ErrorKind::TxEscaped) if its `Tx` is
+    /// still alive, and [`OutcomeUnknown`](crate::ErrorKind::OutcomeUnknown). In every case but the
+    /// last, nothing was kept.
+    ///
+    /// # Cancellation
+    ///
+    /// Dropped, it rolls back. A COMMIT that was sent is finished in the background, with its
+    /// hooks.
+    pub async fn transact<T, E, F, Fut>(&self, work: F) -> Result<T, E>
+    where
+        F: FnMut(Tx) -> Fut + Send,
+        Fut: Future<Output = Result<T, E>> + Send,
+        T: Send,
+        E: From<Error> + Send + 'static,
+    {
+        self.transaction().run(work).await
     }
 
-    /// How often a request is run at most; 0 counts as 1. Default: 100; under contention the
-    /// [`deadline`](Self::deadline) is what should end it.
-    #[must_use]
-    pub fn max_attempts(mut self, attempts: u32) -> Self {
-        self.change().max_attempts = attempts.max(1);
-        self
+    /// Returns a transaction with settings of its own: a name, a deadline, READ ONLY.
+    ///
+    /// ```
+    /// # use tower_interlock::{Error, Interlock, Tx};
+    /// # async fn count(interlock: &Interlock) -> Result<i64, Error> {
+    /// let count = interlock.transaction().named("documents.count").read_only();
+    /// count
+    ///     .run(async |mut tx: Tx| {
+    ///         let count = sqlx::query_scalar("SELECT count(*) FROM documents").fetch_one(&mut tx).await?;
+    ///         Ok::<_, Error>(count)
+    ///     })
+    ///     .await
+    /// # }
+    /// ```
+    pub fn transaction(&self) -> TransactionBuilder<'_> {
+        TransactionBuilder::new(&self.engine, self.limits)
     }
 
-    /// How requests wait that have met a serialization failure. Default: 2 ms and 100 ms.
+    /// Rejects new work with [`Unavailable`](crate::ErrorKind::Unavailable), and waits for the work
+    /// under way, its COMMITs and ROLLBACKs, and its hooks.
     ///
-    /// They stand in a line with those for the same path, for of those who want one row only one can
-    /// commit. Whose turn it is runs again at once, and after some failures more with pauses: full
-    /// jitter up to `base`, doubled for each, up to `cap`. Nobody waits for a turn longer than
-    /// `cap`. While the line is a crowd, those who have not begun yet wait as long, for it to disperse.
-    /// No connection is held meanwhile.
-    ///
-    /// Lines are those of this process. A conditional write only pauses.
-    #[must_use]
-    pub fn backoff(mut self, base: Duration, cap: Duration) -> Self {
-        self.change().backoff = Backoff { base, cap };
-        self
-    }
-
-    /// Hands a connection that a request is done with straight to the next one. Off by default.
-    ///
-    /// sqlx pings each connection that comes back to its pool, and nobody has it until that is answered.
-    /// Without the trip through the pool, a full one serves up to twice as many conditional writes,
-    /// and a quarter more requests that make four round trips.
-    ///
-    /// **In between, the pool's `after_release` and `before_acquire` do not run**, and it tests nothing.
-    /// Leave it off if they take back what a request may leave on its connection, as with `RESET ALL`.
-    ///
-    /// A connection is handed on only when it is known to be in step with the server, outside of a
-    /// transaction. It goes to the pool when no request wants it at once, and from the request that
-    /// has it 100 ms after it came from there, so that others who wait get their turn. Holds for all
-    /// clones of this one.
-    #[must_use]
-    pub fn handoff(self) -> Self {
-        self.shared.handoff.get_or_init(Arc::default);
-        self
-    }
-
-    /// Always rolls back, after having checked the deferred constraints. For tests.
-    #[must_use]
-    pub fn dry_run(mut self) -> Self {
-        self.change().dry_run = true;
-        self
-    }
-
-    /// Says which answers of 2xx and 3xx are successes. Default: all of them.
-    ///
-    /// For protocols like gRPC or GraphQL that answer 200 for errors. Where it says no, the
-    /// transaction is rolled back and the answer goes out.
-    #[must_use]
-    pub fn commit_if(
-        mut self,
-        condition: impl Fn(&Response) -> bool + Send + Sync + 'static,
-    ) -> Self {
-        self.change().commit_if = Some(Arc::new(condition));
-        self
-    }
-
-    /// Renders errors: those of the layer itself, and each [`Error`] or
-    /// [`Denied`](crate::Denied) that a policy or a handler answers with.
-    /// Default: problem+json. Take care to keep an [`Error`]'s source to yourself.
-    #[must_use]
-    pub fn error_response(
-        mut self,
-        render: impl Fn(&Error) -> Response + Send + Sync + 'static,
-    ) -> Self {
-        self.change().error_response = Some(Arc::new(render));
-        self
-    }
-
-    /// Stops: new requests are answered with [`Unavailable`](crate::ErrorKind::Unavailable), and the
-    /// returned future waits for those under way, for their COMMITs and ROLLBACKs and for their hooks.
-    ///
-    /// For all clones, and for good. Call it after the server's graceful shutdown and before the
-    /// pool is closed. Dropping the future stops the waiting only.
+    /// It applies to all clones, and cannot be undone. Call it after the server's graceful shutdown
+    /// and before the pool is closed. Dropping the future stops the waiting only.
     pub async fn drain(&self) {
-        self.shared.running.close();
-        self.shared.running.wait().await;
-    }
-
-    fn change(&mut self) -> &mut Settings {
-        Arc::make_mut(&mut self.settings)
+        self.engine.database.drain().await;
     }
 }
 
-impl Default for Settings {
-    fn default() -> Self {
-        Self {
-            deadline: Duration::from_secs(10),
-            grace: Duration::from_secs(5),
-            body_limit: 2 * 1024 * 1024,
-            body_timeout: Duration::from_secs(30),
-            max_attempts: 100,
-            backoff: Backoff {
-                base: Duration::from_millis(2),
-                cap: Duration::from_millis(100),
-            },
-            dry_run: false,
-            commit_if: None,
-            error_response: None,
+impl InterlockBuilder {
+    /// Returns the interlock.
+    #[must_use]
+    pub fn build(self) -> Interlock {
+        let (engine, limits, options) = self.into_parts();
+        Interlock {
+            engine: Arc::new(engine),
+            limits,
+            options: Arc::new(options),
         }
+    }
+}
+
+impl write::sealed::Target for &Interlock {
+    async fn run(self, statement: write::BoundStatement) -> Result<Option<write::Written>, Error> {
+        write::run_autocommit(&self.engine, &self.limits, &statement).await
     }
 }
 
 impl fmt::Debug for Interlock {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Interlock")
-            .field("deadline", &self.settings.deadline)
-            .field("max_attempts", &self.settings.max_attempts)
-            .field("dry_run", &self.settings.dry_run)
+            .field("deadline", &self.limits.deadline)
+            .field("max_attempts", &self.limits.max_attempts)
+            .field("dry_run", &self.limits.dry_run)
             .finish_non_exhaustive()
     }
 }

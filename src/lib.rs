@@ -1,12 +1,12 @@
 //! Transactional authorization: the permission check and the handler run in one SERIALIZABLE
-//! transaction of CockroachDB or PostgreSQL. They commit together, or nothing happens.
+//! transaction of CockroachDB or PostgreSQL. It is committed only if both succeed.
 //!
 //! ```
 //! # use axum::{Extension, Router, extract::Path, routing::put};
 //! use tower_interlock::{Authorized, Denied, Error, Interlock, Tx};
 //!
 //! # #[derive(Clone)] struct User { id: i64 }
-//! /// Proof that the caller may edit the document; made only by the policy.
+//! /// Proof that the caller may edit the document. Only the policy makes one.
 //! #[derive(Clone)]
 //! struct CanEdit { document: i64 }
 //!
@@ -17,7 +17,7 @@
 //!     Ok(CanEdit { document })
 //! }
 //!
-//! async fn update(Authorized(can): Authorized<CanEdit>, mut tx: Tx, body: String) -> Result<String, Error> {
+//! async fn update(can: Authorized<CanEdit>, mut tx: Tx, body: String) -> Result<String, Error> {
 //!     sqlx::query("UPDATE documents SET body = $2 WHERE id = $1").bind(can.document).bind(&body).execute(&mut tx).await?;
 //!     Ok(body)
 //! }
@@ -30,126 +30,117 @@
 //!
 //! A whole service of this kind is in `examples/documents`.
 //!
-//! # Where to find what
+//! # Map
 //!
-//! * [`Policy`]: how to write a check; [`Authorized`]: its proof, in the handler; [`Denied`]: its refusal.
+//! * [`Policy`]: how to write a check; [`Authorized`]: its proof, in the handler; [`Denied`]: its
+//!   denial.
 //! * [`Tx`]: the transaction, in policies and handlers; [`Savepoint`]: a part of it that may fail;
-//!   [`Tx::after_commit`]: what must not happen before it is true.
-//! * [`ConditionalWrite`]: check and write in one statement, where one is enough.
+//!   [`Tx::after_commit`]: effects that must follow the COMMIT.
+//! * [`ConditionalWrite`]: check and write in one statement; [`precondition`]: `If-Match` and
+//!   `ETag`.
+//! * [`Interlock::transact`]: the same promises outside of requests.
 //! * [`AuthorizeLayer`]: **when it commits**, nesting, cancellation.
-//! * [`Interlock`]: the settings, and [the pool](Interlock::pool_options).
-//! * [`ErrorKind`]: every answer that the layer makes itself; [`Error`]: how they are told apart.
-//! * [`Report`]: what became of a request, for logs and tests.
+//! * [`InterlockBuilder`]: the settings; [`Interlock::pool_options`]: the pool.
+//! * [`ErrorKind`]: every error that the crate responds with; [`Error`]: how to tell them apart.
+//! * [`Report`]: what became of a request; [`observe`]: metrics and traces of all work.
 //!
-//! # What it promises
+//! # Promises
 //!
-//! 1. **Success means committed.** A 2xx or 3xx leaves only after the database has acknowledged
-//!    COMMIT. (If no statement was run there is nothing to commit, and with
-//!    [`rollback_only`](Tx::rollback_only) or [`dry_run`](Interlock::dry_run) nothing is.)
-//! 2. **The permission holds at commit.** What a policy has read through its [`Tx`] is in the
-//!    transaction of the write. A revocation that was acknowledged before the request began is
-//!    always seen; one that commits meanwhile is ordered before the request, which is then denied,
-//!    or after it.
-//! 3. **All or nothing.** After a denial, an error, a panic, a timeout, a disconnect or an escaped
-//!    `Tx`, nothing is kept.
-//! 4. **Once.** However many attempts: the effects in the database happen once, hooks at most once.
-//! 5. **Nothing leaks.** No connection returns to the pool inside a transaction, and no database
-//!    text reaches a client.
-//! 6. **Unknown is said.** If the outcome of COMMIT cannot be known, the answer is
-//!    [`OutcomeUnknown`](ErrorKind::OutcomeUnknown), and nothing is repeated.
-//! 7. **Fail closed.** Without a policy there is no transaction. A check that could not run is a
-//!    5xx: never a 403, never an allow. NULL is not true.
+#![doc = include_str!("docs/promises.md")]
 //!
-//! # What it does not do
+//! The rules behind them are numbered in
+//! [the contract](https://docs.rs/crate/tower-interlock/latest/source/docs/contract.md).
 //!
-//! * Authentication. The caller is an extractor of yours; one that reads through [`Tx`] puts
-//!   sessions and tokens under the second promise, too.
-//! * Checks of what was not read through the `Tx`: caches, replicas, `AS OF SYSTEM TIME`, queries
-//!   on the pool, clocks (`now()` is the start of the transaction).
-//! * Effects outside of the database. Use [`Tx::after_commit`], which a crash may lose, or an
-//!   outbox table.
-//! * Two databases in one request, or isolation below SERIALIZABLE.
+//! # Limits
+//!
+//! * It does not authenticate. The caller is an extractor of yours; one that reads through [`Tx`]
+//!   brings sessions and tokens under the second promise as well.
+//! * It does not check what was not read through the `Tx`: caches, replicas, `AS OF SYSTEM TIME`,
+//!   queries on the pool, clocks (`now()` is the start of the transaction).
+//! * It does not undo effects outside of the database. Use [`Tx::after_commit`], which a crash may
+//!   lose, or an outbox table.
+//! * It does not span two databases in one request, and has no isolation below SERIALIZABLE.
 //!
 //! # Deployment caveats
 //!
-//! * **Policies and handlers run more than once.** A serialization failure starts them again, with
-//!   the body from memory. Whatever they do besides SQL is done again.
-//! * **PostgreSQL** tracks conflicts between
-//!   [SERIALIZABLE transactions](https://www.postgresql.org/docs/current/transaction-iso.html#XACT-SERIALIZABLE)
-//!   only. The second promise holds if everything that changes permissions is SERIALIZABLE:
-//!   migrations, admin tools and psql as well. Attach the [guard](SERIALIZABLE_GUARD) to every
-//!   table that a policy reads.
-//! * **CockroachDB** is [SERIALIZABLE by default](https://www.cockroachlabs.com/docs/stable/transactions#isolation-levels)
-//!   and needs no guard. Its second promise is as good as its clocks: within
+//! * **Policies and handlers may run several times.** After a serialization failure they are
+//!   retried, with the body from memory. Their effects other than SQL are repeated.
+//! * **PostgreSQL** tracks conflicts between [SERIALIZABLE
+//!   transactions](https://www.postgresql.org/docs/current/transaction-iso.html#XACT-SERIALIZABLE)
+//!   only. The second promise holds if everything that changes permissions is SERIALIZABLE,
+//!   including migrations, admin tools and psql. Attach the [guard](schema::SERIALIZABLE_GUARD) to
+//!   every table that a policy reads.
+//! * **CockroachDB** is [SERIALIZABLE by
+//!   default](https://www.cockroachlabs.com/docs/stable/transactions#isolation-levels) and needs no
+//!   guard. Its second promise holds as long as its clocks are within
 //!   [`--max-offset`](https://www.cockroachlabs.com/docs/stable/cockroach-start#flags-max-offset).
-//! * **Layer order.** Use `route_layer`, not `Router::layer`, and authenticate outside of it. What
-//!   turns answers of 4xx and 5xx into others belongs outside as well: inside, a success is a
-//!   reason to commit. Where a route has several methods, give each its own call of
-//!   `Router::route`, or merge them: `get(a).route_layer(x).put(b).route_layer(y)` wraps `a` in both.
-//! * **Timeouts.** Use [`deadline`](Interlock::deadline). A timeout layer outside of this one
-//!   cannot tell a request that was rolled back from one whose COMMIT is under way.
-//! * **Bodies** are read to their end before a connection is taken, so that slow clients hold
+//! * **Layer order.** Use `route_layer`, not `Router::layer`, and authenticate outside of it.
+//!   Middleware that turns responses of 4xx and 5xx into others belongs outside as well: inside, a
+//!   success is a reason to commit. Where a route has several methods, give each its own call of
+//!   `Router::route`, or merge them: `get(a).route_layer(x).put(b).route_layer(y)` wraps `a` in
+//!   both.
+//! * **Timeouts.** Use [`deadline`](InterlockBuilder::deadline). A timeout layer outside of this
+//!   one cannot tell a request that was rolled back from one whose COMMIT is under way.
+//! * **Bodies** are read to their end before a connection is acquired, so that slow clients hold
 //!   none. Uploads that do not fit into memory are [`unbuffered`](AuthorizeLayer::unbuffered), with
 //!   one attempt and without that protection.
-//! * **Streamed answers** come after the commit: a `Tx` cannot be moved into one.
-//! * **A disconnect** cancels policy and handler and rolls back, save a COMMIT that was sent.
-//! * **Shutdown:** the server's own, then [`drain`](Interlock::drain), then the pool.
+//! * **Streamed responses** follow the commit: a `Tx` cannot be moved into one.
+//! * **A disconnect** cancels policy and handler and rolls back, except for a COMMIT that was sent.
+//! * **Shutdown:** first the server's own, then [`drain`](Interlock::drain), then the pool.
 //!
 //! # Features
 //!
-//! None. It brings no TLS: choose sqlx's in your own `Cargo.toml`.
+//! There are none. The crate brings no TLS: choose sqlx's in your own `Cargo.toml`.
 
 mod attempt;
-mod autocommit;
-mod body;
-mod condition;
-mod conditional;
-mod detach;
+mod builder;
+mod database;
 mod error;
-mod fused;
-mod handoff;
+mod http;
 mod interlock;
-mod layer;
-mod lease;
-mod lexer;
-mod policy;
-mod precondition;
+pub mod observe;
 mod report;
-mod retry;
-mod savepoint;
-mod server;
-mod settlement;
-mod slot;
-mod statement;
-mod template;
-mod transaction;
-mod turn;
+pub mod transact;
 mod tx;
-mod until;
-mod write_on;
+mod write;
 
 pub use crate::{
-    condition::Condition,
-    conditional::{BoundWrite, ConditionalWrite},
+    attempt::Backoff,
+    builder::InterlockBuilder,
     error::{Denied, Error, ErrorKind},
+    http::{AuthorizeLayer, Authorized, Policy},
     interlock::Interlock,
-    layer::{Authorize, AuthorizeLayer, ResponseFuture},
-    policy::{Authorized, Policy},
-    precondition::{ETag, IfMatch, IfNoneMatch},
     report::{Outcome, Report},
-    savepoint::Savepoint,
-    tx::Tx,
-    write_on::WriteOn,
+    tx::{Savepoint, Tx},
+    write::{Condition, ConditionalWrite},
 };
 
-/// The guard for permission tables on PostgreSQL: `sql/serializable_guard.sql`, which says how to
-/// attach it.
-///
-/// It makes the function `interlock_guard()`, for a trigger that refuses changes of permissions in
-/// transactions below SERIALIZABLE. CockroachDB needs no guard.
-pub const SERIALIZABLE_GUARD: &str = include_str!("../sql/serializable_guard.sql");
+/// The types around a [`ConditionalWrite`].
+pub mod conditional {
+    pub use crate::write::{BoundWrite, WriteTarget};
+}
 
-/// The README's example, compiled.
+/// The Tower service of an [`AuthorizeLayer`].
+pub mod layer {
+    pub use crate::http::{AuthorizeService, ResponseFuture};
+}
+
+/// HTTP preconditions on the integer version of a row.
+pub mod precondition {
+    pub use crate::http::precondition::{ETag, IfMatch, IfNoneMatch};
+}
+
+/// SQL for the database.
+pub mod schema {
+    /// The guard for permission tables on PostgreSQL: `sql/serializable_guard.sql`, which says how
+    /// to attach it.
+    ///
+    /// It creates the function `interlock_guard()`, for a trigger that rejects changes of
+    /// permissions in transactions below SERIALIZABLE. CockroachDB needs no guard.
+    pub const SERIALIZABLE_GUARD: &str = include_str!("../sql/serializable_guard.sql");
+}
+
+/// The examples of the README, compiled.
 #[cfg(doctest)]
 #[doc = include_str!("../README.md")]
 struct Readme;

@@ -1,6 +1,6 @@
-//! What became of a request, for logs and tests.
+//! What became of a request.
 
-/// What the layer did, in the extensions of every answer that leaves it.
+/// What the layer did, in the extensions of every response that leaves it.
 #[derive(Debug, Clone)]
 pub struct Report {
     pub(crate) policies: Vec<&'static str>,
@@ -8,7 +8,7 @@ pub struct Report {
     pub(crate) outcome: Outcome,
 }
 
-/// What became of the request's transaction.
+/// What became of a transaction.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Outcome {
@@ -18,24 +18,25 @@ pub enum Outcome {
     Committed,
     /// Nothing was kept.
     RolledBack,
-    /// COMMIT was sent, and its outcome is not known.
+    /// COMMIT was sent and its outcome cannot be known.
     Unknown,
 }
 
 impl Report {
-    /// The policies that were checked in the last attempt, by type name, the outermost first.
+    /// Returns the policies that were checked in the last attempt, the outermost first: by the name
+    /// given to their layer, else by type name.
     #[must_use]
     pub fn policies(&self) -> &[&'static str] {
         &self.policies
     }
 
-    /// How many attempts were made; 0 if the body was refused.
+    /// Returns the number of attempts. It is 0 if the body was rejected.
     #[must_use]
     pub fn attempts(&self) -> u32 {
         self.attempts
     }
 
-    /// What became of the transaction.
+    /// Returns what became of the transaction.
     #[must_use]
     pub fn outcome(&self) -> Outcome {
         self.outcome

@@ -97,9 +97,11 @@ impl Way {
             Self::ByHand => by_hand::router(pool),
             Self::AxumSqlxTx | Self::AxumSqlxTxDefault => axum_sqlx_tx::router(pool),
             Self::Layer => layer::router(&Interlock::new(pool)),
-            Self::LayerHandoff => layer::router(&Interlock::new(pool).handoff()),
+            Self::LayerHandoff => layer::router(&Interlock::builder(pool).handoff(true).build()),
             Self::Conditional => conditional::router(Interlock::new(pool)),
-            Self::ConditionalHandoff => conditional::router(Interlock::new(pool).handoff()),
+            Self::ConditionalHandoff => {
+                conditional::router(Interlock::builder(pool).handoff(true).build())
+            }
         }
     }
 }

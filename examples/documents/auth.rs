@@ -5,8 +5,7 @@
 
 use axum::{
     extract::FromRequestParts,
-    http::{StatusCode, header, request::Parts},
-    response::{IntoResponse, Response},
+    http::{header, request::Parts},
 };
 use sha2::{Digest as _, Sha256};
 use sqlx::PgPool;
@@ -28,10 +27,10 @@ pub(crate) async fn issue_token(pool: &PgPool, user: &str) -> Result<String, sql
 pub(crate) struct TokenHash(pub(crate) [u8; 32]);
 
 impl<S: Sync> FromRequestParts<S> for TokenHash {
-    type Rejection = StatusCode;
+    type Rejection = Error;
 
-    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, StatusCode> {
-        let token = bearer_token(parts).ok_or(StatusCode::UNAUTHORIZED)?;
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Error> {
+        let token = bearer_token(parts).ok_or_else(unauthenticated)?;
         Ok(Self(hash(token)))
     }
 }
@@ -46,37 +45,23 @@ pub(crate) struct User {
 }
 
 impl<S: Sync> FromRequestParts<S> for User {
-    type Rejection = Response;
+    type Rejection = Error;
 
-    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Response> {
-        let TokenHash(token_hash) = TokenHash::from_request_parts(parts, state)
-            .await
-            .map_err(IntoResponse::into_response)?;
-        let mut tx = Tx::from_request_parts(parts, state)
-            .await
-            .map_err(IntoResponse::into_response)?;
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Error> {
+        let TokenHash(token_hash) = TokenHash::from_request_parts(parts, state).await?;
+        let mut tx = Tx::from_request_parts(parts, state).await?;
         let name: Option<String> =
             sqlx::query_scalar("SELECT user_name FROM tokens WHERE hash = $1")
                 .bind(token_hash)
                 .fetch_optional(&mut tx)
-                .await
-                .map_err(|error| Error::from(error).into_response())?;
-        let name = name.ok_or_else(|| StatusCode::UNAUTHORIZED.into_response())?;
+                .await?;
+        let name = name.ok_or_else(unauthenticated)?;
         Ok(Self { name, token_hash })
     }
 }
 
-/// Gives every 401 a problem document, and the challenge that HTTP requires.
-pub(crate) async fn challenge(response: Response) -> Response {
-    if response.status() != StatusCode::UNAUTHORIZED {
-        return response;
-    }
-    let headers = [
-        (header::WWW_AUTHENTICATE, "Bearer"),
-        (header::CONTENT_TYPE, "application/problem+json"),
-    ];
-    let problem = r#"{"type":"about:blank","title":"Unauthorized","status":401}"#;
-    (StatusCode::UNAUTHORIZED, headers, problem).into_response()
+fn unauthenticated() -> Error {
+    Error::unauthenticated("Bearer")
 }
 
 fn bearer_token(parts: &Parts) -> Option<&str> {

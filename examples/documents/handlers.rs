@@ -8,7 +8,8 @@ use axum::{
 };
 use serde::{Deserialize, Serialize};
 use tower_interlock::{
-    Authorized, Condition, ConditionalWrite, ETag, Error, IfMatch, IfNoneMatch, Interlock, Tx,
+    Authorized, Condition, ConditionalWrite, Error, Interlock, Tx,
+    precondition::{ETag, IfMatch, IfNoneMatch},
 };
 use uuid::Uuid;
 
@@ -44,7 +45,7 @@ pub(crate) async fn create(
     .bind(draft.body)
     .fetch_one(&mut tx)
     .await?;
-    let etag = ETag::of(document.version);
+    let etag = ETag::new(document.version);
     Ok((StatusCode::CREATED, etag, Json(document)))
 }
 
@@ -58,7 +59,7 @@ pub(crate) async fn read(
             .bind(can.document)
             .fetch_one(&mut tx)
             .await?;
-    Ok(known.unless_current(document.version, || Json(document)))
+    Ok(known.not_modified_or(document.version, || Json(document)))
 }
 
 /// Checks and writes in one statement. The first condition that is not true makes the response.
@@ -66,10 +67,7 @@ static UPDATE: ConditionalWrite = ConditionalWrite::new(
     "UPDATE documents SET body = $3, version = version + 1 WHERE id = $2 AND {conditions}
      RETURNING id, owner, body, version",
     &[
-        Condition::other(
-            StatusCode::UNAUTHORIZED,
-            "EXISTS (SELECT 1 FROM tokens WHERE hash = $1)",
-        ),
+        Condition::authenticated("EXISTS (SELECT 1 FROM tokens WHERE hash = $1)", "Bearer"),
         Condition::permitted(HAS_ACCESS).hidden(),
         Condition::current("(SELECT version FROM documents WHERE id = $2) = $4"),
     ],
@@ -90,7 +88,7 @@ pub(crate) async fn update_if_permitted(
         .bind(expected.single()?)
         .fetch_one(&interlock)
         .await?;
-    Ok((ETag::of(document.version), Json(document)))
+    Ok((ETag::new(document.version), Json(document)))
 }
 
 pub(crate) async fn remove(can: Authorized<Ownership>, mut tx: Tx) -> Result<StatusCode, Error> {

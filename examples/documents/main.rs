@@ -18,7 +18,6 @@ use std::{
 
 use axum::{
     Router,
-    middleware::map_response,
     routing::{delete, get, post, put},
 };
 use sqlx::postgres::PgConnectOptions;
@@ -31,9 +30,11 @@ use crate::handlers::{create, read, remove, share, unshare, update_if_permitted}
 
 /// The routes, each with its protection.
 fn router(interlock: &Interlock) -> Router {
-    let signed_in = interlock.require(policies::signed_in);
-    let has_access = interlock.require(policies::has_access);
-    let is_owner = interlock.require(policies::is_owner);
+    let signed_in = interlock.require(policies::signed_in).named("signed-in");
+    let has_access = interlock
+        .require(policies::has_access)
+        .named("documents.access");
+    let is_owner = interlock.require(policies::is_owner).named("documents.own");
 
     let document = "/documents/{document}";
     let grant = "/documents/{document}/grants/{user}";
@@ -44,7 +45,6 @@ fn router(interlock: &Interlock) -> Router {
         .route(document, put(update_if_permitted))
         .route(document, delete(remove).route_layer(is_owner.clone()))
         .route(grant, put(share).delete(unshare).route_layer(is_owner))
-        .layer(map_response(auth::challenge))
         .with_state(interlock.clone())
 }
 

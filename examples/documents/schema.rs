@@ -1,7 +1,7 @@
 //! The tables. A real service would use migrations.
 
 use sqlx::{AssertSqlSafe, PgPool};
-use tower_interlock::SERIALIZABLE_GUARD;
+use tower_interlock::schema::SERIALIZABLE_GUARD;
 
 /// The SQL schema of the example; connections have it as their `search_path`.
 pub(crate) const NAME: &str = "documents_example";

@@ -130,7 +130,7 @@ fn trailers_are_replayed_on_retry() {
 #[test]
 fn body_at_limit_is_accepted() {
     test(async |kit| {
-        let app = app(&kit.interlock.clone().body_limit(8));
+        let app = app(&kit.builder().body_limit(8).build());
         for body in [Body::from("8 bytes."), chunked(&["8 byt", "es."])] {
             let response = send_body(&app, body).await;
             assert_eq!(
@@ -146,7 +146,7 @@ fn body_at_limit_is_accepted() {
 #[test]
 fn body_over_limit_is_rejected() {
     test(async |kit| {
-        let app = app(&kit.interlock.clone().body_limit(8));
+        let app = app(&kit.builder().body_limit(8).build());
         for body in [Body::from("9 bytes.."), chunked(&["9 bytes.", "."])] {
             let response = send_body(&app, body).await;
             response.assert_problem(ErrorKind::BodyTooLarge);
@@ -161,7 +161,7 @@ fn body_over_limit_is_rejected() {
 #[test]
 fn content_length_over_limit_is_rejected_before_body_arrives() {
     test(async |kit| {
-        let server = Server::start(app(&kit.interlock.clone().body_limit(8))).await;
+        let server = Server::start(app(&kit.builder().body_limit(8).build())).await;
         let mut client = server.connect().await;
         client.put("content-length: 9\r\n", "").await;
         assert!(client.response().await.starts_with("HTTP/1.1 413 "));
@@ -216,9 +216,9 @@ fn malformed_chunk_over_http_is_bad_request() {
 fn stalled_body_is_timeout() {
     test(async |kit| {
         let app = app(&kit
-            .interlock
-            .clone()
-            .body_timeout(Duration::from_millis(50)));
+            .builder()
+            .body_timeout(Duration::from_millis(50))
+            .build());
         let (chunks, body) = open_body();
         chunks.send("new").unwrap();
         let response = send_body(&app, body).await;
@@ -267,7 +267,7 @@ fn upload_app(kit: &Kit, interlock: &Interlock) -> (Router, mpsc::UnboundedRecei
 fn unbuffered_body_streams_to_handler() {
     test(async |kit| {
         // The limit does not apply, because nothing is kept in memory.
-        let (app, mut seen) = upload_app(&kit, &kit.interlock.clone().body_limit(3));
+        let (app, mut seen) = upload_app(&kit, &kit.builder().body_limit(3).build());
         let (chunks, body) = open_body();
         let response = tokio::spawn(async move { send_body(&app, body).await });
         for chunk in ["one, ", "two, ", "three"] {
@@ -292,7 +292,7 @@ fn unbuffered_request_is_not_retried() {
     test(async |kit| {
         let (app, _seen) = upload_app(&kit, &kit.interlock);
         let response = put(&app, "/1", "conflict").await;
-        response.assert_problem(ErrorKind::Contended);
+        response.assert_problem(ErrorKind::RetriesExhausted);
         assert_eq!(response.header(header::RETRY_AFTER), Some("1"));
         assert_eq!(response.report().attempts(), 1);
         assert_eq!(response.outcome(), Outcome::RolledBack);
@@ -303,7 +303,7 @@ fn unbuffered_request_is_not_retried() {
 #[test]
 fn unbuffered_deadline_includes_reading_the_body() {
     test(async |kit| {
-        let interlock = kit.interlock.clone().deadline(Duration::from_millis(300));
+        let interlock = kit.builder().deadline(Duration::from_millis(300)).build();
         let (app, _seen) = upload_app(&kit, &interlock);
         let (chunks, body) = open_body();
         chunks.send("new").unwrap();
@@ -318,7 +318,7 @@ fn unbuffered_deadline_includes_reading_the_body() {
 fn slow_clients_hold_no_connection() {
     const CLIENTS: usize = 200;
     test_with_pool(2, async |kit| {
-        let interlock = kit.interlock.clone().body_timeout(Duration::from_secs(3));
+        let interlock = kit.builder().body_timeout(Duration::from_secs(3)).build();
         let (waiting, mut waited) = watch::channel(0);
         let responded = Arc::new(AtomicUsize::new(0));
         let count = from_fn({

@@ -11,7 +11,7 @@ use futures::{StreamExt as _, stream};
 use sqlx::{PgPool, pool::PoolConnection};
 use support::{Kind, drop_after};
 use tower::ServiceExt as _;
-use tower_interlock::{Error, Interlock, Tx};
+use tower_interlock::{Error, Interlock, InterlockBuilder, Tx};
 
 use crate::kit::{Kit, can_edit, note, test_with_pool};
 
@@ -53,18 +53,18 @@ fn request(id: i64) -> Request<Body> {
 
 #[test]
 fn dropped_request_is_atomic_and_leaves_pool_clean() {
-    drop_requests(|interlock| interlock);
+    drop_requests(|builder| builder);
 }
 
 #[test]
 fn dropped_request_with_handoff_is_atomic_and_leaves_pool_clean() {
-    drop_requests(Interlock::handoff);
+    drop_requests(|builder| builder.handoff(true));
 }
 
-fn drop_requests(set_up: fn(Interlock) -> Interlock) {
+fn drop_requests(set_up: fn(InterlockBuilder) -> InterlockBuilder) {
     test_with_pool(2, async |kit: Kit| {
         let hooks = Committed::default();
-        let app = app(&set_up(kit.interlock.clone()), &hooks);
+        let app = app(&set_up(kit.builder()).build(), &hooks);
 
         let finished = stream::iter(0..POLLS * ROUNDS)
             .map(|id| drop_after(id % POLLS, app.clone().oneshot(request(id))))

@@ -33,8 +33,8 @@ static ADD_NOTE: ConditionalWrite = ConditionalWrite::new(
     "INSERT INTO notes (id, note) SELECT $1, 'added' WHERE {conditions} RETURNING id, note",
     &[
         Condition::other(
-            StatusCode::LOCKED,
             "EXISTS (SELECT 1 FROM grants WHERE user_id = 1)",
+            StatusCode::LOCKED,
         ),
         Condition::available("NOT EXISTS (SELECT 1 FROM notes WHERE id = $1)"),
     ],
@@ -125,7 +125,7 @@ fn first_false_condition_decides_the_error() {
         add().await.unwrap();
         assert_fails(add().await, ErrorKind::Conflict, 409);
         kit.database.run("DELETE FROM grants").await;
-        assert_fails(add().await, ErrorKind::Refused, 423);
+        assert_fails(add().await, ErrorKind::ConditionFailed, 423);
         assert_eq!(kit.notes().await, [7]);
     });
 }
@@ -328,7 +328,7 @@ fn constraint_violation_is_409() {
         let insert = || INSERT_NOTE.bind(7_i64);
         assert_fails(
             insert().execute(&kit.interlock).await,
-            ErrorKind::Rejected,
+            ErrorKind::ConstraintViolation,
             409,
         );
 
@@ -338,7 +338,7 @@ fn constraint_violation_is_409() {
                 .run("ALTER TABLE notes DROP CONSTRAINT notes_pkey, ADD UNIQUE (id) DEFERRABLE INITIALLY DEFERRED")
                 .await;
             let row = insert().fetch_one::<(i64,)>(&kit.interlock).await;
-            assert_fails(row, ErrorKind::Rejected, 409);
+            assert_fails(row, ErrorKind::ConstraintViolation, 409);
         }
         assert_eq!(kit.notes().await, [7]);
     });
@@ -359,7 +359,7 @@ fn invalid_call_is_rejected_before_sending() {
 #[test]
 fn dry_run_succeeds_and_writes_nothing() {
     test(async |kit| {
-        let dry = kit.interlock.clone().dry_run();
+        let dry = kit.builder().dry_run(true).build();
         assert_eq!(update(&UPDATE, &dry, (1, 1, Some(0))).await.unwrap(), 1);
         assert_fails(
             update(&UPDATE, &dry, (2, 1, Some(0))).await,
@@ -608,15 +608,15 @@ fn revocation_that_missed_the_write_fails_to_commit() {
 fn write_past_deadline_and_grace_is_unknown_and_continues() {
     test(async |kit| {
         let hasty = kit
-            .interlock
-            .clone()
+            .builder()
             .deadline(Duration::from_millis(400))
-            .grace(Duration::from_millis(200));
-        let mut waiting = Waiting::start(&kit, hasty).await;
+            .grace(Duration::from_millis(200))
+            .build();
+        let mut waiting = Waiting::start(&kit, hasty.clone()).await;
         let response = (&mut waiting.write).await.unwrap();
         assert_fails(response, ErrorKind::OutcomeUnknown, 500);
         waiting.let_go().await;
-        kit.interlock.drain().await;
+        hasty.drain().await;
         assert_eq!(kit.body(1).await, "new");
     });
 }

@@ -22,7 +22,7 @@ where
 
 #[track_caller]
 fn assert_aborted(response: &TestResponse) {
-    response.assert_problem(ErrorKind::Aborted);
+    response.assert_problem(ErrorKind::TransactionAborted);
     assert_eq!(response.outcome(), Outcome::RolledBack);
 }
 

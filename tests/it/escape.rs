@@ -21,7 +21,7 @@ use crate::kit::{
 
 #[track_caller]
 fn assert_escaped(response: &TestResponse) {
-    response.assert_problem(ErrorKind::Escaped);
+    response.assert_problem(ErrorKind::TxEscaped);
     assert_eq!(response.report().attempts(), 1);
 }
 
@@ -43,7 +43,7 @@ async fn assert_whole(kit: &Kit) {
 /// Asserts that the `Tx` of a finished request is unusable.
 async fn assert_late(tx: &mut Tx) {
     let late = Error::from(note(tx, 9).await.unwrap_err());
-    assert_eq!(late.kind(), ErrorKind::Escaped);
+    assert_eq!(late.kind(), ErrorKind::TxEscaped);
     assert!(tx.savepoint().await.is_err());
     assert!(tx.connection().await.is_err());
 }
@@ -312,7 +312,7 @@ fn error_behind_dropped_row_stream_is_recorded() {
             Ok(())
         }
         let response = run(&kit, handler).await;
-        response.assert_problem(ErrorKind::Aborted);
+        response.assert_problem(ErrorKind::TransactionAborted);
         assert_whole(&kit).await;
     });
 }
@@ -361,7 +361,7 @@ fn forgotten_statement_fails_request() {
             Ok(())
         }
         let response = run(&kit, handler).await;
-        response.assert_problem(ErrorKind::Aborted);
+        response.assert_problem(ErrorKind::TransactionAborted);
         assert_whole(&kit).await;
     });
 }
@@ -376,11 +376,11 @@ fn statement_abandoned_by_timeout_fails_request() {
             assert!(timed_out.is_err());
             // The state of the transaction is unknown, so nothing more is sent.
             let rejected = Error::from(note(&mut tx, 2).await.unwrap_err());
-            assert_eq!(rejected.kind(), ErrorKind::Aborted);
+            assert_eq!(rejected.kind(), ErrorKind::TransactionAborted);
             Ok(())
         }
         let response = run(&kit, handler).await;
-        response.assert_problem(ErrorKind::Aborted);
+        response.assert_problem(ErrorKind::TransactionAborted);
         assert_eq!(response.outcome(), Outcome::RolledBack);
         assert_whole(&kit).await;
     });
@@ -396,7 +396,7 @@ fn statement_dropped_after_one_poll_fails_request() {
             Ok(())
         }
         let response = run(&kit, handler).await;
-        response.assert_problem(ErrorKind::Aborted);
+        response.assert_problem(ErrorKind::TransactionAborted);
         assert_whole(&kit).await;
     });
 }
@@ -429,7 +429,7 @@ fn swallowed_panic_with_live_tx_fails_request() {
             .unwrap();
 
         let response = run(&kit, with_the_tx).await;
-        response.assert_problem(ErrorKind::Aborted);
+        response.assert_problem(ErrorKind::TransactionAborted);
         assert_eq!(response.outcome(), Outcome::RolledBack);
         assert_whole(&kit).await;
     });

@@ -141,9 +141,8 @@ fn fault_after_commit_has_no_effect() {
         let (kit, proxy) = behind_a_proxy(&kit, kit.database.kind()).await;
         // The connection of the previous request is dead.
         for request in 0..10 {
-            let interlock = Interlock::new(kit.pool.clone());
             let stage = Stage::new(request, &kit.outside);
-            let app = script(OnError::PassOn).app(&interlock, &stage);
+            let (app, interlock) = script(OnError::PassOn).app(kit.builder(), &stage);
             let response = app.oneshot(Script::request()).await.unwrap();
             proxy.cut();
             assert_eq!(response.status(), 200);
@@ -243,7 +242,7 @@ fn copy_in_text_fails_at_once() {
             let asked = Instant::now();
             let response = put(&guarded(interlock.require(anyone), handler), "/1", "").await;
             assert!(asked.elapsed() < SLACK, "it hangs");
-            let (aborted, failed) = (ErrorKind::Aborted, ErrorKind::Database);
+            let (aborted, failed) = (ErrorKind::TransactionAborted, ErrorKind::Database);
             response.assert_problem(if swallow { aborted } else { failed });
             interlock.drain().await;
             kit.assert_nothing_leaked().await;
@@ -304,11 +303,10 @@ fn with_short_deadline(mut script: Script) -> Script {
 /// Sends the request of the matrix, and waits until it has ended in every respect.
 async fn send(kit: &Kit, deadline: Duration) -> (kit::TestResponse, Arc<Stage>) {
     static REQUESTS: AtomicI64 = AtomicI64::new(0);
-    let interlock = Interlock::new(kit.pool.clone());
     let stage = Stage::new(REQUESTS.fetch_add(1, Ordering::Relaxed), &kit.outside);
     let mut script = script(OnError::PassOn);
     script.settings.deadline = deadline;
-    let app = script.app(&interlock, &stage);
+    let (app, interlock) = script.app(kit.builder(), &stage);
     let asked = Instant::now();
     let response = kit::read(app.oneshot(Script::request()).await.unwrap()).await;
     assert!(asked.elapsed() < deadline + SLACK, "too late");

@@ -86,7 +86,7 @@ fn connection_goes_to_waiting_request_without_ping() {
             assert_eq!(through_the_pool, WAITING);
 
             let (proxy, pool) = behind_a_proxy(&kit.database);
-            let interlock = Interlock::new(pool).handoff();
+            let interlock = Interlock::builder(pool).handoff(true).build();
             let handed_off = pings(&app(&interlock), &proxy, path).await;
             println!("{path}: {handed_off} pings instead of {through_the_pool}");
             assert!(handed_off <= WAITING / 2);
@@ -119,7 +119,7 @@ async fn while_busy<T>(app: &Router, meanwhile: impl Future<Output = T>) -> (T, 
 #[test]
 fn waiter_at_pool_is_not_starved() {
     test_with_pool(1, async |kit: Kit| {
-        let app = app(&kit.interlock.clone().handoff());
+        let app = app(&kit.builder().handoff(true).build());
         let outsider = async {
             for _ in 0..5 {
                 let acquired = timeout(Duration::from_secs(3), kit.pool.acquire()).await;
@@ -134,7 +134,7 @@ fn waiter_at_pool_is_not_starved() {
 #[test]
 fn closed_pool_gets_its_connections_back() {
     test_with_pool(1, async |kit: Kit| {
-        let app = app(&kit.interlock.clone().handoff());
+        let app = app(&kit.builder().handoff(true).build());
         let closed = timeout(Duration::from_secs(3), kit.pool.close());
         let (closed, _) = while_busy(&app, closed).await;
         closed.expect("a connection was kept from it");
@@ -156,7 +156,7 @@ fn pool_hooks_run_when_connection_returns() {
                 Box::pin(async { Ok(true) })
             })
             .connect_lazy_with(kit.database.options());
-        let app = app(&Interlock::new(pool.clone()).handoff());
+        let app = app(&Interlock::builder(pool.clone()).handoff(true).build());
         join_all((0..WAITING).map(|_| kit::put(&app, "/1", ""))).await;
         drop(pool.acquire().await.unwrap());
         let released = released.load(Ordering::Relaxed);
@@ -172,7 +172,7 @@ fn broken_connection_is_not_handed_off() {
             ("/conditional/1", Moment::Text("UPDATE documents")),
         ] {
             let (proxy, pool) = behind_a_proxy(&kit.database);
-            let app = app(&Interlock::new(pool).handoff());
+            let app = app(&Interlock::builder(pool).handoff(true).build());
             assert_eq!(kit::put(&app, path, "").await.status, StatusCode::OK);
             proxy.inject(moment, Fault::CutAfter);
             let responses = join_all((0..WAITING).map(|_| kit::put(&app, path, ""))).await;
@@ -197,7 +197,11 @@ fn connection_being_made_is_not_dropped() {
         for _ in 0..10 {
             let proxy = Proxy::start(&kit.database);
             let options = Interlock::pool_options().max_connections(CONNECTIONS);
-            let app = app(&Interlock::new(options.connect_lazy_with(proxy.options())).handoff());
+            let app = app(
+                &Interlock::builder(options.connect_lazy_with(proxy.options()))
+                    .handoff(true)
+                    .build(),
+            );
             join_all((0..4 * WAITING).map(|_| kit::put(&app, "/1", ""))).await;
             let made = proxy.counts().connections;
             assert!(made <= CONNECTIONS as usize, "{made} connections");
@@ -216,7 +220,7 @@ fn interlock_outlives_its_runtime() {
         let done = tokio::task::spawn_blocking(move || {
             let options = Interlock::pool_options().max_connections(1);
             let pool = options.connect_lazy_with(kit.database.options());
-            let app = app(&Interlock::new(pool.clone()).handoff());
+            let app = app(&Interlock::builder(pool.clone()).handoff(true).build());
             for _ in 0..3 {
                 let response = runtime().block_on(kit::put(&app, "/1", ""));
                 assert_eq!(response.status, StatusCode::OK);

@@ -175,7 +175,7 @@ fn hooks_do_not_run_after_rollback() {
         }
 
         let own = ran.clone();
-        let dry = kit.interlock.clone().dry_run();
+        let dry = kit.builder().dry_run(true).build();
         let handler = move |mut tx: Tx| async move {
             tx.after_commit(own.hook(3));
             note(&mut tx, 1).await?;
@@ -207,7 +207,7 @@ fn hooks_run_for_committed_4xx() {
         let handler = move |mut tx: Tx| async move {
             tx.after_commit(own.hook(1));
             note(&mut tx, 1).await?;
-            tx.commit_on_error();
+            tx.commit_on_client_error();
             Ok::<_, Error>(StatusCode::UNAUTHORIZED)
         };
         let response = put(&guarded(kit.interlock.require(anyone), handler), "/1", "").await;

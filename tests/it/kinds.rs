@@ -88,8 +88,11 @@ fn hidden_denial_equals_missing_row_byte_for_byte() {
 fn unreadable_body_opens_no_transaction() {
     test(async |kit| {
         let broken = || stream::iter([Ok(Bytes::from("half")), Err(io::Error::other("gone"))]);
-        let interlock = kit.interlock.clone().body_limit(4);
-        let interlock = interlock.body_timeout(Duration::from_millis(50));
+        let interlock = kit
+            .builder()
+            .body_limit(4)
+            .body_timeout(Duration::from_millis(50))
+            .build();
         let app = guarded(interlock.require(can_edit), never);
         for (body, kind, status) in [
             (Body::from("12345"), ErrorKind::BodyTooLarge, 413),
@@ -120,9 +123,9 @@ fn repeated_conflict_exhausts_attempts() {
                 conflict(&mut tx, &own.outside).await?;
                 Ok::<_, Error>("ok")
             };
-            let interlock = kit.interlock.clone().max_attempts(attempts);
+            let interlock = kit.builder().max_attempts(attempts).build();
             let response = put(&guarded(interlock.require(anyone), handler), "/1", "").await;
-            assert_try_later(&response, ErrorKind::Contended);
+            assert_try_later(&response, ErrorKind::RetriesExhausted);
             assert_eq!(response.outcome(), Outcome::RolledBack);
             assert_eq!(response.report().attempts(), attempts);
             assert!(kit.notes().await.is_empty());
@@ -231,12 +234,12 @@ fn slow_handler_exceeds_deadline() {
             write(tx).await?;
             std::future::pending().await
         }
-        let interlock = kit.interlock.clone().deadline(Duration::from_millis(300));
+        let interlock = kit.builder().deadline(Duration::from_millis(300)).build();
         let response = put(&guarded(interlock.require(anyone), handler), "/1", "").await;
         response.assert_problem(ErrorKind::DeadlineExceeded);
         assert_eq!(response.status, 503);
         assert_eq!(response.outcome(), Outcome::RolledBack);
-        kit.interlock.drain().await;
+        interlock.drain().await;
         assert!(kit.notes().await.is_empty());
     });
 }
@@ -274,7 +277,7 @@ fn constraint_violation_at_commit_is_409() {
         }
         kit.database.run(DEFERRED).await;
         let response = put(&guarded(kit.interlock.require(anyone), write), "/1", "").await;
-        response.assert_problem(ErrorKind::Rejected);
+        response.assert_problem(ErrorKind::ConstraintViolation);
         assert_eq!(response.status, 409);
         assert!(!response.body.contains("fkey"));
         assert_eq!(response.outcome(), Outcome::RolledBack);
@@ -334,7 +337,7 @@ fn second_tx_while_first_is_leased_fails() {
             Ok("ok")
         }
         let response = put(&guarded(kit.interlock.require(anyone), handler), "/1", "").await;
-        response.assert_problem(ErrorKind::AlreadyLeased);
+        response.assert_problem(ErrorKind::TxInUse);
         assert_eq!(response.status, 500);
         assert!(kit.notes().await.is_empty());
 
@@ -344,7 +347,7 @@ fn second_tx_while_first_is_leased_fails() {
             Ok("ok")
         }
         let response = put(&guarded(kit.interlock.require(anyone), swallows), "/1", "").await;
-        response.assert_problem(ErrorKind::Aborted);
+        response.assert_problem(ErrorKind::TransactionAborted);
         assert!(kit.notes().await.is_empty());
     });
 }
@@ -417,8 +420,11 @@ fn commit_past_deadline_and_grace_is_outcome_unknown() {
         let Some(held) = slow_commit(&kit).await else {
             return;
         };
-        let interlock = kit.interlock.clone().deadline(Duration::from_millis(300));
-        let interlock = interlock.grace(Duration::from_millis(300));
+        let interlock = kit
+            .builder()
+            .deadline(Duration::from_millis(300))
+            .grace(Duration::from_millis(300))
+            .build();
         let (app, hook_ran) = with_hook(&interlock);
         let response = put(&app, "/1", "").await;
         response.assert_problem(ErrorKind::OutcomeUnknown);
@@ -426,7 +432,7 @@ fn commit_past_deadline_and_grace_is_outcome_unknown() {
 
         // COMMIT continues, and here it succeeds.
         drop(held);
-        kit.interlock.drain().await;
+        interlock.drain().await;
         assert!(hook_ran.load(Ordering::SeqCst));
         assert_eq!(kit.notes().await, [1]);
     });
@@ -444,11 +450,12 @@ fn assert_unknown(response: &TestResponse) {
 #[test]
 fn error_response_renders_every_error() {
     test(async |kit| {
-        let interlock = kit.interlock.clone().body_limit(4).max_attempts(1);
-        let interlock = interlock.error_response(|error| {
+        let builder = kit.builder().body_limit(4).max_attempts(1);
+        let builder = builder.error_response(|error| {
             let text = format!("{:?} {}", error.kind(), error.status().as_u16());
             (StatusCode::IM_A_TEAPOT, text).into_response()
         });
+        let interlock = builder.build();
         let own = kit.clone();
         let missing = async || Err::<(), _>(Error::not_found());
         let hidden = async || Err::<(), _>(Denied::new("a secret").hidden());
@@ -481,12 +488,12 @@ fn error_response_renders_every_error() {
             (
                 guarded(interlock.require(anyone), conflicts),
                 "",
-                "Contended 503",
+                "RetriesExhausted 503",
             ),
             (
                 guarded(interlock.require(anyone), swallows),
                 "",
-                "Aborted 500",
+                "TransactionAborted 500",
             ),
         ] {
             let response = put(&app, "/2", body).await;
@@ -502,8 +509,8 @@ fn error_response_renders_every_error() {
 #[test]
 fn own_error_response_is_unchanged() {
     test(async |kit| {
-        let interlock = kit.interlock.clone();
-        let interlock = interlock.error_response(|_| panic!("not an Error"));
+        let builder = kit.builder();
+        let interlock = builder.error_response(|_| panic!("not an Error")).build();
         let own = async || (StatusCode::CONFLICT, "mine");
         let response = put(&guarded(interlock.require(anyone), own), "/1", "").await;
         assert_eq!(

@@ -103,7 +103,7 @@ fn every_request_ends_in_time_and_is_stored_iff_committed() {
             sent.extend(traffic::send(&app, wave(number)).await);
         }
         // The same with handoff.
-        let app = traffic::app(&kit.interlock.clone().handoff(), &hooks);
+        let app = traffic::app(&kit.builder().handoff(true).build(), &hooks);
         for number in 4..8 {
             sent.extend(traffic::send(&app, wave(number)).await);
         }

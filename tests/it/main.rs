@@ -1,6 +1,10 @@
 //! The promises, on a real database, through the router.
 
 #![allow(
+    clippy::struct_excessive_bools,
+    reason = "the model has what the contract has"
+)]
+#![allow(
     clippy::disallowed_methods,
     clippy::expect_used,
     clippy::indexing_slicing,
@@ -25,6 +29,7 @@ mod kit;
 mod load;
 mod model;
 mod nesting;
+mod observe;
 mod precondition;
 mod programs;
 mod race;
@@ -36,3 +41,4 @@ mod script;
 mod server;
 mod settlement;
 mod trace;
+mod transact;

@@ -100,9 +100,9 @@ pub(crate) fn predict(script: &Script, world: &World) -> Prediction {
         };
         // R1, R2, R3.
         let (allowed, kind) = match retry {
-            Retry::Conflict => (true, ErrorKind::Contended),
+            Retry::Conflict => (true, ErrorKind::RetriesExhausted),
             Retry::Lost => (!replace(&mut lost, true), ErrorKind::Unavailable),
-            Retry::Hidden => (!replace(&mut hidden, true), ErrorKind::Aborted),
+            Retry::Hidden => (!replace(&mut hidden, true), ErrorKind::TransactionAborted),
         };
         // R5.
         let in_time = !open || wire.roll_back(script.settings.deadline);
@@ -127,8 +127,8 @@ fn status_of(kind: ErrorKind) -> u16 {
     match kind {
         ErrorKind::Denied => 403,
         ErrorKind::NotFound => 404,
-        ErrorKind::Rejected => 409,
-        ErrorKind::Contended | ErrorKind::Unavailable | ErrorKind::DeadlineExceeded => 503,
+        ErrorKind::ConstraintViolation => 409,
+        ErrorKind::RetriesExhausted | ErrorKind::Unavailable | ErrorKind::DeadlineExceeded => 503,
         _ => 500,
     }
 }

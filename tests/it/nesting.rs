@@ -1,8 +1,11 @@
 //! Nested layers. Those of one `Interlock` share a transaction, those of two are rejected.
 
-use std::sync::{
-    Arc,
-    atomic::{AtomicBool, Ordering},
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
 };
 
 use axum::{
@@ -64,7 +67,7 @@ fn policies_and_handler_share_one_transaction() {
     test(async |kit| {
         let own = kit.clone();
         let handler = move |_: Authorized<First>, grant: Authorized<Second>, mut tx: Tx| async move {
-            assert_eq!(grant.0.0, [1]);
+            assert_eq!(grant.0, [1]);
             assert_eq!(seen(&mut tx).await?, [1, 2]);
             note(&mut tx, 3).await?;
             // One BEGIN on one connection, and no COMMIT yet.
@@ -106,7 +109,7 @@ fn nested_layers_share_one_transaction_id() {
         let inner = async |mut tx: Tx| Ok::<_, Error>(Inner(number(&mut tx).await?));
         let handler = async |outer: Authorized<Outer>, inner: Authorized<Inner>, mut tx: Tx| {
             let own = number(&mut tx).await?;
-            assert_eq!((outer.0.0, inner.0.0), (own, own));
+            assert_eq!((outer.0, inner.0), (own, own));
             Ok::<_, Error>("ok")
         };
         let app = guarded(kit.interlock.require(inner), handler);
@@ -126,7 +129,7 @@ fn conflict_inside_retries_whole_request() {
             Ok::<_, Error>(())
         };
         // The settings of the outermost layer apply. This one allows one attempt.
-        let inner = kit.interlock.clone().max_attempts(1).require(inner);
+        let inner = kit.interlock.require(inner).max_attempts(1);
         let app = guarded(inner, async || "ok").route_layer(kit.interlock.require(outer));
         let response = put(&app, "/1", "").await;
         assert_eq!(response.status, 200);
@@ -162,10 +165,11 @@ fn outer_denial_comes_first() {
 }
 
 #[test]
-fn clone_with_other_settings_joins() {
+fn inner_layer_with_other_settings_joins() {
     test(async |kit| {
-        let other = kit.interlock.clone().dry_run().commit_if(|_| false);
-        let app = guarded(other.require(anyone), write);
+        let inner = kit.interlock.clone().require(anyone);
+        let inner = inner.deadline(Duration::ZERO).body_limit(0);
+        let app = guarded(inner, write);
         let app = app.route_layer(kit.interlock.require(anyone));
         let response = put(&app, "/1", "").await;
         assert_eq!(response.status, 200);
@@ -195,7 +199,7 @@ fn rejected_foreign_layer_cannot_become_success() {
             .route_layer(from_fn(whitewash))
             .route_layer(kit.interlock.require(outer));
         let response = put(&app, "/1", "").await;
-        response.assert_problem(ErrorKind::Aborted);
+        response.assert_problem(ErrorKind::TransactionAborted);
         assert!(kit.notes().await.is_empty());
     });
 }
@@ -216,7 +220,7 @@ async fn assert_narrowed(kit: &Kit, inner: AuthorizeLayer, outer: AuthorizeLayer
         "ok"
     }
     let response = put(&guarded(inner, handler).route_layer(outer), "/1", "").await;
-    response.assert_problem(ErrorKind::Aborted);
+    response.assert_problem(ErrorKind::TransactionAborted);
     assert!(kit.notes().await.is_empty());
 }
 
@@ -313,7 +317,7 @@ fn denial_rebuilt_into_200_is_not_committed() {
             .route_layer(from_fn(whitewash))
             .route_layer(kit.interlock.require(outer));
         let response = put(&app, "/1", "").await;
-        response.assert_problem(ErrorKind::Aborted);
+        response.assert_problem(ErrorKind::TransactionAborted);
         assert_eq!(response.outcome(), Outcome::RolledBack);
         assert!(kit.notes().await.is_empty());
     });
@@ -350,7 +354,7 @@ fn failed_policy_cannot_be_rebuilt_into_denial() {
             .route_layer(from_fn(deny))
             .route_layer(kit.interlock.require(outer));
         let response = put(&app, "/1", "").await;
-        response.assert_problem(ErrorKind::Aborted);
+        response.assert_problem(ErrorKind::TransactionAborted);
         assert!(kit.notes().await.is_empty());
     });
 }
@@ -368,7 +372,7 @@ fn handler_error_rebuilt_into_200_is_not_committed() {
                 .route_layer(from_fn(whitewash))
                 .route_layer(kit.interlock.require(anyone));
             let response = put(&app, "/1", "").await;
-            response.assert_problem(ErrorKind::Aborted);
+            response.assert_problem(ErrorKind::TransactionAborted);
             assert!(kit.notes().await.is_empty());
         }
     });
@@ -397,7 +401,7 @@ fn cancelled_inner_layer_fails_request() {
             .route_layer(from_fn(impatient))
             .route_layer(kit.interlock.require(outer));
         let response = put(&app, "/1", "").await;
-        response.assert_problem(ErrorKind::Aborted);
+        response.assert_problem(ErrorKind::TransactionAborted);
         assert!(kit.notes().await.is_empty());
     });
 }
@@ -418,7 +422,7 @@ fn panicked_inner_layer_fails_request() {
             .route_layer(from_fn(catch))
             .route_layer(kit.interlock.require(anyone));
         let response = put(&app, "/1", "").await;
-        response.assert_problem(ErrorKind::Aborted);
+        response.assert_problem(ErrorKind::TransactionAborted);
         assert!(kit.notes().await.is_empty());
     });
 }

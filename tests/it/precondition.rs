@@ -13,7 +13,10 @@ use axum::{
 };
 use futures::future::join_all;
 use sqlx::{Encode, Postgres, Type};
-use tower_interlock::{ETag, Error, ErrorKind, IfMatch, IfNoneMatch, Outcome, Tx};
+use tower_interlock::{
+    Error, ErrorKind, Outcome, Tx,
+    precondition::{ETag, IfMatch, IfNoneMatch},
+};
 
 use crate::kit::{Kit, TestResponse, can_edit, send, test};
 
@@ -32,7 +35,7 @@ async fn read(Path(id): Path<i64>, seen: IfNoneMatch, mut tx: Tx) -> Result<Resp
             .bind(id)
             .fetch_one(&mut tx)
             .await?;
-    Ok(seen.unless_current(version, || body))
+    Ok(seen.not_modified_or(version, || body))
 }
 
 async fn update(
@@ -51,7 +54,7 @@ async fn update(
     .fetch_optional(&mut tx)
     .await?
     .ok_or_else(Error::precondition_failed)?;
-    Ok((ETag::of(version), body))
+    Ok((ETag::new(version), body))
 }
 
 async fn append(
@@ -72,7 +75,7 @@ async fn append(
         .bind(body)
         .execute(&mut tx)
         .await?;
-    Ok((StatusCode::NO_CONTENT, ETag::of(version + 1)))
+    Ok((StatusCode::NO_CONTENT, ETag::new(version + 1)))
 }
 
 async fn request(app: &Router, method: Method, name: HeaderName, lines: &[&str]) -> TestResponse {
@@ -93,7 +96,7 @@ async fn if_none_match(app: &Router, lines: &[&str]) -> TestResponse {
 
 /// Asserts that nothing was written and the response says so.
 #[track_caller]
-fn assert_refused(response: &TestResponse, kind: ErrorKind, status: u16) {
+fn assert_rejected(response: &TestResponse, kind: ErrorKind, status: u16) {
     response.assert_problem(kind);
     assert_eq!(response.status, status);
     assert_eq!(response.outcome(), Outcome::RolledBack);
@@ -142,7 +145,7 @@ fn other_version_is_412() {
             "",
         ] {
             let response = if_match(&app, &[text]).await;
-            assert_refused(&response, ErrorKind::PreconditionFailed, 412);
+            assert_rejected(&response, ErrorKind::PreconditionFailed, 412);
             assert_eq!(response.header(ETAG), None);
         }
         assert_eq!(kit.body(1).await, "old");
@@ -153,7 +156,7 @@ fn other_version_is_412() {
 fn missing_precondition_is_428() {
     test(async |kit| {
         let response = if_match(&app(&kit), &[]).await;
-        assert_refused(&response, ErrorKind::PreconditionRequired, 428);
+        assert_rejected(&response, ErrorKind::PreconditionRequired, 428);
         assert_eq!(kit.body(1).await, "old");
     });
 }
@@ -171,7 +174,7 @@ fn unreadable_precondition_is_400() {
                 &[r#""0""#, "*"],
             ] {
                 let response = request(&app, method.clone(), IF_MATCH, lines).await;
-                assert_refused(&response, ErrorKind::InvalidPrecondition, 400);
+                assert_rejected(&response, ErrorKind::InvalidPrecondition, 400);
             }
         }
         assert_eq!(kit.body(1).await, "old");
@@ -186,7 +189,7 @@ fn optional_precondition_is_checked_if_present() {
         let response = append(&[]).await;
         assert_eq!(response.status, StatusCode::NO_CONTENT);
         assert_eq!(response.header(ETAG), Some(r#""1""#));
-        assert_refused(
+        assert_rejected(
             &append(&[r#""0""#]).await,
             ErrorKind::PreconditionFailed,
             412,
@@ -205,7 +208,7 @@ fn policy_runs_before_precondition() {
             .unwrap();
         for lines in [&[][..], &["0"], &[r#""7""#]] {
             let response = if_match(&app(&kit), lines).await;
-            assert_refused(&response, ErrorKind::Denied, 403);
+            assert_rejected(&response, ErrorKind::Denied, 403);
         }
     });
 }
@@ -215,7 +218,7 @@ fn one_of_many_clients_replaces_a_version() {
     test(async |kit| {
         let app = app(&kit);
         for version in 0..5 {
-            let expected = ETag::of(version).to_string();
+            let expected = ETag::new(version).to_string();
             let lines = [expected.as_str()];
             let responses = join_all((0..16).map(|_| if_match(&app, &lines))).await;
             let (won, lost): (Vec<_>, Vec<_>) = responses
@@ -223,7 +226,7 @@ fn one_of_many_clients_replaces_a_version() {
                 .partition(|response| response.status == StatusCode::OK);
             assert_eq!(won.len(), 1);
             for response in lost {
-                assert_refused(response, ErrorKind::PreconditionFailed, 412);
+                assert_rejected(response, ErrorKind::PreconditionFailed, 412);
             }
         }
         assert_eq!(version(&kit).await, r#""5""#);
@@ -317,5 +320,5 @@ where
 /// The tag of the stored version.
 async fn version(kit: &Kit) -> String {
     let version = sqlx::query_scalar("SELECT version FROM documents WHERE id = 1");
-    ETag::of(version.fetch_one(&kit.outside).await.unwrap()).to_string()
+    ETag::new(version.fetch_one(&kit.outside).await.unwrap()).to_string()
 }

@@ -40,6 +40,15 @@ struct Case {
     /// It waits for a response that never comes.
     waits: bool,
     handoff: bool,
+    runner: Runner,
+}
+
+/// What runs the script.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Runner {
+    Layer,
+    /// `transact` runs the handler's part.
+    Transact,
 }
 
 /// What was observed of a request.
@@ -58,7 +67,16 @@ const DEADLINE: Duration = Duration::from_secs(1);
 
 #[test]
 fn random_requests_match_model() {
-    test(async |kit| {
+    match_model(Runner::Layer);
+}
+
+#[test]
+fn random_transactions_match_model() {
+    match_model(Runner::Transact);
+}
+
+fn match_model(runner: Runner) {
+    test(async move |kit| {
         kit.database.run(EFFECTS).await;
         let proxy = Proxy::start(&kit.database);
         let options = Interlock::pool_options().max_connections(POOL);
@@ -72,7 +90,7 @@ fn random_requests_match_model() {
         });
         let requests = AtomicI64::new(0);
         block_in_place(|| {
-            let held = TestRunner::new(config).run(&case(), |case| {
+            let held = TestRunner::new(config).run(&case(runner), |case| {
                 let request = requests.fetch_add(1, Ordering::Relaxed);
                 Handle::current().block_on(case.hold(request, &kit, &proxy))
             });
@@ -113,12 +131,12 @@ impl Case {
     }
 
     async fn see(&self, request: i64, kit: &Kit) -> Seen {
-        let mut interlock = Interlock::new(kit.pool.clone());
-        if self.handoff {
-            interlock = interlock.handoff();
-        }
+        let builder = kit.builder().handoff(self.handoff);
         let stage = Stage::new(request, &kit.outside);
-        let app = self.script.app(&interlock, &stage);
+        let (app, interlock) = match self.runner {
+            Runner::Layer => self.script.app(builder, &stage),
+            Runner::Transact => self.script.transact_app(builder, &stage),
+        };
         let sent = drop_after(
             self.polls.unwrap_or(i64::MAX),
             app.oneshot(Script::request()),
@@ -131,7 +149,10 @@ impl Case {
         let (response, report) = match ended {
             Ok(Some(Ok(response))) => {
                 let response = kit::read(response).await;
-                let report = (response.outcome(), response.report().attempts());
+                let report = match response.recorder() {
+                    Some(recorder) => recorder.last().unwrap(),
+                    None => (response.outcome(), response.report().attempts()),
+                };
                 (Some(Reply::of(&response)), Some(report))
             }
             Ok(Some(Err(never))) => match never {},
@@ -166,13 +187,17 @@ impl Seen {
     }
 }
 
-fn case() -> impl Strategy<Value = Case> {
+fn case(runner: Runner) -> impl Strategy<Value = Case> {
     let polls = option::weighted(0.2, 1..40_i64);
     let waits = prop::bool::weighted(0.1);
     let cases = (script(), vec(strike(), 0..3), polls, waits, any::<bool>());
-    cases.prop_map(|(script, mut strikes, polls, waits, handoff)| {
+    cases.prop_map(move |(mut script, mut strikes, polls, waits, handoff)| {
+        if runner == Runner::Transact {
+            script.keep_handler_only();
+        }
         strikes.retain(|_| !script.abandons());
         Case {
+            runner,
             script,
             strikes,
             polls,

@@ -24,8 +24,9 @@ use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
 use tokio::sync::mpsc;
 use tower::{Layer as _, Service, ServiceBuilder, ServiceExt as _, service_fn};
 use tower_interlock::{
-    Authorize, AuthorizeLayer, Authorized, Denied, Error, ErrorKind, Interlock, Outcome, Report,
-    ResponseFuture, Savepoint, Tx,
+    AuthorizeLayer, Authorized, Denied, Error, ErrorKind, Interlock, Outcome, Report, Savepoint,
+    Tx,
+    layer::{AuthorizeService, ResponseFuture},
 };
 use tower_test::mock;
 
@@ -475,7 +476,7 @@ fn policy_takes_8_extractors() {
         ))
     }
     async fn handler(seen: Authorized<String>) -> String {
-        seen.0
+        seen.into_inner()
     }
     test(async |kit| {
         let layer = kit.interlock.require_with_state("state", all);
@@ -739,20 +740,20 @@ fn public_types_have_their_auto_traits() {
 
     shared::<Interlock>();
     shared::<AuthorizeLayer>();
-    shared::<Authorize<()>>();
+    shared::<AuthorizeService<()>>();
     shared::<Authorized<()>>();
     shared::<Error>();
     shared::<Denied>();
     shared::<Report>();
     shared::<Tx>();
     sent::<Savepoint<'_>>();
-    sent::<Authorize<NotSync>>();
+    sent::<AuthorizeService<NotSync>>();
     sent::<ResponseFuture<NotSync>>();
     sent::<ResponseFuture<*const u8>>();
 
     cloned::<Interlock>();
     cloned::<AuthorizeLayer>();
-    cloned::<Authorize<()>>();
+    cloned::<AuthorizeService<()>>();
     cloned::<Authorized<()>>();
     cloned::<Error>();
     cloned::<Denied>();

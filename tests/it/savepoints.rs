@@ -102,7 +102,9 @@ fn savepoint_does_not_clear_earlier_errors() {
             assert!(tx.savepoint().await.is_err());
             Ok(())
         }
-        run(&kit, handler).await.assert_problem(ErrorKind::Aborted);
+        run(&kit, handler)
+            .await
+            .assert_problem(ErrorKind::TransactionAborted);
         assert!(kit.notes().await.is_empty());
     });
 }
@@ -117,7 +119,9 @@ fn forgotten_savepoint_does_not_clear_errors() {
             std::mem::forget(savepoint);
             Ok(())
         }
-        run(&kit, handler).await.assert_problem(ErrorKind::Aborted);
+        run(&kit, handler)
+            .await
+            .assert_problem(ErrorKind::TransactionAborted);
         assert!(kit.notes().await.is_empty());
     });
 }
@@ -267,7 +271,9 @@ fn inner_savepoint_does_not_clear_outer_errors() {
             std::mem::forget(outer);
             Ok(())
         }
-        run(&kit, handler).await.assert_problem(ErrorKind::Aborted);
+        run(&kit, handler)
+            .await
+            .assert_problem(ErrorKind::TransactionAborted);
         assert!(kit.notes().await.is_empty());
     });
 }

@@ -2,6 +2,7 @@
 //! predicts its result.
 
 use std::{
+    error::Error as _,
     future::pending,
     mem,
     panic::{AssertUnwindSafe, resume_unwind},
@@ -23,7 +24,11 @@ use axum::{
 use futures::{FutureExt as _, TryStreamExt as _, future::BoxFuture, poll};
 use sqlx::{AssertSqlSafe, Executor, PgPool, Postgres};
 use tokio::{sync::Notify, time::sleep};
-use tower_interlock::{AuthorizeLayer, Error, Interlock, Savepoint, Tx};
+use tower_interlock::{
+    AuthorizeLayer, Denied, Error, ErrorKind, Interlock, InterlockBuilder, Savepoint, Tx,
+};
+
+use crate::kit::Recorder;
 
 /// A request that can be run, predicted and printed.
 #[derive(Debug, Clone)]
@@ -158,19 +163,17 @@ pub(crate) struct Stage {
 
 impl Script {
     /// A service behind layers of `interlock` that runs this script.
-    pub(crate) fn app(&self, interlock: &Interlock, stage: &Arc<Stage>) -> Router {
+    pub(crate) fn app(&self, builder: InterlockBuilder, stage: &Arc<Stage>) -> (Router, Interlock) {
         let settings = &self.settings;
-        let mut interlock = interlock
-            .clone()
+        let mut builder = builder
             .max_attempts(settings.max_attempts)
             .deadline(settings.deadline)
-            .grace(settings.grace);
-        if settings.dry_run {
-            interlock = interlock.dry_run();
-        }
+            .grace(settings.grace)
+            .dry_run(settings.dry_run);
         if settings.commit_if {
-            interlock = interlock.commit_if(|response| response.status() != StatusCode::ACCEPTED);
+            builder = builder.commit_if(|response| response.status() != StatusCode::ACCEPTED);
         }
+        let interlock = builder.build();
         let handler = any({
             let (part, caught) = (Arc::new(self.handler.clone()), self.caught);
             let stage = Arc::clone(stage);
@@ -183,7 +186,54 @@ impl Script {
         if self.covered {
             app = app.route_layer(map_response(async |_: Response| StatusCode::OK));
         }
-        app.route_layer(self.outer.build(&interlock, stage, true))
+        let app = app.route_layer(self.outer.build(&interlock, stage, true));
+        (app, interlock)
+    }
+
+    /// A service whose handler runs the handler's part of this script in `transact`, without a
+    /// layer.
+    pub(crate) fn transact_app(
+        &self,
+        builder: InterlockBuilder,
+        stage: &Arc<Stage>,
+    ) -> (Router, Interlock) {
+        let recorder = Recorder::default();
+        let settings = &self.settings;
+        let interlock = builder
+            .max_attempts(settings.max_attempts)
+            .deadline(settings.deadline)
+            .grace(settings.grace)
+            .dry_run(settings.dry_run)
+            .observe(recorder.clone())
+            .build();
+        let handler = any({
+            let (part, stage) = (Arc::new(self.handler.clone()), Arc::clone(stage));
+            let (interlock, read_only) = (interlock.clone(), self.outer.read_only);
+            move || transact(interlock, read_only, part, stage, recorder)
+        });
+        (Router::new().route("/", handler), interlock)
+    }
+
+    /// Leaves what a closure has as well: no policy, no response of its own, one `Tx`.
+    pub(crate) fn keep_handler_only(&mut self) {
+        fn without_rival(steps: &mut Vec<Step>) {
+            steps.retain(|step| !matches!(step, Step::Do(Statement::Rival, _)));
+            for step in steps {
+                if let Step::Savepoint(steps, ..) = step {
+                    without_rival(steps);
+                }
+            }
+        }
+        self.outer.policy = Part {
+            steps: Vec::new(),
+            end: End::Pass,
+        };
+        self.inner = None;
+        (self.covered, self.caught, self.settings.commit_if) = (false, false, false);
+        without_rival(&mut self.handler.steps);
+        if let End::Keep(status) = self.handler.end {
+            self.handler.end = End::Respond(status);
+        }
     }
 
     /// Whether the number of its statements depends on chance, and so the moment of a fault.
@@ -213,10 +263,9 @@ impl Layer {
         let stage = Arc::clone(stage);
         let layer = interlock.require(move |tx: Tx, rival: Tx| {
             if first {
-                stage.attempts.fetch_add(1, Ordering::SeqCst);
-                stage.writes.store(0, Ordering::SeqCst);
+                stage.begin_attempt();
             }
-            check(policy, tx, rival, stage)
+            check(policy, tx, Some(rival), stage)
         });
         if self.read_only {
             layer.read_only()
@@ -237,6 +286,11 @@ impl Stage {
             escaped: Mutex::default(),
             hung: Notify::new(),
         })
+    }
+
+    fn begin_attempt(&self) {
+        self.attempts.fetch_add(1, Ordering::SeqCst);
+        self.writes.store(0, Ordering::SeqCst);
     }
 
     pub(crate) fn attempts(&self) -> u32 {
@@ -279,7 +333,12 @@ impl Stage {
     }
 }
 
-async fn check(part: Arc<Part>, tx: Tx, rival: Tx, stage: Arc<Stage>) -> Result<(), Response> {
+async fn check(
+    part: Arc<Part>,
+    tx: Tx,
+    rival: Option<Tx>,
+    stage: Arc<Stage>,
+) -> Result<(), Response> {
     match part.play(tx, rival, &stage).await {
         Ok(None) => Ok(()),
         Ok(Some(status)) => Err(status.into_response()),
@@ -288,7 +347,7 @@ async fn check(part: Arc<Part>, tx: Tx, rival: Tx, stage: Arc<Stage>) -> Result<
 }
 
 async fn handle(part: Arc<Part>, caught: bool, tx: Tx, rival: Tx, stage: Arc<Stage>) -> Response {
-    let played = AssertUnwindSafe(part.play(tx, rival, &stage));
+    let played = AssertUnwindSafe(part.play(tx, Some(rival), &stage));
     match played.catch_unwind().await {
         Ok(Ok(status)) => status.unwrap_or_default().into_response(),
         Ok(Err(error)) => error.into_response(),
@@ -297,11 +356,46 @@ async fn handle(part: Arc<Part>, caught: bool, tx: Tx, rival: Tx, stage: Arc<Sta
     }
 }
 
+/// Runs a part in `transact`, and responds as the layer would.
+async fn transact(
+    interlock: Interlock,
+    read_only: bool,
+    part: Arc<Part>,
+    stage: Arc<Stage>,
+    recorder: Recorder,
+) -> Response {
+    let mut transaction = interlock.transaction();
+    if read_only {
+        transaction = transaction.read_only();
+    }
+    let (part, stage) = (&part, &stage);
+    let result = transaction
+        .run(async |tx: Tx| {
+            stage.begin_attempt();
+            match part.play(tx, None, stage).await?.unwrap_or_default() {
+                status if status.is_success() || status.is_redirection() => Ok(status),
+                status => Err(Error::from(Denied::new(status.as_u16().to_string()))),
+            }
+        })
+        .await;
+    let mut response = match result {
+        Ok(status) => status.into_response(),
+        Err(error) if error.kind() == ErrorKind::Denied => {
+            let status = error.source().map(ToString::to_string);
+            let status = StatusCode::from_bytes(status.unwrap().as_bytes());
+            status.unwrap().into_response()
+        }
+        Err(error) => error.into_response(),
+    };
+    response.extensions_mut().insert(recorder);
+    response
+}
+
 impl Part {
     async fn play(
         &self,
         mut tx: Tx,
-        mut rival: Tx,
+        mut rival: Option<Tx>,
         stage: &Arc<Stage>,
     ) -> Result<Option<StatusCode>, Error> {
         for step in &self.steps {
@@ -312,7 +406,7 @@ impl Part {
             End::Pass => None,
             End::Respond(code) => Some(status(code)),
             End::Keep(code) => {
-                tx.commit_on_error();
+                tx.commit_on_client_error();
                 Some(status(code))
             }
             End::Escape => {
@@ -333,7 +427,7 @@ impl Step {
     fn play<'a, 't: 'a>(
         &'a self,
         on: On<'a, 't>,
-        rival: &'a mut Tx,
+        rival: &'a mut Option<Tx>,
         stage: &'a Arc<Stage>,
     ) -> BoxFuture<'a, Result<(), Error>> {
         Box::pin(async move {
@@ -390,7 +484,7 @@ async fn inside(
     opened: Result<Savepoint<'_>, sqlx::Error>,
     steps: &[Step],
     close: Close,
-    rival: &mut Tx,
+    rival: &mut Option<Tx>,
     stage: &Arc<Stage>,
 ) -> Result<(), Error> {
     let mut savepoint = opened?;
@@ -407,10 +501,18 @@ async fn inside(
 }
 
 impl Statement {
-    async fn play(self, on: On<'_, '_>, rival: &mut Tx, stage: &Arc<Stage>) -> Result<(), Error> {
-        let attempt = rival.attempt();
+    async fn play(
+        self,
+        on: On<'_, '_>,
+        rival: &mut Option<Tx>,
+        stage: &Arc<Stage>,
+    ) -> Result<(), Error> {
+        let attempt = stage.attempts();
         let done = match (self, on) {
-            (Self::Rival, _) => Plain::Read.play(rival, attempt, stage).await,
+            (Self::Rival, _) => {
+                let rival = rival.as_mut().expect("a request has another Tx");
+                Plain::Read.play(rival, attempt, stage).await
+            }
             (Self::Raw(plain), On::Tx(tx)) => {
                 plain.play(tx.connection().await?, attempt, stage).await
             }

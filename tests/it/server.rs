@@ -24,7 +24,7 @@ use tracing::Level;
 
 use crate::kit::{Kit, Log, TestResponse, anyone, can_edit, note, put, test, traced, write};
 
-const SERVER_CHECK: &str = "first look at the server";
+const SERVER_CHECK: &str = "inspected the server";
 
 fn app(interlock: &Interlock) -> Router {
     Router::new().route(

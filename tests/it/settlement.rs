@@ -221,7 +221,7 @@ fn denial_rolls_back_policy_writes() {
     test(async |kit| {
         async fn policy(mut tx: Tx) -> Result<(), StatusCode> {
             note(&mut tx, 1).await.unwrap();
-            tx.commit_on_error();
+            tx.commit_on_client_error();
             Err(StatusCode::UNAUTHORIZED)
         }
         let response = put(&guarded(kit.interlock.require(policy), never), "/1", "").await;
@@ -258,7 +258,7 @@ fn policy_may_redirect_before_its_first_statement() {
         }
         let app = guarded(kit.interlock.require(to_login_later), never);
         let response = put(&app, "/1", "").await;
-        response.assert_problem(ErrorKind::Aborted);
+        response.assert_problem(ErrorKind::TransactionAborted);
         assert!(kit.notes().await.is_empty());
     });
 }
@@ -270,7 +270,7 @@ fn denial_with_success_status_is_500() {
             Err("no")
         }
         let response = put(&guarded(kit.interlock.require(policy), never), "/1", "").await;
-        response.assert_problem(ErrorKind::Aborted);
+        response.assert_problem(ErrorKind::TransactionAborted);
     });
 }
 
@@ -379,7 +379,7 @@ fn swallowed_error_fails_request() {
         }
         let app = guarded(kit.interlock.require(can_edit), handler);
         let response = put(&app, "/1", "").await;
-        response.assert_problem(ErrorKind::Aborted);
+        response.assert_problem(ErrorKind::TransactionAborted);
         assert_eq!(response.outcome(), Outcome::RolledBack);
         assert_eq!(response.report().attempts(), 1);
         assert!(kit.notes().await.is_empty());
@@ -413,7 +413,7 @@ fn hidden_error_is_retried_once() {
             Ok("ok")
         }
         let response = put(&guarded(kit.interlock.require(anyone), handler), "/1", "").await;
-        response.assert_problem(ErrorKind::Aborted);
+        response.assert_problem(ErrorKind::TransactionAborted);
         assert_eq!(response.outcome(), Outcome::RolledBack);
         assert_eq!(response.report().attempts(), 2);
     });
@@ -463,8 +463,10 @@ fn commit_if_declines_success() {
         async fn failed(tx: Tx) -> Response {
             ([("failed", "yes")], write(tx).await).into_response()
         }
-        let interlock = kit.interlock.clone();
-        let interlock = interlock.commit_if(|response| !response.headers().contains_key("failed"));
+        let builder = kit.builder();
+        let interlock = builder
+            .commit_if(|response| !response.headers().contains_key("failed"))
+            .build();
         let response = put(&guarded(interlock.require(anyone), failed), "/1", "").await;
         assert_eq!(
             (response.status.as_u16(), response.body.as_str()),
@@ -485,7 +487,7 @@ fn commit_if_cannot_commit_an_error() {
         async fn failed(tx: Tx) -> Response {
             (StatusCode::BAD_REQUEST, write(tx).await).into_response()
         }
-        let interlock = kit.interlock.clone().commit_if(|_| true);
+        let interlock = kit.builder().commit_if(|_| true).build();
         let response = put(&guarded(interlock.require(anyone), failed), "/1", "").await;
         assert_eq!(response.status, 400);
         assert_eq!(response.outcome(), Outcome::RolledBack);
@@ -500,7 +502,7 @@ async fn keep(kit: &Kit, status: StatusCode, fails: bool) -> TestResponse {
         if fails {
             let _ = note(&mut tx, 1).await;
         }
-        tx.commit_on_error();
+        tx.commit_on_client_error();
         Ok::<_, Error>(status)
     };
     put(&guarded(kit.interlock.require(anyone), handler), "/1", "").await
@@ -530,7 +532,7 @@ fn commit_on_error_rolls_back_5xx() {
 fn commit_on_error_rolls_back_after_database_error() {
     test(async |kit| {
         let response = keep(&kit, StatusCode::UNAUTHORIZED, true).await;
-        response.assert_problem(ErrorKind::Aborted);
+        response.assert_problem(ErrorKind::TransactionAborted);
         assert_eq!(response.outcome(), Outcome::RolledBack);
         assert!(kit.notes().await.is_empty());
     });
@@ -559,7 +561,7 @@ fn rollback_only_succeeds_and_rolls_back() {
 #[test]
 fn dry_run_succeeds_and_rolls_back() {
     test(async |kit| {
-        let interlock = kit.interlock.clone().dry_run();
+        let interlock = kit.builder().dry_run(true).build();
         let response = put(&guarded(interlock.require(anyone), write), "/1", "").await;
         assert_eq!(
             (response.status.as_u16(), response.body.as_str()),
@@ -578,9 +580,9 @@ fn dry_run_fails_where_commit_would_fail() {
             return;
         }
         kit.database.run(DEFERRED).await;
-        for interlock in [kit.interlock.clone(), kit.interlock.clone().dry_run()] {
+        for interlock in [kit.interlock.clone(), kit.builder().dry_run(true).build()] {
             let response = put(&guarded(interlock.require(anyone), write), "/1", "").await;
-            response.assert_problem(ErrorKind::Rejected);
+            response.assert_problem(ErrorKind::ConstraintViolation);
             assert_eq!(response.outcome(), Outcome::RolledBack);
             assert!(kit.notes().await.is_empty());
         }

@@ -108,7 +108,7 @@ fn each_retry_is_logged_at_debug() {
         let (response, log) = traced(put(&app, "/1", "")).await;
         assert_eq!(response.status, 200);
         assert_eq!(kit.notes().await, [1]);
-        let retries = log.find("running the request again");
+        let retries = log.find("retrying");
         let attempts: Vec<_> = retries.iter().map(|retry| retry.get("attempt")).collect();
         assert_eq!(attempts, [Some("1"), Some("2")]);
         for retry in retries {
@@ -245,9 +245,9 @@ fn denial_is_logged_with_reason() {
 #[test]
 fn exhausted_retries_are_logged_as_warning() {
     test(async |kit| {
-        let interlock = kit.interlock.clone().max_attempts(2);
+        let interlock = kit.builder().max_attempts(2).build();
         let app = app(&interlock, put_route(always_conflict), &kit);
-        let event = failure(&app, ErrorKind::Contended).await;
+        let event = failure(&app, ErrorKind::RetriesExhausted).await;
         assert_eq!(event.level, Level::WARN);
         assert_eq!(event.get("sqlstate"), Some("40001"));
         assert_eq!(kit.body(1).await, "old");
@@ -271,7 +271,7 @@ fn exceeded_deadline_is_logged_as_warning() {
         std::future::pending::<()>().await;
     }
     test(async |kit| {
-        let interlock = kit.interlock.clone().deadline(Duration::from_millis(300));
+        let interlock = kit.builder().deadline(Duration::from_millis(300)).build();
         let app = app(&interlock, put_route(handler), &kit);
         let event = failure(&app, ErrorKind::DeadlineExceeded).await;
         assert_eq!(event.level, Level::WARN);
@@ -287,7 +287,7 @@ fn swallowed_error_is_logged_as_error() {
     }
     test(async |kit| {
         let app = app(&kit.interlock, put_route(handler), &kit);
-        let event = failure(&app, ErrorKind::Aborted).await;
+        let event = failure(&app, ErrorKind::TransactionAborted).await;
         assert_eq!(event.level, Level::ERROR);
         assert_eq!(event.get("sqlstate"), Some("23505"));
         assert!(event.get("cause").is_some());
@@ -303,7 +303,7 @@ fn escaped_tx_is_logged_as_error() {
     }
     test(async |kit| {
         let app = app(&kit.interlock, put_route(handler), &kit);
-        let event = failure(&app, ErrorKind::Escaped).await;
+        let event = failure(&app, ErrorKind::TxEscaped).await;
         assert_eq!(event.level, Level::ERROR);
         assert!(kit.notes().await.is_empty());
     });
@@ -329,7 +329,7 @@ fn second_lease_is_logged_as_error() {
     }
     test(async |kit| {
         let app = app(&kit.interlock, put_route(handler), &kit);
-        let event = failure(&app, ErrorKind::AlreadyLeased).await;
+        let event = failure(&app, ErrorKind::TxInUse).await;
         assert_eq!(event.level, Level::ERROR);
         assert!(kit.notes().await.is_empty());
     });
@@ -367,7 +367,7 @@ fn constraint_violation_at_commit_is_logged_at_info() {
             )
             .await;
         let app = app(&kit.interlock, put_route(write), &kit);
-        let event = failure(&app, ErrorKind::Rejected).await;
+        let event = failure(&app, ErrorKind::ConstraintViolation).await;
         assert_eq!(event.level, Level::INFO);
         assert_eq!(event.get("sqlstate"), Some("23505"));
         assert_eq!(kit.notes().await, [7]);
@@ -474,7 +474,7 @@ async fn cast(mut tx: Tx, _: String) -> Result<(), Error> {
 
 /// Sends the secrets to `handler`, and asserts that none was logged.
 async fn assert_keeps(secrets: [&str; 3], kit: &Kit, handler: MethodRouter<Kit>, status: u16) {
-    let interlock = kit.interlock.clone().max_attempts(3);
+    let interlock = kit.builder().max_attempts(3).build();
     let app = Router::new()
         .route("/", handler.route_layer(interlock.require(policy)))
         .with_state(kit.clone());

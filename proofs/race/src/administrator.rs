@@ -2,8 +2,9 @@
 
 use std::{fmt, time::Instant};
 
-use sqlx::{Connection as _, Executor as _, PgConnection};
+use sqlx::{Connection as _, Executor, PgConnection, Postgres};
 use support::Database;
+use tower_interlock::{Error, Interlock, Tx};
 
 /// The isolation level of revocations. Grants are always SERIALIZABLE.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -33,8 +34,9 @@ pub struct Revocation {
     pub acknowledged: Instant,
 }
 
-/// An administrator with its own connection.
+/// An administrator with its own connections: SERIALIZABLE transactions run in `transact`.
 pub(crate) struct Administrator {
+    interlock: Interlock,
     connection: PgConnection,
     isolation: Isolation,
 }
@@ -44,7 +46,6 @@ pub(crate) const SCHEMA: &str = "
     CREATE TABLE revocations (document INT8 PRIMARY KEY, seen INT8 NOT NULL, acknowledged INT8);
 ";
 
-const SERIALIZABLE: &str = "BEGIN ISOLATION LEVEL SERIALIZABLE";
 const READ_COMMITTED: &str = "BEGIN ISOLATION LEVEL READ COMMITTED";
 
 impl Administrator {
@@ -54,57 +55,78 @@ impl Administrator {
     ) -> Result<Self, sqlx::Error> {
         let connection = PgConnection::connect_with(&database.options()).await?;
         Ok(Self {
+            interlock: Interlock::connect_with(database.options(), 1).build(),
             connection,
             isolation,
         })
     }
 
-    pub(crate) async fn grant(&mut self, document: i64) -> Result<(), sqlx::Error> {
-        loop {
-            match self.try_grant(document).await {
-                Err(error) if has_code(&error, SERIALIZATION_FAILURE) => self.roll_back().await?,
-                granted => return granted,
-            }
-        }
+    pub(crate) async fn grant(&mut self, document: i64) -> Result<(), Error> {
+        self.interlock
+            .transact(async |mut tx: Tx| {
+                sqlx::query("INSERT INTO grants (document) VALUES ($1)")
+                    .bind(document)
+                    .execute(&mut tx)
+                    .await?;
+                Ok::<_, Error>(())
+            })
+            .await
     }
 
     /// Revokes, and counts the writes again after the revocation was acknowledged.
-    pub(crate) async fn revoke(&mut self, document: i64) -> Result<Revocation, sqlx::Error> {
-        let mut begin = match self.isolation {
-            Isolation::Serializable => SERIALIZABLE,
-            Isolation::Guarded | Isolation::ReadCommitted => READ_COMMITTED,
+    pub(crate) async fn revoke(&mut self, document: i64) -> Result<Revocation, Error> {
+        let revocation = match self.isolation {
+            Isolation::Serializable => self.revoke_serializable(document).await?,
+            Isolation::ReadCommitted => self.revoke_read_committed(document).await?,
+            Isolation::Guarded => match self.revoke_read_committed(document).await {
+                Err(error) if error.sqlstate() == Some(GUARD) => Revocation {
+                    rejected: true,
+                    ..self.revoke_serializable(document).await?
+                },
+                revoked => revoked?,
+            },
         };
-        let mut rejected = false;
-        let revocation = loop {
-            match self.try_revoke(begin, document).await {
-                Err(error) if has_code(&error, SERIALIZATION_FAILURE) => self.roll_back().await?,
-                Err(error) if self.isolation == Isolation::Guarded && has_code(&error, GUARD) => {
-                    rejected = true;
-                    begin = SERIALIZABLE;
-                    self.roll_back().await?;
-                }
-                revoked => break revoked?,
-            }
-        };
-        while let Err(error) = self.try_count(document).await {
-            if !has_code(&error, SERIALIZATION_FAILURE) {
-                return Err(error);
-            }
-        }
-        Ok(Revocation {
-            rejected,
-            ..revocation
-        })
+        self.count(document).await?;
+        Ok(revocation)
     }
 
-    async fn try_grant(&mut self, document: i64) -> Result<(), sqlx::Error> {
-        self.connection.execute(SERIALIZABLE).await?;
-        sqlx::query("INSERT INTO grants (document) VALUES ($1)")
-            .bind(document)
-            .execute(&mut self.connection)
-            .await?;
+    async fn revoke_serializable(&self, document: i64) -> Result<Revocation, Error> {
+        let revoked = self.interlock.transact(async |mut tx: Tx| {
+            let mut revocation = Revocation::begin();
+            revocation.delete(&mut tx, document).await?;
+            Ok::<_, Error>(revocation)
+        });
+        let mut revocation = revoked.await?;
+        revocation.acknowledged = Instant::now();
+        Ok(revocation)
+    }
+
+    /// Without SERIALIZABLE there is no `transact`. After a serialization failure it starts again.
+    async fn revoke_read_committed(&mut self, document: i64) -> Result<Revocation, Error> {
+        loop {
+            match self.try_revoke_read_committed(document).await {
+                Err(error) => {
+                    self.roll_back().await?;
+                    let error = Error::from(error);
+                    if error.sqlstate() != Some(SERIALIZATION_FAILURE) {
+                        return Err(error);
+                    }
+                }
+                Ok(revocation) => return Ok(revocation),
+            }
+        }
+    }
+
+    async fn try_revoke_read_committed(
+        &mut self,
+        document: i64,
+    ) -> Result<Revocation, sqlx::Error> {
+        let mut revocation = Revocation::begin();
+        self.connection.execute(READ_COMMITTED).await?;
+        revocation.delete(&mut self.connection, document).await?;
         self.connection.execute("COMMIT").await?;
-        Ok(())
+        revocation.acknowledged = Instant::now();
+        Ok(revocation)
     }
 
     /// Rolls back, also after a failed COMMIT.
@@ -118,46 +140,54 @@ impl Administrator {
         }
     }
 
-    async fn try_revoke(
-        &mut self,
-        begin: &'static str,
-        document: i64,
-    ) -> Result<Revocation, sqlx::Error> {
-        let begin_sent = Instant::now();
-        self.connection.execute(begin).await?;
+    async fn count(&self, document: i64) -> Result<(), Error> {
+        self.interlock
+            .transact(async |mut tx: Tx| {
+                sqlx::query(
+                    "UPDATE revocations
+                     SET acknowledged = (SELECT count(*) FROM writes WHERE document = $1)
+                     WHERE document = $1",
+                )
+                .bind(document)
+                .execute(&mut tx)
+                .await?;
+                Ok::<_, Error>(())
+            })
+            .await
+    }
+}
+
+impl Revocation {
+    fn begin() -> Self {
+        let now = Instant::now();
+        Self {
+            seen: 0,
+            rejected: false,
+            begin_sent: now,
+            deleted: now,
+            commit_sent: now,
+            acknowledged: now,
+        }
+    }
+
+    /// Deletes the grant, and stores how many writes the transaction sees. COMMIT comes next.
+    async fn delete<C>(&mut self, on: &mut C, document: i64) -> Result<(), sqlx::Error>
+    where
+        for<'c> &'c mut C: Executor<'c, Database = Postgres>,
+    {
         sqlx::query("DELETE FROM grants WHERE document = $1")
             .bind(document)
-            .execute(&mut self.connection)
+            .execute(&mut *on)
             .await?;
-        let deleted = Instant::now();
-        let seen = sqlx::query_scalar(
+        self.deleted = Instant::now();
+        self.seen = sqlx::query_scalar(
             "INSERT INTO revocations (document, seen)
              SELECT $1, count(*) FROM writes WHERE document = $1 RETURNING seen",
         )
         .bind(document)
-        .fetch_one(&mut self.connection)
+        .fetch_one(on)
         .await?;
-        let commit_sent = Instant::now();
-        self.connection.execute("COMMIT").await?;
-        Ok(Revocation {
-            seen,
-            rejected: false,
-            begin_sent,
-            deleted,
-            commit_sent,
-            acknowledged: Instant::now(),
-        })
-    }
-
-    async fn try_count(&mut self, document: i64) -> Result<(), sqlx::Error> {
-        sqlx::query(
-            "UPDATE revocations
-             SET acknowledged = (SELECT count(*) FROM writes WHERE document = $1)
-             WHERE document = $1",
-        )
-        .bind(document)
-        .execute(&mut self.connection)
-        .await?;
+        self.commit_sent = Instant::now();
         Ok(())
     }
 }
@@ -175,8 +205,3 @@ impl fmt::Display for Isolation {
 const SERIALIZATION_FAILURE: &str = "40001";
 /// The SQLSTATE that the guard raises.
 const GUARD: &str = "25000";
-
-fn has_code(error: &sqlx::Error, code: &str) -> bool {
-    let found = error.as_database_error().and_then(|error| error.code());
-    found.as_deref() == Some(code)
-}

@@ -18,7 +18,7 @@ use tokio::{
     time::{interval, sleep},
 };
 use tower::ServiceExt as _;
-use tower_interlock::{Report, SERIALIZABLE_GUARD};
+use tower_interlock::{Report, schema::SERIALIZABLE_GUARD};
 
 use crate::{
     administrator::{self, Administrator, Isolation, Revocation},
@@ -155,7 +155,7 @@ async fn administer(
     mut administrator: Administrator,
     granted_for: Duration,
     lane: Arc<Lane>,
-) -> Result<HashMap<i64, Revocation>, sqlx::Error> {
+) -> Result<HashMap<i64, Revocation>, tower_interlock::Error> {
     let mut revocations = HashMap::new();
     while !lane.requests.all_sent() {
         let document = lane.document.load(Ordering::Relaxed) + 1;

@@ -173,7 +173,7 @@ async fn may_write(Path(write): Path<Write>, mut tx: Tx) -> Result<Write, Error>
 }
 
 /// The handler behind the layer.
-async fn write(Authorized(write): Authorized<Write>, mut tx: Tx) -> Result<(), Error> {
+async fn write(write: Authorized<Write>, mut tx: Tx) -> Result<(), Error> {
     sqlx::query(WRITE)
         .bind(write.document)
         .bind(write.id)

@@ -73,9 +73,9 @@ impl Cell {
         let (kit, proxy) = behind_a_proxy(kit, self.server).await;
         let (moment, fault, times) = self.strike.clone();
         proxy.inject_times(times as usize, moment, fault);
-        let interlock = kit::interlock(&kit.pool, number);
+        let builder = kit::builder(&kit.pool, number);
         let stage = Stage::new(number, &kit.outside);
-        let app = self.script.app(&interlock, &stage);
+        let (app, interlock) = self.script.app(builder, &stage);
         let unknown = predicted.outcome == Outcome::Unknown;
         let late = unknown && !predicted.hooks.is_empty();
 
@@ -122,9 +122,8 @@ impl Cell {
             strikes: Vec::new(),
         };
         let predicted = predict(&self.script, &world);
-        let interlock = Interlock::new(kit.pool.clone());
         let stage = Stage::new(-number, &kit.outside);
-        let app = self.script.app(&interlock, &stage);
+        let (app, interlock) = self.script.app(kit.builder(), &stage);
         let response = kit::read(app.oneshot(Script::request()).await.unwrap()).await;
         interlock.drain().await;
         assert_eq!(Reply::of(&response), predicted.response);

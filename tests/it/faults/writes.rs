@@ -111,10 +111,11 @@ fn cells(server: Kind) -> Vec<Write> {
 /// How a write differs from its prediction.
 async fn difference(cell: Write, kit: Kit, who: i64) -> Option<String> {
     let (kit, proxy) = behind_a_proxy(&kit, cell.server).await;
-    let interlock = kit::interlock(&kit.pool, who)
+    let interlock = kit::builder(&kit.pool, who)
         .max_attempts(ATTEMPTS)
         .deadline(cell.deadline)
-        .grace(GRACE);
+        .grace(GRACE)
+        .build();
     let statement = match cell.scene {
         Scene::True | Scene::False => &GRANTED,
         Scene::Nothing => &NOTHING,

@@ -14,7 +14,7 @@ use tokio::{
     net::{TcpListener, TcpStream},
 };
 use tokio_util::task::AbortOnDropHandle;
-use tower_interlock::{Error, IfMatch, Tx};
+use tower_interlock::{Error, Tx, precondition::IfMatch};
 
 use crate::kit::{Kit, can_edit, test};
 

@@ -37,7 +37,7 @@ pub(crate) async fn note(tx: &mut Tx, id: i64) -> Result<(), sqlx::Error> {
 
 /// Replaces the body of the document that [`can_edit`] granted, and returns it.
 pub(crate) async fn update(
-    Authorized(can): Authorized<CanEdit>,
+    can: Authorized<CanEdit>,
     mut tx: Tx,
     body: String,
 ) -> Result<String, Error> {

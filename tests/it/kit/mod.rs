@@ -2,22 +2,26 @@
 //! handlers to send them to.
 
 mod app;
+mod commit;
 mod conflict;
 mod log;
 mod naive;
+mod recorder;
 mod response;
 
 use std::time::Duration;
 
 use sqlx::PgPool;
 use support::{Database, Kind};
-use tower_interlock::Interlock;
+use tower_interlock::{Interlock, InterlockBuilder};
 
 pub(crate) use self::{
     app::{CanEdit, anyone, can_edit, guarded, never, note, update, write},
-    conflict::{DEFERRED, committing, conflict, conflict_once, slow_commit, terminate},
+    commit::{DEFERRED, committing, slow_commit, terminate},
+    conflict::{conflict, conflict_once},
     log::{Event, Log, logged_text, traced},
     naive::{Naive, naive_app},
+    recorder::{Recorder, Seen},
     response::{TestResponse, get, put, read, send},
 };
 
@@ -70,14 +74,9 @@ pub(crate) fn pool(database: &Database, size: u32) -> PgPool {
         .connect_lazy_with(database.options())
 }
 
-/// An interlock that uses handoff if the number of the `case` is odd.
-pub(crate) fn interlock(pool: &PgPool, case: i64) -> Interlock {
-    let interlock = Interlock::new(pool.clone());
-    if case % 2 == 0 {
-        interlock
-    } else {
-        interlock.handoff()
-    }
+/// The settings of an interlock that uses handoff if the number of the `case` is odd.
+pub(crate) fn builder(pool: &PgPool, case: i64) -> InterlockBuilder {
+    Interlock::builder(pool.clone()).handoff(case % 2 != 0)
 }
 
 const SCHEMA: &str = "
@@ -89,6 +88,11 @@ const SCHEMA: &str = "
 ";
 
 impl Kit {
+    /// The settings of another interlock on the pool.
+    pub(crate) fn builder(&self) -> InterlockBuilder {
+        Interlock::builder(self.pool.clone())
+    }
+
     /// The stored body of a document, as another session sees it.
     pub(crate) async fn body(&self, id: i64) -> String {
         sqlx::query_scalar("SELECT body FROM documents WHERE id = $1")

@@ -9,6 +9,8 @@ use axum::{
 use tower::ServiceExt as _;
 use tower_interlock::{Error, ErrorKind, Outcome, Report};
 
+use super::recorder::Recorder;
+
 /// A response whose body was read.
 pub(crate) struct TestResponse {
     pub(crate) status: StatusCode,
@@ -18,6 +20,11 @@ pub(crate) struct TestResponse {
 }
 
 impl TestResponse {
+    /// The observer of a request that ran `transact`.
+    pub(crate) fn recorder(&self) -> Option<&Recorder> {
+        self.inner.extensions().get()
+    }
+
     /// The report of the layer, if the request went through one.
     pub(crate) fn try_report(&self) -> Option<&Report> {
         self.inner.extensions().get()

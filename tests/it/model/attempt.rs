@@ -233,7 +233,10 @@ impl<'r> Attempt<'r> {
     /// The error that keeps the attempt from being committed.
     pub(super) fn fault(&self) -> Option<Trouble> {
         let recorded = self.recorded.first().map(|(trouble, _)| *trouble);
-        recorded.or_else(|| self.abandoned.then(|| Trouble::of(ErrorKind::Aborted)))
+        recorded.or_else(|| {
+            self.abandoned
+                .then(|| Trouble::of(ErrorKind::TransactionAborted))
+        })
     }
 
     /// The outcome if the attempt is not committed.

@@ -23,7 +23,7 @@ pub(super) struct Trouble {
 }
 
 impl Trouble {
-    pub(super) const CONFLICT: Self = Self::retryable(Retry::Conflict, ErrorKind::Contended);
+    pub(super) const CONFLICT: Self = Self::retryable(Retry::Conflict, ErrorKind::RetriesExhausted);
     pub(super) const LOST: Self = Self::retryable(Retry::Lost, ErrorKind::Unavailable);
     pub(super) const HIDDEN: Self = Self::retryable(Retry::Hidden, ErrorKind::Database);
     pub(super) const UNSPECIFIED: Self = Self {

@@ -32,11 +32,11 @@ impl Attempt<'_> {
         let outcome = self.outcome();
         let unchanged = Ok(Settled::Done(returned.reply(), outcome));
         let replaced = |reply| Ok(Settled::Done(reply, outcome));
-        let aborted = replaced(Reply::Problem(ErrorKind::Aborted));
+        let aborted = replaced(Reply::Problem(ErrorKind::TransactionAborted));
 
         // Rule 2.
         if self.escaped {
-            return replaced(Reply::Problem(ErrorKind::Escaped));
+            return replaced(Reply::Problem(ErrorKind::TxEscaped));
         }
         // Rule 3.
         if let Some(retry) = self.retryable(returned) {
@@ -162,7 +162,9 @@ impl Attempt<'_> {
         match commit {
             Commit::Acknowledged => Settled::Done(returned.reply(), Outcome::Committed),
             Commit::Conflict => Settled::Retry(Retry::Conflict, false),
-            Commit::ConstraintViolation => problem(ErrorKind::Rejected, Outcome::RolledBack),
+            Commit::ConstraintViolation => {
+                problem(ErrorKind::ConstraintViolation, Outcome::RolledBack)
+            }
             Commit::Rejected => problem(ErrorKind::Database, Outcome::RolledBack),
             Commit::Unknown => problem(ErrorKind::OutcomeUnknown, Outcome::Unknown),
         }

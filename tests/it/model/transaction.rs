@@ -199,7 +199,7 @@ impl Attempt<'_> {
 
     fn roll_back(&mut self, depth: usize) -> Result<(), Halt> {
         if self.abandoned {
-            return Err(Trouble::of(ErrorKind::Aborted).into());
+            return Err(Trouble::of(ErrorKind::TransactionAborted).into());
         }
         self.roll_back_to(depth)
     }
@@ -228,10 +228,10 @@ impl Attempt<'_> {
     /// T1 and T4.
     pub(super) fn hold(&mut self, who: Holder) -> Result<(), Halt> {
         if self.abandoned {
-            return Err(Trouble::of(ErrorKind::Aborted).into());
+            return Err(Trouble::of(ErrorKind::TransactionAborted).into());
         }
         if self.holder.is_some_and(|holder| holder != who) {
-            let leased = Trouble::of(ErrorKind::AlreadyLeased);
+            let leased = Trouble::of(ErrorKind::TxInUse);
             self.recorded.push((leased, 0));
             return Err(leased.into());
         }
@@ -292,7 +292,7 @@ impl Attempt<'_> {
             Ok(()) => self.open().unseen = None,
             Err(Halt::Error(Trouble { retry: None, .. })) => {
                 self.recorded.pop();
-                return Err(self.record(Trouble::of(ErrorKind::Aborted)));
+                return Err(self.record(Trouble::of(ErrorKind::TransactionAborted)));
             }
             Err(other) => return Err(other),
         }
@@ -323,7 +323,7 @@ impl Attempt<'_> {
     pub(super) fn transmit(&mut self) -> Result<(), Halt> {
         let deadline = self.script.settings.deadline;
         if self.open().broken {
-            return Err(self.record(Trouble::of(ErrorKind::Aborted)));
+            return Err(self.record(Trouble::of(ErrorKind::TransactionAborted)));
         }
         if self.open().dead {
             self.open().broken = true;

@@ -1,6 +1,6 @@
 //! Predicts the result of a conditional write on an `Interlock`.
 
-use std::time::Duration;
+use std::{mem::replace, time::Duration};
 
 use support::{Kind, Moment};
 use tower_interlock::ErrorKind;
@@ -51,8 +51,8 @@ pub(crate) fn predict(write: &Write) -> (Result<(), ErrorKind>, usize) {
         }),
         rows: 0,
     };
-    let mut in_transaction = false;
-    for _ in 0..write.max_attempts {
+    let (mut in_transaction, mut lost) = (false, false);
+    for attempt in 1.. {
         let mut result = if in_transaction {
             run.in_transaction()
         } else {
@@ -63,15 +63,21 @@ pub(crate) fn predict(write: &Write) -> (Result<(), ErrorKind>, usize) {
             in_transaction = true;
             result = run.in_transaction();
         }
+        let last = attempt == write.max_attempts;
         let result = match result {
             Ok(()) => Ok(()),
             Err(Stop::Kind(kind)) => Err(kind),
             Err(Stop::Unexplained) => Err(ErrorKind::NotFound),
-            Err(Stop::Retry) => continue,
+            // R1
+            Err(Stop::Conflict) if last => Err(ErrorKind::RetriesExhausted),
+            Err(Stop::Conflict) => continue,
+            // R2
+            Err(Stop::Lost) if last || replace(&mut lost, true) => Err(ErrorKind::Unavailable),
+            Err(Stop::Lost) => continue,
         };
         return (result, run.rows);
     }
-    (Err(ErrorKind::Contended), run.rows)
+    unreachable!("the last attempt has a result")
 }
 
 struct Run<'w> {
@@ -81,7 +87,10 @@ struct Run<'w> {
 }
 
 enum Stop {
-    Retry,
+    /// A serialization failure.
+    Conflict,
+    /// A connection that was lost before COMMIT was sent.
+    Lost,
     Unexplained,
     Kind(ErrorKind),
 }
@@ -121,10 +130,13 @@ impl Run<'_> {
         }
         Err(match Commit::of(&delivery.heard, self.write.server) {
             Commit::Acknowledged => return Ok(()),
-            Commit::Conflict => Stop::Retry,
-            Commit::ConstraintViolation => Stop::Kind(ErrorKind::Rejected),
+            Commit::Conflict => Stop::Conflict,
+            Commit::ConstraintViolation => Stop::Kind(ErrorKind::ConstraintViolation),
             Commit::Rejected => match &delivery.heard {
-                Heard::Error(error) => Stop::of(Trouble::reported(error)),
+                // C7: of the statement, the error tells what it was. C4: of COMMIT it does not.
+                Heard::Error(error) if *moment != Moment::Commit => {
+                    Stop::Kind(Trouble::reported(error).kind.unwrap_or(ErrorKind::Database))
+                }
                 _ => Stop::Kind(ErrorKind::Database),
             },
             Commit::Unknown => Stop::Kind(ErrorKind::OutcomeUnknown),
@@ -137,7 +149,7 @@ impl Run<'_> {
         Err(match &delivery.heard {
             Heard::Done => return Ok(()),
             Heard::Silence => Stop::Kind(ErrorKind::DeadlineExceeded),
-            Heard::Lost => Stop::Kind(ErrorKind::Unavailable),
+            Heard::Lost => Stop::Lost,
             Heard::Error(error) => Stop::of(Trouble::reported(error)),
         })
     }
@@ -167,7 +179,8 @@ impl Run<'_> {
 impl Stop {
     fn of(trouble: Trouble) -> Self {
         match trouble.retry {
-            Some(Retry::Conflict) => Self::Retry,
+            Some(Retry::Conflict) => Self::Conflict,
+            Some(Retry::Lost) => Self::Lost,
             _ => Self::Kind(trouble.kind.unwrap_or(ErrorKind::Database)),
         }
     }

@@ -138,7 +138,7 @@ fn restarts_under_load_lose_no_write_and_leak_no_connection() {
         let durable: String = durable.fetch_one(&kit.outside).await.unwrap();
         assert_eq!(durable, "on");
         let hooks = Hooks::default();
-        let interlock = kit.interlock.clone().handoff();
+        let interlock = kit.builder().handoff(true).build();
         let layer = Load::new(ways::layer(&interlock, &hooks));
         let conditional = Load::new(ways::conditional(&interlock));
         let by_hand = Load::new(ways::by_hand(kit.database.pool(10).await));

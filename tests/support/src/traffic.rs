@@ -110,17 +110,16 @@ pub fn app(interlock: &Interlock, hooks: &Hooks) -> Router {
             Ok::<_, Error>(())
         }
     };
-    let hurried = interlock.clone().deadline(Fate::Outlasted.deadline());
+    let hurried = interlock
+        .require(may_write)
+        .deadline(Fate::Outlasted.deadline());
     Router::new()
         .route("/alone/{request}", put(alone))
         .route(
             "/{request}",
             put(handler.clone()).route_layer(interlock.require(may_write)),
         )
-        .route(
-            "/hurried/{request}",
-            put(handler).route_layer(hurried.require(may_write)),
-        )
+        .route("/hurried/{request}", put(handler).route_layer(hurried))
 }
 
 static ALONE: ConditionalWrite = ConditionalWrite::new(

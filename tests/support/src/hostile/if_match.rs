@@ -11,7 +11,10 @@ use axum::{
     },
 };
 use futures::FutureExt as _;
-use tower_interlock::{ETag, Error, ErrorKind, IfMatch, IfNoneMatch};
+use tower_interlock::{
+    Error, ErrorKind,
+    precondition::{ETag, IfMatch, IfNoneMatch},
+};
 
 /// Checks the header whose lines are the lines of `input`. An empty input is no header.
 ///
@@ -30,7 +33,7 @@ pub fn check(input: &[u8]) {
     let version = input.iter().take(8).fold(0, |number, byte| {
         i64::wrapping_add(i64::wrapping_mul(number, 256), i64::from(*byte))
     });
-    let tag = ETag::of(version).to_string();
+    let tag = ETag::new(version).to_string();
     let with_one_more = match model {
         Model::Absent => Model::Tags(vec![Tag::strong(&tag)]),
         Model::Tags(tags) => Model::Tags([tags, vec![Tag::strong(&tag)]].concat()),
@@ -81,7 +84,7 @@ fn assert_versions(versions: &[i64], tags: &[Tag]) {
     assert!(versions.is_sorted_by(|a, b| a < b), "{versions:?}");
     let quoted = |tag: &Tag| [b"\"", &tag.opaque[..], b"\""].concat();
     for version in versions {
-        let tag = ETag::of(*version).to_string();
+        let tag = ETag::new(*version).to_string();
         let was_sent = tags.iter().any(|sent| quoted(sent) == tag.as_bytes());
         assert!(was_sent, "{version} is not in {tags:?}");
     }
@@ -89,7 +92,7 @@ fn assert_versions(versions: &[i64], tags: &[Tag]) {
         let version = str::from_utf8(&tag.opaque)
             .ok()
             .and_then(|s| s.parse().ok());
-        let is_ours = |version: &i64| ETag::of(*version).to_string().as_bytes() == quoted(tag);
+        let is_ours = |version: &i64| ETag::new(*version).to_string().as_bytes() == quoted(tag);
         if let Some(version) = version.filter(is_ours) {
             assert!(versions.contains(&version), "{version} is lost");
         }

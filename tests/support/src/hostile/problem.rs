@@ -12,7 +12,7 @@ use axum::{
 use sqlx::{Error as SqlxError, postgres::PgPoolOptions};
 use tokio::runtime::{Builder, Runtime};
 use tower::ServiceExt as _;
-use tower_interlock::{Denied, Error, Interlock};
+use tower_interlock::{Denied, Error, ErrorKind, Interlock};
 
 /// Every way to make an error out of a text.
 const WAYS: &[fn(String) -> Error] = &[
@@ -83,8 +83,11 @@ impl Rendered {
         let problem: Problem = serde_json::from_slice(&self.body).unwrap();
         assert_eq!(problem.status, self.status.as_u16());
         assert!(self.status.is_client_error() || self.status.is_server_error());
-        assert_eq!(problem.r#type, "about:blank");
-        assert!(!problem.title.is_empty());
+        let kind = ErrorKind::ALL.iter();
+        let kind = kind.copied().find(|kind| kind.code() == problem.code);
+        let kind = kind.expect("the code of a kind");
+        assert_eq!(problem.r#type, kind.problem_type());
+        assert_eq!(problem.title, kind.title());
     }
 }
 
@@ -94,6 +97,7 @@ struct Problem {
     r#type: String,
     title: String,
     status: u16,
+    code: String,
 }
 
 fn render(response: impl IntoResponse) -> Rendered {

@@ -1,0 +1,77 @@
+//! How many attempts there may be, and for which reasons.
+
+use crate::error::{Error, ErrorClass, ErrorKind};
+
+/// The attempts at one work.
+pub(crate) struct Budget {
+    made: u32,
+    max: u32,
+    lost: bool,
+    hidden: bool,
+}
+
+impl Budget {
+    pub(crate) fn new(max: u32) -> Self {
+        Self {
+            made: 0,
+            max,
+            lost: false,
+            hidden: false,
+        }
+    }
+
+    /// The number of the attempt that is made now, counted from 1.
+    pub(crate) fn next(&mut self) -> u32 {
+        self.made = self.made.saturating_add(1);
+        self.made
+    }
+
+    pub(crate) fn made(&self) -> u32 {
+        self.made
+    }
+
+    pub(crate) fn is_last(&self) -> bool {
+        self.made >= self.max
+    }
+
+    /// Whether there may be another attempt after an error of this class (R1, R2, R3).
+    pub(crate) fn allows(&mut self, class: ErrorClass) -> bool {
+        !self.is_last()
+            && match class {
+                ErrorClass::SerializationFailure => true,
+                ErrorClass::ConnectionLost => !std::mem::replace(&mut self.lost, true),
+                ErrorClass::AlreadyAborted => !std::mem::replace(&mut self.hidden, true),
+                ErrorClass::Other => false,
+            }
+    }
+}
+
+/// The error of work that may not be attempted again.
+pub(crate) fn exhausted(class: ErrorClass, error: &Error) -> Error {
+    error.with_kind(match class {
+        ErrorClass::SerializationFailure => ErrorKind::RetriesExhausted,
+        ErrorClass::ConnectionLost => ErrorKind::Unavailable,
+        ErrorClass::AlreadyAborted | ErrorClass::Other => ErrorKind::TransactionAborted,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn serialization_failures_are_retried_to_the_limit_and_lost_connections_once() {
+        let mut budget = Budget::new(4);
+        budget.next();
+        assert!(budget.allows(ErrorClass::ConnectionLost));
+        budget.next();
+        assert!(!budget.allows(ErrorClass::ConnectionLost));
+        assert!(budget.allows(ErrorClass::AlreadyAborted));
+        budget.next();
+        assert!(!budget.allows(ErrorClass::AlreadyAborted));
+        assert!(!budget.allows(ErrorClass::Other));
+        assert!(budget.allows(ErrorClass::SerializationFailure));
+        budget.next();
+        assert!(!budget.allows(ErrorClass::SerializationFailure));
+    }
+}

@@ -1,0 +1,252 @@
+//! When it commits: the rules of `docs/contract.md`, as a table.
+
+use crate::{
+    attempt::reply::{Reply, ReplyClass},
+    error::{Error, ErrorClass, ErrorKind},
+    tx::{SlotState, Stage, Verdict},
+};
+
+/// What to do with the transaction of an attempt.
+#[derive(Debug)]
+pub(crate) enum Decision {
+    /// Roll back, and retry.
+    Retry(ErrorClass, Error),
+    /// Roll back, and reply with this error.
+    Replace(Error),
+    /// Roll back. The reply stands.
+    RollBack,
+    /// Commit, or do a dry run of it.
+    Commit,
+}
+
+/// Applies the first rule that fits. Rule 1, a panic, does not come here: it drops the attempt.
+pub(crate) fn decide(state: &SlotState, reply: Reply<'_>) -> Decision {
+    if state.has_escaped() {
+        return rule_2();
+    }
+    if let Some((class, error)) = retryable(state, reply) {
+        return Decision::Retry(class, error.clone()); // rule 3
+    }
+    let error = state.first_error();
+    match state.verdict {
+        Some(Verdict::Denied) if error.is_none() => return rule_4(state, reply.class),
+        Some(Verdict::Denied | Verdict::Failed) => return rule_5(state, reply.class, error),
+        Some(Verdict::Rejected) | None => {}
+    }
+    let kept = reply.class == ReplyClass::ClientError && state.ending.keep_client_errors;
+    if !reply.class.is_success() && !kept {
+        return Decision::RollBack; // rule 6
+    }
+    if let Some(error) = error {
+        return rule_7(state, error);
+    }
+    if reply.class.is_success() && state.verdict == Some(Verdict::Rejected) {
+        return aborted("a success over the 4xx or 5xx of an inner layer"); // rule 8
+    }
+    if state.ending.rollback_only {
+        return Decision::RollBack; // rule 9; a dry run does everything except the COMMIT
+    }
+    Decision::Commit // rule 10
+}
+
+fn rule_2() -> Decision {
+    let cause = "a Tx is still alive: in a spawned task, in a streaming body, or forgotten";
+    Decision::Replace(Error::because(ErrorKind::TxEscaped, cause))
+}
+
+/// A policy denied. It may redirect to a login page, as long as it has run no statement.
+fn rule_4(state: &SlotState, class: ReplyClass) -> Decision {
+    let redirects = class == ReplyClass::Redirect && state.stage == Stage::Unopened;
+    if class.is_success() && !redirects {
+        aborted("a success over the denial of a policy")
+    } else {
+        Decision::RollBack
+    }
+}
+
+/// A policy failed, or denied although an error is recorded.
+fn rule_5(state: &SlotState, class: ReplyClass, error: Option<Error>) -> Decision {
+    if state.verdict == Some(Verdict::Failed) && class == ReplyClass::ServerError {
+        return Decision::RollBack;
+    }
+    error.map_or_else(|| aborted("a policy failed"), Decision::Replace)
+}
+
+/// An error is recorded. If an earlier error was hidden, only its consequence is known.
+fn rule_7(state: &SlotState, error: Error) -> Decision {
+    let first = state.errors.first().map(|recorded| recorded.class());
+    if first == Some(ErrorClass::AlreadyAborted) {
+        Decision::Retry(ErrorClass::AlreadyAborted, error)
+    } else {
+        Decision::Replace(error.with_kind(ErrorKind::TransactionAborted))
+    }
+}
+
+/// The error of rule 3: recorded, or known from the reply alone because it occurred on the raw
+/// connection.
+fn retryable<'s>(state: &'s SlotState, reply: Reply<'s>) -> Option<(ErrorClass, &'s Error)> {
+    let recorded = state.errors.iter().map(|recorded| &recorded.error);
+    recorded
+        .chain(reply.error)
+        .filter_map(|error| Some((error.class()?, error)))
+        .find(|(class, _)| class.is_retryable())
+}
+
+fn aborted(cause: &'static str) -> Decision {
+    Decision::Replace(Error::because(ErrorKind::TransactionAborted, cause))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::database::Depth;
+
+    /// A row of the table: a state, a reply, and what is decided.
+    fn decided(change: impl FnOnce(&mut SlotState), class: ReplyClass) -> String {
+        let mut state = SlotState {
+            stage: Stage::Opened,
+            ..SlotState::default()
+        };
+        change(&mut state);
+        let reply = Reply {
+            class,
+            error: None,
+            status: None,
+        };
+        describe(decide(&state, reply))
+    }
+
+    fn describe(decision: Decision) -> String {
+        match decision {
+            Decision::Retry(class, _) => format!("retry {class:?}"),
+            Decision::Replace(error) => format!("{:?}", error.kind()),
+            Decision::RollBack => "roll back".to_owned(),
+            Decision::Commit => "commit".to_owned(),
+        }
+    }
+
+    fn record(error: &sqlx::Error) -> impl Fn(&mut SlotState) + use<> {
+        let error = Error::recorded(error);
+        move |state| state.record(error.clone(), Depth::default())
+    }
+
+    fn lost() -> sqlx::Error {
+        sqlx::Error::Io(std::io::ErrorKind::ConnectionReset.into())
+    }
+
+    fn failure() -> sqlx::Error {
+        sqlx::Error::Protocol("unexpected".to_owned())
+    }
+
+    use ReplyClass::{ClientError, Declined, Redirect, ServerError, Success};
+
+    #[test]
+    fn rule_2_escaped_tx_is_neither_committed_nor_retried() {
+        let escape = |state: &mut SlotState| state.leases.alive = 1;
+        assert_eq!(decided(escape, Success), "TxEscaped");
+        let lost = record(&lost());
+        let both = |state: &mut SlotState| {
+            escape(state);
+            lost(state);
+        };
+        assert_eq!(decided(both, ServerError), "TxEscaped");
+    }
+
+    #[test]
+    fn rule_3_lost_connection_is_retried_whatever_the_reply() {
+        for class in [Success, Redirect, ClientError, ServerError] {
+            assert_eq!(decided(record(&lost()), class), "retry ConnectionLost");
+        }
+    }
+
+    #[test]
+    fn rule_3_error_of_the_reply_counts() {
+        let error = Error::from(lost());
+        let reply = Reply {
+            class: ServerError,
+            error: Some(&error),
+            status: Some(503),
+        };
+        let decision = decide(&SlotState::default(), reply);
+        assert_eq!(describe(decision), "retry ConnectionLost");
+    }
+
+    #[test]
+    fn rule_3_unknown_outcome_is_not_retried() {
+        let error = Error::from(lost()).with_kind(ErrorKind::OutcomeUnknown);
+        let reply = Reply {
+            class: ServerError,
+            error: Some(&error),
+            status: Some(500),
+        };
+        assert_eq!(describe(decide(&SlotState::default(), reply)), "roll back");
+    }
+
+    #[test]
+    fn rule_4_denial_stands_and_cannot_become_a_success() {
+        let deny = |state: &mut SlotState| state.verdict = Some(Verdict::Denied);
+        assert_eq!(decided(deny, ClientError), "roll back");
+        assert_eq!(decided(deny, Success), "TransactionAborted");
+        assert_eq!(decided(deny, Redirect), "TransactionAborted");
+        let unopened = |state: &mut SlotState| {
+            deny(state);
+            state.stage = Stage::Unopened;
+        };
+        assert_eq!(decided(unopened, Redirect), "roll back");
+    }
+
+    #[test]
+    fn rule_5_failed_policy_is_a_server_error() {
+        let fail = |state: &mut SlotState| state.verdict = Some(Verdict::Failed);
+        assert_eq!(decided(fail, ServerError), "roll back");
+        assert_eq!(decided(fail, Success), "TransactionAborted");
+        let failure = record(&failure());
+        let denied_over_an_error = |state: &mut SlotState| {
+            state.verdict = Some(Verdict::Denied);
+            failure(state);
+        };
+        assert_eq!(decided(denied_over_an_error, ClientError), "Database");
+    }
+
+    #[test]
+    fn rule_6_error_reply_rolls_back_and_stands() {
+        for class in [ClientError, ServerError, Declined] {
+            assert_eq!(decided(|_| (), class), "roll back");
+            assert_eq!(decided(record(&failure()), class), "roll back");
+        }
+    }
+
+    #[test]
+    fn rule_6_kept_client_error_commits() {
+        let keep = |state: &mut SlotState| state.ending.keep_client_errors = true;
+        assert_eq!(decided(keep, ClientError), "commit");
+        assert_eq!(decided(keep, ServerError), "roll back");
+        assert_eq!(decided(keep, Declined), "roll back");
+    }
+
+    #[test]
+    fn rule_7_success_over_an_error_is_aborted() {
+        assert_eq!(decided(record(&failure()), Success), "TransactionAborted");
+        let abandon = |state: &mut SlotState| state.abandoned = true;
+        assert_eq!(decided(abandon, Success), "TransactionAborted");
+    }
+
+    #[test]
+    fn rule_8_success_over_a_rejection_is_aborted() {
+        let reject = |state: &mut SlotState| state.verdict = Some(Verdict::Rejected);
+        assert_eq!(decided(reject, Success), "TransactionAborted");
+        assert_eq!(decided(reject, ClientError), "roll back");
+    }
+
+    #[test]
+    fn rule_9_rollback_only_rolls_back() {
+        let only = |state: &mut SlotState| state.ending.rollback_only = true;
+        assert_eq!(decided(only, Success), "roll back");
+    }
+
+    #[test]
+    fn rule_10_everything_else_commits() {
+        assert_eq!(decided(|_| (), Success), "commit");
+        assert_eq!(decided(|_| (), Redirect), "commit");
+    }
+}

@@ -1,0 +1,57 @@
+//! The limits of attempts.
+
+use std::time::Duration;
+
+use crate::attempt::backoff::{Backoff, clamp};
+
+/// How long, and how often, work is attempted.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Limits {
+    pub(crate) deadline: Duration,
+    pub(crate) grace: Duration,
+    pub(crate) max_attempts: u32,
+    pub(crate) backoff: Backoff,
+    pub(crate) dry_run: bool,
+}
+
+impl Limits {
+    pub(crate) fn set_deadline(&mut self, deadline: Duration) {
+        self.deadline = clamp(deadline);
+    }
+
+    pub(crate) fn set_grace(&mut self, grace: Duration) {
+        self.grace = clamp(grace);
+    }
+
+    pub(crate) fn set_max_attempts(&mut self, attempts: u32) {
+        self.max_attempts = attempts.max(1);
+    }
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            deadline: Duration::from_secs(10),
+            grace: Duration::from_secs(5),
+            max_attempts: 100,
+            backoff: Backoff::default(),
+            dry_run: false,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::time::Instant;
+
+    use super::*;
+
+    #[test]
+    fn longest_settings_are_moments_in_the_future() {
+        let mut limits = Limits::default();
+        limits.set_deadline(Duration::MAX);
+        limits.set_grace(Duration::MAX);
+        let now = Instant::now();
+        assert!(now + limits.deadline + limits.grace > now);
+    }
+}

@@ -1,0 +1,22 @@
+//! The engine: it runs work until that has an outcome. It knows nothing of HTTP.
+
+mod backoff;
+mod budget;
+mod decide;
+mod engine;
+mod limits;
+mod queue;
+mod reply;
+mod run;
+mod settle;
+mod work;
+
+pub use self::backoff::Backoff;
+pub(crate) use self::{
+    engine::Engine,
+    limits::Limits,
+    reply::{Reply, ReplyClass},
+    run::run,
+    settle::{Failure, Retry},
+    work::{Attempt, Step, Work},
+};

@@ -1,0 +1,250 @@
+//! The settlement of an attempt: verify, COMMIT, hooks; or roll back.
+
+use std::{pin::pin, sync::Arc};
+
+use tokio::time::Instant;
+use tokio_util::task::task_tracker::TaskTrackerToken;
+use tracing::Instrument as _;
+
+use crate::{
+    attempt::{
+        decide::{Decision, decide},
+        reply::{Reply, ReplyClass},
+    },
+    database::{CommitError, CommitFailure, Database, Depth, Detached, Transaction, timeout_at},
+    error::{Error, ErrorClass, ErrorKind, describe, sqlstate},
+    report::Outcome,
+    tx::{
+        PendingHook, SlotState, Verdict,
+        scope::{self, Scope},
+    },
+};
+
+/// Why the reply of an attempt does not stand.
+pub(crate) enum Failure {
+    /// This error takes its place.
+    Replaced(Error, Outcome),
+    Retry(Retry),
+}
+
+/// An attempt that failed and may be retried.
+pub(crate) struct Retry {
+    pub(crate) class: ErrorClass,
+    pub(crate) error: Error,
+    /// The transaction, to be rolled back.
+    pub(crate) unfinished: Option<Transaction>,
+}
+
+/// Until when the steps of a settlement may take.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Deadlines {
+    /// Everything before COMMIT is sent.
+    pub(crate) work: Instant,
+    /// The acknowledgement of COMMIT.
+    pub(crate) commit: Instant,
+}
+
+/// Settles an attempt that ended with `reply`. `Ok` if the reply stands.
+///
+/// Cancelled before COMMIT, it rolls back. Cancelled later, COMMIT and hooks are finished.
+pub(crate) async fn settle(
+    mut state: SlotState,
+    reply: Reply<'_>,
+    database: &Arc<Database>,
+    dry_run: bool,
+    deadlines: Deadlines,
+) -> Result<Outcome, Failure> {
+    let verified = timeout_at(deadlines.work, pin!(verify(&mut state, reply))).await;
+    if verified.is_none() {
+        let error = Error::new(ErrorKind::DeadlineExceeded);
+        return Err(Failure::Replaced(error, state.outcome()));
+    }
+    match decide(&state, reply) {
+        Decision::Retry(class, error) => Err(Failure::Retry(Retry {
+            class,
+            error,
+            unfinished: state.transaction,
+        })),
+        Decision::Replace(error) => Err(Failure::Replaced(error, state.outcome())),
+        Decision::RollBack => {
+            let outcome = state.outcome();
+            log_rollback(&state, reply, outcome);
+            Ok(outcome)
+        }
+        // Boxed: what only tests need is not to enlarge the future of every request.
+        Decision::Commit if dry_run => Box::pin(dry_run_commit(state, deadlines.work)).await,
+        Decision::Commit => commit(state, database, deadlines.commit).await,
+    }
+}
+
+/// Settles an attempt that ended with an error of the inner service. `None` if that error is the
+/// reply.
+pub(crate) fn settle_service_error(state: SlotState) -> Option<Failure> {
+    let recorded = state
+        .errors
+        .iter()
+        .find(|recorded| recorded.class().is_retryable());
+    let Some(recorded) = recorded.filter(|_| !state.has_escaped()) else {
+        tracing::debug!("the service failed, rolling back");
+        return None;
+    };
+    Some(Failure::Retry(Retry {
+        class: recorded.class(),
+        error: recorded.error.clone(),
+        unfinished: state.transaction,
+    }))
+}
+
+/// Verifies a transaction that is to be committed, as far as statements were not seen.
+async fn verify(state: &mut SlotState, reply: Reply<'_>) {
+    let denied = state.verdict > Some(Verdict::Rejected);
+    let kept = state.ending.keep_client_errors && reply.class == ReplyClass::ClientError;
+    if denied || !(reply.class.is_success() || kept) {
+        return;
+    }
+    let Some(mut transaction) = state.transaction.take() else {
+        return;
+    };
+    if let Some(depth) = transaction.dropped_savepoint() {
+        if let Err(error) = transaction.drain().await {
+            state.record_sqlx(&error, depth);
+        }
+        match transaction.roll_back_to(depth).await {
+            Ok(()) => drop(state.roll_back_to(depth)),
+            Err(error) => state.record_sqlx(&error, Depth::default()),
+        }
+    }
+    if state.first_error().is_none()
+        && let Err(error) = transaction.verify().await
+    {
+        state.record_sqlx(&error, Depth::default());
+    }
+    state.transaction = Some(transaction);
+}
+
+/// Commits, and waits for the acknowledgement.
+async fn commit(
+    mut state: SlotState,
+    database: &Database,
+    limit: Instant,
+) -> Result<Outcome, Failure> {
+    let hooks = std::mem::take(&mut state.hooks);
+    let running = database.token();
+    let Some(transaction) = state.transaction.take() else {
+        run_hooks(hooks, running);
+        return Ok(Outcome::NoTransaction);
+    };
+    let committing = async move {
+        let committed = transaction.commit().await;
+        log_commit(committed.as_ref().err().map(|(error, _)| error), limit);
+        if committed.is_ok() {
+            run_hooks(hooks, running);
+        }
+        committed
+    };
+    await_commit(committing, limit).await?;
+    Ok(Outcome::Committed)
+}
+
+/// Awaits a COMMIT, or a statement that is its own COMMIT, until `limit`. Cancelled, it goes on in
+/// the background.
+pub(crate) async fn await_commit<T: Send + 'static>(
+    committing: impl Future<Output = Result<T, (CommitError, Option<Transaction>)>> + Send + 'static,
+    limit: Instant,
+) -> Result<T, Failure> {
+    let committing = Detached::new(committing.in_current_span());
+    let Some(committed) = timeout_at(limit, committing).await else {
+        let cause =
+            "there was no reply to COMMIT in time; it goes on, and its outcome will be logged";
+        let error = Error::because(ErrorKind::OutcomeUnknown, cause);
+        return Err(Failure::Replaced(error, Outcome::Unknown));
+    };
+    committed.map_err(|(error, unfinished)| commit_failed(error, unfinished))
+}
+
+fn commit_failed(error: CommitError, unfinished: Option<Transaction>) -> Failure {
+    let failure = error.failure;
+    let error = error.into_error();
+    match failure {
+        CommitFailure::SerializationFailure => Failure::Retry(Retry {
+            class: ErrorClass::SerializationFailure,
+            error,
+            unfinished,
+        }),
+        CommitFailure::RolledBack => Failure::Replaced(error, Outcome::RolledBack),
+        CommitFailure::Unknown => Failure::Replaced(error, Outcome::Unknown),
+    }
+}
+
+/// Does everything that a commit does, except for the commit.
+async fn dry_run_commit(mut state: SlotState, deadline: Instant) -> Result<Outcome, Failure> {
+    let outcome = state.outcome();
+    let checked = match state.transaction.take() {
+        Some(transaction) => timeout_at(deadline, pin!(transaction.dry_run_commit())).await,
+        None => Some(Ok(())),
+    };
+    match checked {
+        Some(Ok(())) => Ok(outcome),
+        Some(Err(error)) => Err(commit_failed(error, None)),
+        None => {
+            let error = Error::new(ErrorKind::DeadlineExceeded);
+            Err(Failure::Replaced(error, outcome))
+        }
+    }
+}
+
+/// Runs the hooks in the background, one after the other. A panic in one does not stop the next.
+fn run_hooks(hooks: Vec<PendingHook>, running: TaskTrackerToken) {
+    if hooks.is_empty() {
+        return;
+    }
+    let hooks = async move {
+        for PendingHook { hook, .. } in hooks {
+            let hook = scope::enter(Scope::Hook, hook);
+            if tokio::spawn(hook.in_current_span()).await.is_err() {
+                tracing::error!("an after_commit hook panicked");
+            }
+        }
+        drop(running);
+    };
+    tokio::spawn(hooks.in_current_span());
+}
+
+/// Logs what came of a COMMIT that was awaited until `limit`.
+pub(crate) fn log_commit(failed: Option<&CommitError>, limit: Instant) {
+    let outcome = match failed.map(|failed| failed.failure) {
+        None => "committed",
+        Some(CommitFailure::Unknown) => "unknown",
+        Some(_) => "rolled back",
+    };
+    let sqlstate = failed.and_then(|failed| sqlstate::code(&failed.error));
+    let sqlstate = sqlstate.as_deref();
+    let error = failed.map(|failed| describe(&failed.error));
+    if Instant::now() >= limit {
+        tracing::warn!(
+            outcome,
+            sqlstate,
+            error,
+            "a COMMIT that was reported as unknown is over"
+        );
+    } else if outcome == "unknown" {
+        tracing::error!(outcome, sqlstate, error, "COMMIT");
+    } else {
+        tracing::debug!(outcome, sqlstate, error, "COMMIT");
+    }
+}
+
+/// Logs a reply that stands although nothing is committed. An [`Error`] in it is logged where it
+/// leaves.
+fn log_rollback(state: &SlotState, reply: Reply<'_>, outcome: Outcome) {
+    let status = reply.status;
+    let error = state.first_error();
+    let sqlstate = error.as_ref().and_then(Error::sqlstate);
+    let logged = reply.error.is_some();
+    match state.verdict {
+        Some(Verdict::Denied) if !logged => tracing::info!(status, "a policy denied"),
+        Some(Verdict::Failed) if !logged => tracing::error!(status, sqlstate, "a policy failed"),
+        _ if outcome == Outcome::RolledBack => tracing::debug!(status, sqlstate, "rolled back"),
+        _ => {}
+    }
+}

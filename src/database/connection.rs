@@ -1,0 +1,315 @@
+//! A connection on its way from one transaction to the next: BEGIN, ROLLBACK, restart.
+
+#![expect(
+    clippy::disallowed_methods,
+    reason = "connections are acquired, and transactions begun and rolled back, here"
+)]
+
+use std::{
+    io,
+    sync::{Arc, OnceLock},
+    time::Duration,
+};
+
+use sqlx::{
+    AssertSqlSafe, Connection as _, Executor as _, PgConnection, PgPool, Postgres, Row as _,
+    SqlSafeStr as _, pool::PoolConnection, postgres::PgTransactionManager,
+};
+use sqlx_core::transaction::TransactionManager as _;
+use tokio::{
+    runtime::Handle,
+    time::{Instant, timeout},
+};
+use tokio_util::task::{TaskTracker, task_tracker::TaskTrackerToken};
+
+use crate::{
+    database::{
+        access::Access,
+        detached::spawn_on,
+        handoff::{Handoff, MAX_BYPASS},
+        server::{self, Server},
+    },
+    error::{Error, ErrorClass, ErrorKind},
+};
+
+/// How long a BEGIN or ROLLBACK may take before the connection is closed instead, which rolls back
+/// as well. COMMIT has no such limit, since closing the connection does not undo it.
+const CONTROL_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// A connection of the pool.
+pub(crate) struct Connection {
+    inner: Option<PoolConnection<Postgres>>,
+    health: Health,
+    /// The server has ended the transaction and sqlx does not know: a failed COMMIT leaves its
+    /// depth at 1. A BEGIN that sqlx does not count brings both into step again; a ROLLBACK
+    /// would be an error on CockroachDB before v25.1.
+    ended_by_server: bool,
+    runtime: Handle,
+    running: TaskTrackerToken,
+    /// Where it goes after its request, if not to the pool.
+    handoff: Option<Arc<Handoff<Self>>>,
+    acquired: Instant,
+}
+
+/// Whether the connection can be used for the next transaction.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Health {
+    Good,
+    /// Statements that the crate could not see ran on it. It must pass a probe first.
+    NeedsProbe,
+    /// It failed below SQL, and would only let the next statement wait.
+    Broken,
+}
+
+impl Connection {
+    /// Acquires a connection from the pool. Cancelled, nothing is left behind.
+    pub(crate) async fn acquire(pool: &PgPool, running: &TaskTracker) -> Result<Self, Error> {
+        // Boxed: it takes 8 KiB, which every future that awaits this would carry.
+        let acquire = || Box::pin(pool.acquire());
+        let acquired = match acquire().await {
+            // A server that shuts down resets connections that are just being made.
+            Err(error) if Error::classify(&error) == Some(ErrorClass::ConnectionLost) => {
+                acquire().await
+            }
+            acquired => acquired,
+        };
+        let inner = acquired.map_err(|error| Error::database(ErrorKind::Unavailable, error))?;
+        Ok(Self {
+            inner: Some(inner),
+            health: Health::Good,
+            ended_by_server: false,
+            runtime: Handle::current(),
+            running: running.token(),
+            handoff: None,
+            acquired: Instant::now(),
+        })
+    }
+
+    /// Lets the connection bypass the pool after its request, which runs on this runtime.
+    pub(crate) fn hand_off_to(&mut self, handoff: &Arc<Handoff<Self>>) {
+        self.handoff = Some(Arc::clone(handoff));
+        self.runtime = Handle::current();
+    }
+
+    /// Begins a transaction. Not to be cancelled: run it in a `Detached`.
+    pub(crate) async fn begin(
+        mut self,
+        server: &OnceLock<Server>,
+        access: Access,
+    ) -> Result<(Self, Server), sqlx::Error> {
+        match with_timeout(self.try_begin(server, access)).await {
+            Ok(server) => Ok((self, server)),
+            // sqlx pools a connection whose BEGIN failed as if nothing were open on it.
+            Err(error) => {
+                self.close();
+                Err(error)
+            }
+        }
+    }
+
+    async fn try_begin(
+        &mut self,
+        server: &OnceLock<Server>,
+        access: Access,
+    ) -> Result<Server, sqlx::Error> {
+        let server = self.inspect(server).await?;
+        let begin = access.begin().into_sql_str();
+        PgTransactionManager::begin(self.sql()?, Some(begin)).await?;
+        Ok(server)
+    }
+
+    /// Which server it leads to. The first call inspects it. No request waits for the inspection
+    /// of another one, whose connection may hang.
+    pub(crate) async fn inspect(
+        &mut self,
+        server: &OnceLock<Server>,
+    ) -> Result<Server, sqlx::Error> {
+        if let Some(server) = server.get() {
+            return Ok(*server);
+        }
+        let inspected = with_timeout(server::inspect(self.sql()?)).await?;
+        Ok(*server.get_or_init(|| inspected))
+    }
+
+    /// Ends the transaction that has failed and begins the next one, which is the same to sqlx.
+    /// `None` if the connection is not fit for it. Not to be cancelled: run it in a `Detached`.
+    pub(crate) async fn restart(mut self, access: Access) -> Option<Self> {
+        match with_timeout(self.try_restart(access)).await {
+            Ok(()) => Some(self),
+            Err(error) => {
+                tracing::debug!(%error, "closing the connection instead of beginning again");
+                self.close();
+                None
+            }
+        }
+    }
+
+    async fn try_restart(&mut self, access: Access) -> Result<(), sqlx::Error> {
+        let ended = std::mem::take(&mut self.ended_by_server);
+        let health = std::mem::replace(&mut self.health, Health::Good);
+        let sql = self.sql()?;
+        if health == Health::Broken || PgTransactionManager::get_transaction_depth(sql) != 1 {
+            return Err(gone());
+        }
+        let begin = access.begin();
+        let restart = if ended {
+            begin.to_owned()
+        } else {
+            drop(drain(sql).await);
+            format!("ROLLBACK; {begin}")
+        };
+        if health == Health::NeedsProbe {
+            probe(sql, format!("{restart}; {PROBE}")).await
+        } else {
+            let restart = AssertSqlSafe(restart).into_sql_str();
+            sql.execute(restart).await.map(drop)
+        }
+    }
+
+    /// Rolls back, and releases the connection. Not to be cancelled: run it in a `Detached`.
+    pub(crate) async fn roll_back(mut self) {
+        if self.ended_by_server {
+            return;
+        }
+        if self.health == Health::Broken {
+            return self.close();
+        }
+        match with_timeout(self.try_roll_back()).await {
+            Ok(()) => {
+                self.health = Health::Good;
+                self.release();
+            }
+            Err(error) => {
+                tracing::debug!(%error, "closing the connection instead of rolling back");
+                self.close();
+            }
+        }
+    }
+
+    async fn try_roll_back(&mut self) -> Result<(), sqlx::Error> {
+        let health = self.health;
+        let sql = self.sql()?;
+        drop(drain(sql).await);
+        if PgTransactionManager::get_transaction_depth(sql) != 1 {
+            return Err(gone());
+        }
+        PgTransactionManager::rollback(sql).await?;
+        if health == Health::NeedsProbe {
+            probe(sql, PROBE).await?;
+        }
+        Ok(())
+    }
+
+    /// The connection, for SQL.
+    pub(crate) fn sql(&mut self) -> Result<&mut PgConnection, sqlx::Error> {
+        self.inner.as_deref_mut().ok_or_else(gone)
+    }
+
+    pub(crate) fn is_broken(&self) -> bool {
+        self.health == Health::Broken
+    }
+
+    /// Requires a probe before the next transaction.
+    pub(crate) fn mark_unseen(&mut self) {
+        self.health = self.health.max(Health::NeedsProbe);
+    }
+
+    /// Closes the connection after its transaction.
+    pub(crate) fn mark_broken(&mut self) {
+        self.health = Health::Broken;
+    }
+
+    /// Records that the server has ended the transaction, as a failed COMMIT does.
+    pub(crate) fn mark_ended(&mut self) {
+        self.ended_by_server = true;
+    }
+
+    /// Gives the connection to the next request, or to the pool. It must be outside of a
+    /// transaction, and the server must have just replied on it.
+    pub(crate) fn release(mut self) {
+        let fit = self.health == Health::Good && self.acquired.elapsed() < MAX_BYPASS;
+        if let Some(handoff) = self.handoff.take().filter(|_| fit) {
+            handoff.give(self);
+        }
+    }
+
+    pub(crate) fn close(&mut self) {
+        if let Some(mut connection) = self.inner.take() {
+            connection.close_on_drop();
+        }
+    }
+
+    pub(crate) fn runtime(&self) -> &Handle {
+        &self.runtime
+    }
+}
+
+impl Drop for Connection {
+    fn drop(&mut self) {
+        // sqlx needs a runtime where a connection is dropped.
+        let _runtime = self.runtime.enter();
+        let Some(mut connection) = self.inner.take() else {
+            return;
+        };
+        if self.ended_by_server {
+            let running = self.running.clone();
+            let step = async move {
+                let stepped = async {
+                    connection.execute("BEGIN").await?;
+                    PgTransactionManager::rollback(&mut connection).await
+                };
+                if with_timeout(stepped).await.is_err() {
+                    connection.close_on_drop();
+                }
+                drop(running);
+            };
+            spawn_on(&self.runtime, step);
+        }
+    }
+}
+
+/// Times out after [`CONTROL_TIMEOUT`]. Only a hung connection takes longer.
+async fn with_timeout<T>(
+    reply: impl Future<Output = Result<T, sqlx::Error>>,
+) -> Result<T, sqlx::Error> {
+    let reply = timeout(CONTROL_TIMEOUT, reply).await;
+    reply.unwrap_or_else(|_| Err(io::Error::from(io::ErrorKind::TimedOut).into()))
+}
+
+const PROBE: &str = "SELECT 'ok'";
+
+/// Sends a text that ends with [`PROBE`], and fails unless its row comes back.
+///
+/// sqlx loses count of the replies when a COPY is abandoned, and then takes one for another.
+async fn probe(sql: &mut PgConnection, text: impl Into<String>) -> Result<(), sqlx::Error> {
+    let text = AssertSqlSafe(text.into()).into_sql_str();
+    match sql.fetch_optional(text).await? {
+        Some(row) if row.try_get::<&str, _>(0)? == "ok" => Ok(()),
+        _ => Err(gone()),
+    }
+}
+
+/// Sends `statement` followed by a probe.
+pub(crate) async fn execute_and_probe(
+    sql: &mut PgConnection,
+    statement: &str,
+) -> Result<(), sqlx::Error> {
+    probe(sql, format!("{statement}; {PROBE}")).await
+}
+
+/// Reads all pending replies, and returns the first error among them.
+pub(crate) async fn drain(sql: &mut PgConnection) -> Result<(), sqlx::Error> {
+    let mut first = Ok(());
+    loop {
+        match sql.flush().await {
+            Ok(()) => return first,
+            // One for each statement that the server rejected; the connection goes on.
+            Err(error @ sqlx::Error::Database(_)) => first = first.and(Err(error)),
+            Err(error) => return first.and(Err(error)),
+        }
+    }
+}
+
+pub(crate) fn gone() -> sqlx::Error {
+    Error::because(ErrorKind::TransactionAborted, "the transaction is gone").into_sqlx()
+}

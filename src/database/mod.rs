@@ -1,0 +1,146 @@
+//! The only room that talks to the server: connections, BEGIN, COMMIT, ROLLBACK.
+
+mod access;
+mod commit;
+mod connection;
+mod deadline;
+mod detached;
+mod handoff;
+mod server;
+mod session;
+mod transaction;
+
+use std::sync::{Arc, OnceLock};
+
+use sqlx::PgPool;
+use tokio_util::task::{TaskTracker, task_tracker::TaskTrackerToken};
+
+use self::handoff::Handoff;
+pub(crate) use self::{
+    access::Access,
+    commit::{CommitError, CommitFailure},
+    connection::Connection,
+    deadline::timeout_at,
+    detached::Detached,
+    server::Server,
+    session::pool_options,
+    transaction::{Depth, Transaction},
+};
+use crate::error::{Error, ErrorClass, ErrorKind, kind_at_begin};
+
+/// A pool, what is known of its server, and the work that is under way on it. Shared by all
+/// clones of one `Interlock`.
+pub(crate) struct Database {
+    pool: PgPool,
+    /// Set by the first connection that is used.
+    server: OnceLock<Server>,
+    handoff: Option<Arc<Handoff<Connection>>>,
+    /// Work, transactions and hooks under way. Closed by `drain`.
+    running: TaskTracker,
+}
+
+impl Database {
+    pub(crate) fn new(pool: PgPool, handoff: bool) -> Self {
+        Self {
+            pool,
+            server: OnceLock::new(),
+            handoff: handoff.then(Arc::default),
+            running: TaskTracker::new(),
+        }
+    }
+
+    /// Begins a SERIALIZABLE transaction.
+    ///
+    /// A connection that turns out to be dead costs no attempt: after a restart of the server the
+    /// pool is full of them. Cancelled, BEGIN is finished and rolled back in the background.
+    pub(crate) async fn begin(self: &Arc<Self>, access: Access) -> Result<Transaction, Error> {
+        let mut tries = self.pool.options().get_max_connections().saturating_add(1);
+        loop {
+            let connection = self.acquire().await?;
+            let database = Arc::clone(self);
+            // The transaction is made inside: dropped there, it is rolled back.
+            let begin = async move {
+                let begun = connection.begin(&database.server, access).await;
+                begun.map(|(connection, server)| Transaction::new(connection, server, access))
+            };
+            match Detached::new(begin).await {
+                Ok(transaction) => return Ok(transaction),
+                Err(error)
+                    if tries > 0 && Error::classify(&error) == Some(ErrorClass::ConnectionLost) =>
+                {
+                    tracing::debug!(%error, "dead connection at BEGIN, taking another one");
+                    tries -= 1;
+                }
+                Err(error) => return Err(Error::database(kind_at_begin(&error), error)),
+            }
+        }
+    }
+
+    /// A connection outside of a transaction. Cancelled, nothing is left behind.
+    pub(crate) async fn acquire(&self) -> Result<Connection, Error> {
+        let from_pool = Connection::acquire(&self.pool, &self.running);
+        let Some(handoff) = self.handoff.as_ref().filter(|_| !self.pool.is_closed()) else {
+            return from_pool.await;
+        };
+        let pool = &self.pool;
+        // A connection that the pool is making or testing must not be dropped for one that
+        // comes sooner.
+        let is_exhausted =
+            || pool.size() >= pool.options().get_max_connections() && pool.num_idle() == 0;
+        let mut connection = handoff.take(is_exhausted, from_pool).await?;
+        connection.hand_off_to(handoff);
+        Ok(connection)
+    }
+
+    /// Which server it is, if one of its connections was used.
+    pub(crate) fn known_server(&self) -> Option<Server> {
+        self.server.get().copied()
+    }
+
+    /// Which server `connection` leads to. The first call inspects it.
+    pub(crate) async fn server(&self, connection: &mut Connection) -> Result<Server, sqlx::Error> {
+        connection.inspect(&self.server).await
+    }
+
+    /// Inspects the server, unless it is known.
+    ///
+    /// # Errors
+    ///
+    /// Returns `Misconfigured` for a rejected setting, or `Unavailable`.
+    pub(crate) async fn inspect(&self) -> Result<(), Error> {
+        let mut connection = self.acquire().await?;
+        match self.server(&mut connection).await {
+            Ok(_) => {
+                connection.release();
+                Ok(())
+            }
+            Err(error) => {
+                connection.close();
+                Err(Error::database(ErrorKind::Unavailable, error))
+            }
+        }
+    }
+
+    /// Keeps `drain` waiting until it is dropped.
+    pub(crate) fn token(&self) -> TaskTrackerToken {
+        self.running.token()
+    }
+
+    /// Whether new work may begin.
+    ///
+    /// # Errors
+    ///
+    /// Returns `Unavailable` once `drain` was called.
+    pub(crate) fn check_open(&self) -> Result<(), Error> {
+        if self.running.is_closed() {
+            return Err(Error::because(ErrorKind::Unavailable, "draining"));
+        }
+        Ok(())
+    }
+
+    /// Rejects new work, and waits until none is under way.
+    pub(crate) async fn drain(&self) {
+        self.running.close();
+        self.running.wait().await;
+    }
+}

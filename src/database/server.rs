@@ -1,0 +1,102 @@
+//! The first look at the server: which one it is, and whether its settings keep the promises.
+
+use sqlx::{AssertSqlSafe, Executor as _, PgConnection, Row as _, SqlSafeStr as _};
+
+use crate::error::{Error, ErrorKind};
+
+/// Which server it is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Server {
+    CockroachDb,
+    PostgreSql,
+}
+
+impl Server {
+    pub(crate) fn of_version(version: &str) -> Self {
+        if version.contains("CockroachDB") {
+            Self::CockroachDb
+        } else {
+            Self::PostgreSql
+        }
+    }
+}
+
+/// Inspects the server: rejects a setting that breaks a promise, warns of one that weakens it.
+///
+/// # Errors
+///
+/// Returns [`ErrorKind::Misconfigured`] for a rejected setting, or the error of the query.
+pub(crate) async fn inspect(connection: &mut PgConnection) -> Result<Server, sqlx::Error> {
+    let row = connection
+        .fetch_one(AssertSqlSafe(query()).into_sql_str())
+        .await?;
+    let setting = |name| row.try_get::<Option<String>, _>(name);
+    let is_on = |name| Ok::<_, sqlx::Error>(setting(name)?.as_deref() == Some("on"));
+    let version = setting("version")?.unwrap_or_default();
+    let server = Server::of_version(&version);
+    tracing::debug!(version, "inspected the server");
+
+    for (name, harm) in REJECTED {
+        if is_on(name)? {
+            let cause = format!(
+                "{name} is on: {harm}; make the pool with Interlock::pool_options(), or switch it off"
+            );
+            return Err(Error::because(ErrorKind::Misconfigured, cause).into_sqlx());
+        }
+    }
+    if is_on("default_transaction_read_only")? {
+        tracing::warn!("default_transaction_read_only is on: every write will fail");
+    }
+    if server == Server::PostgreSql {
+        let isolation = setting("default_transaction_isolation")?;
+        if isolation.as_deref() != Some("serializable") {
+            tracing::warn!(
+                "default_transaction_isolation is not serializable: a permission that this pool changes \
+                 outside the layer can still be used to write; see sql/serializable_guard.sql"
+            );
+        }
+        if setting("synchronous_commit")?.as_deref() == Some("off") {
+            tracing::warn!(
+                "synchronous_commit is off: a crash of the server can lose a COMMIT that it acknowledged"
+            );
+        }
+        let number = connection.server_version_num();
+        if number.is_some_and(|number| number < 130_000) {
+            tracing::warn!(version, "PostgreSQL before 13 is not supported");
+        }
+    }
+    Ok(server)
+}
+
+/// With its second argument, `current_setting` is NULL for a setting that the server lacks.
+fn query() -> String {
+    let mut query = "SELECT version() AS version".to_owned();
+    for name in REJECTED.iter().map(|(name, _)| name).chain(&WARNED) {
+        query += &format!(", current_setting('{name}', true) AS {name}");
+    }
+    query
+}
+
+/// Settings of CockroachDB that break a promise, and how:
+/// <https://www.cockroachlabs.com/docs/stable/session-variables>.
+const REJECTED: [(&str, &str); 3] = [
+    (
+        "autocommit_before_ddl",
+        "a DDL statement would commit what was written before it",
+    ),
+    (
+        "default_transaction_use_follower_reads",
+        "permission checks would read stale rows",
+    ),
+    (
+        "force_savepoint_restart",
+        "releasing a savepoint would commit",
+    ),
+];
+
+/// Settings that weaken a promise.
+const WARNED: [&str; 3] = [
+    "default_transaction_read_only",
+    "default_transaction_isolation",
+    "synchronous_commit",
+];

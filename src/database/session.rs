@@ -1,0 +1,44 @@
+//! The recommended pool, and what is set on each of its connections.
+
+use std::time::Duration;
+
+use sqlx::{Executor as _, PgConnection, Row as _, postgres::PgPoolOptions};
+
+use crate::database::server::Server;
+
+/// The options of [`Interlock::pool_options`](crate::Interlock::pool_options).
+pub(crate) fn pool_options() -> PgPoolOptions {
+    PgPoolOptions::new()
+        .acquire_timeout(Duration::from_secs(5))
+        .test_before_acquire(false)
+        .after_connect(|connection, _| Box::pin(prepare(connection)))
+}
+
+/// Applies the settings to a new connection, each where the server knows it.
+async fn prepare(connection: &mut PgConnection) -> Result<(), sqlx::Error> {
+    let row = connection.fetch_one("SELECT version()").await?;
+    let server = Server::of_version(row.try_get(0)?);
+    for (only, statement) in SETTINGS {
+        if only.is_some_and(|only| only != server) {
+            continue;
+        }
+        if let Err(error) = connection.execute(statement).await {
+            match error {
+                sqlx::Error::Database(error) => {
+                    tracing::debug!(%error, statement, "the server does not know this setting");
+                }
+                error => return Err(error),
+            }
+        }
+    }
+    Ok(())
+}
+
+/// The timeouts are longer than the default deadline and its grace period: CockroachDB applies its
+/// statement timeout to COMMIT as well, and it must not be what makes an outcome unknown.
+const SETTINGS: [(Option<Server>, &str); 4] = [
+    (None, "SET default_transaction_isolation = 'serializable'"),
+    (None, "SET statement_timeout = '20s'"),
+    (None, "SET idle_in_transaction_session_timeout = '30s'"),
+    (Some(Server::CockroachDb), "SET autocommit_before_ddl = off"),
+];

@@ -1,0 +1,257 @@
+//! An open transaction: savepoints, verification, COMMIT, ROLLBACK.
+
+#![expect(
+    clippy::disallowed_methods,
+    reason = "transactions are committed here, and their pending replies read"
+)]
+
+use sqlx::{
+    AssertSqlSafe, Executor as _, PgConnection, SqlSafeStr as _, postgres::PgTransactionManager,
+};
+use sqlx_core::transaction::TransactionManager as _;
+
+use crate::{
+    database::{
+        access::Access,
+        commit::{CommitError, CommitFailure},
+        connection::{Connection, drain, execute_and_probe, gone},
+        detached::spawn_on,
+        server::Server,
+    },
+    error::{Error, ErrorClass, ErrorKind, describe},
+};
+
+/// An open transaction. Dropped, it is rolled back in the background.
+pub(crate) struct Transaction {
+    connection: Option<Connection>,
+    server: Server,
+    access: Access,
+    depth: Depth,
+    /// The outermost savepoint that was dropped and has to be rolled back.
+    dropped: Option<Depth>,
+    /// The depth at which the sentinel was set.
+    sentinel: Option<Depth>,
+}
+
+/// How many savepoints a position is inside of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
+pub(crate) struct Depth(u32);
+
+impl Depth {
+    /// The depth outside of the savepoint at this depth.
+    pub(crate) fn outside(self) -> Self {
+        Self(self.0.saturating_sub(1))
+    }
+
+    fn inside(self) -> Self {
+        Self(self.0.saturating_add(1))
+    }
+}
+
+impl Transaction {
+    /// `connection` is inside of a transaction that has just begun.
+    pub(crate) fn new(connection: Connection, server: Server, access: Access) -> Self {
+        Self {
+            connection: Some(connection),
+            server,
+            access,
+            depth: Depth::default(),
+            dropped: None,
+            sentinel: None,
+        }
+    }
+
+    /// Ends this transaction and begins the next one on its connection, in one round trip. `None`
+    /// if the connection is not fit for it. Not to be cancelled: run it in a `Detached`.
+    pub(crate) async fn restart(mut self) -> Option<Self> {
+        let connection = self.connection.take()?;
+        let connection = connection.restart(self.access).await?;
+        Some(Self::new(connection, self.server, self.access))
+    }
+
+    /// The connection, for statements. On a broken one they would wait for nothing.
+    pub(crate) fn sql(&mut self) -> Result<&mut PgConnection, sqlx::Error> {
+        match &mut self.connection {
+            Some(connection) if !connection.is_broken() => connection.sql(),
+            _ => Err(gone()),
+        }
+    }
+
+    /// Closes the connection after the transaction.
+    pub(crate) fn mark_broken(&mut self) {
+        if let Some(connection) = &mut self.connection {
+            connection.mark_broken();
+        }
+    }
+
+    /// How many savepoints are open.
+    pub(crate) fn depth(&self) -> Depth {
+        self.depth
+    }
+
+    /// Makes the transaction READ ONLY, unless it is or `access` is not.
+    pub(crate) async fn narrow(&mut self, access: Access) -> Result<(), sqlx::Error> {
+        if access == Access::ReadOnly && self.access != access {
+            self.sql()?.execute("SET TRANSACTION READ ONLY").await?;
+            self.access = access;
+        }
+        Ok(())
+    }
+
+    /// Opens a savepoint and returns its depth.
+    pub(crate) async fn savepoint(&mut self) -> Result<Depth, sqlx::Error> {
+        let depth = self.depth.inside();
+        let Depth(number) = depth;
+        self.send(format!("SAVEPOINT interlock_{number}")).await?;
+        self.depth = depth;
+        Ok(depth)
+    }
+
+    /// Keeps what was done since the savepoint.
+    pub(crate) async fn release(&mut self, depth: Depth) -> Result<(), sqlx::Error> {
+        let Depth(number) = depth;
+        self.send(format!("RELEASE SAVEPOINT interlock_{number}"))
+            .await?;
+        self.leave(depth);
+        Ok(())
+    }
+
+    /// Undoes what was done since the savepoint.
+    pub(crate) async fn roll_back_to(&mut self, depth: Depth) -> Result<(), sqlx::Error> {
+        let Depth(number) = depth;
+        self.send(format!(
+            "ROLLBACK TO SAVEPOINT interlock_{number}; RELEASE SAVEPOINT interlock_{number}"
+        ))
+        .await?;
+        self.leave(depth);
+        self.dropped = self.dropped.filter(|dropped| *dropped < depth);
+        Ok(())
+    }
+
+    /// Remembers a dropped savepoint, since nothing can be sent from `Drop`.
+    pub(crate) fn drop_savepoint(&mut self, depth: Depth) {
+        self.dropped = Some(self.dropped.map_or(depth, |dropped| dropped.min(depth)));
+    }
+
+    /// The savepoint that has to be rolled back before anything else is sent.
+    pub(crate) fn dropped_savepoint(&self) -> Option<Depth> {
+        self.dropped
+    }
+
+    /// Reads all pending replies, and returns the first error among them.
+    pub(crate) async fn drain(&mut self) -> Result<(), sqlx::Error> {
+        drain(self.sql()?).await
+    }
+
+    /// Sets a sentinel before something is sent that could end the transaction unseen.
+    ///
+    /// The sentinel lives and dies with the transaction, so that [`verify`](Self::verify) finds
+    /// out even when another transaction was begun in its place.
+    pub(crate) async fn set_sentinel(&mut self) -> Result<(), sqlx::Error> {
+        if self.sentinel.is_none() {
+            self.sql()?.execute("SAVEPOINT interlock_sentinel").await?;
+            self.sentinel = Some(self.depth);
+            if let Some(connection) = &mut self.connection {
+                connection.mark_unseen();
+            }
+        }
+        Ok(())
+    }
+
+    /// Reads all pending replies, and removes the sentinel. Fails, each time, unless this
+    /// transaction is open and healthy, for the server and for sqlx.
+    ///
+    /// `SELECT 1` would not do, since it also succeeds after the transaction has ended. Both
+    /// servers reject a savepoint outside of its transaction, and inside of an aborted one.
+    pub(crate) async fn verify(&mut self) -> Result<(), sqlx::Error> {
+        let verified = self.try_verify().await;
+        verified.map_err(|error| match Error::classify(&error) {
+            Some(ErrorClass::Other) => {
+                Error::database(ErrorKind::TransactionAborted, error).into_sqlx()
+            }
+            _ => error,
+        })
+    }
+
+    async fn try_verify(&mut self) -> Result<(), sqlx::Error> {
+        let sentinel = self.sentinel.is_some();
+        let sql = self.sql()?;
+        if PgTransactionManager::get_transaction_depth(sql) != 1 {
+            let cause = "a transaction of sqlx was left open, or ended this one";
+            return Err(Error::because(ErrorKind::TransactionAborted, cause).into_sqlx());
+        }
+        drain(sql).await?;
+        if sentinel {
+            execute_and_probe(sql, "RELEASE SAVEPOINT interlock_sentinel").await?;
+            self.sentinel = None;
+        }
+        Ok(())
+    }
+
+    /// Does what a commit does, except for the commit: it fails as COMMIT would for a deferred
+    /// constraint. CockroachDB has none.
+    pub(crate) async fn dry_run_commit(mut self) -> Result<(), CommitError> {
+        if self.server != Server::PostgreSql {
+            return Ok(());
+        }
+        let checked = match self.sql() {
+            Ok(sql) => sql.execute("SET CONSTRAINTS ALL IMMEDIATE").await.map(drop),
+            Err(error) => Err(error),
+        };
+        checked.map_err(|error| CommitError::of_dry_run(error, self.server))
+    }
+
+    /// Commits. On a definite failure the transaction is returned for a restart. Not to be
+    /// cancelled: run it in a `Detached`.
+    pub(crate) async fn commit(mut self) -> Result<(), (CommitError, Option<Self>)> {
+        let unsent = |error| (CommitError::unsent(error), None);
+        let mut connection = self.connection.take().ok_or_else(|| unsent(gone()))?;
+        let sql = connection.sql().map_err(unsent)?;
+        let Err(error) = PgTransactionManager::commit(sql).await else {
+            connection.release();
+            return Ok(());
+        };
+        let description = describe(&error);
+        let Some(failed) = CommitError::of_commit(error, self.server) else {
+            tracing::error!(error = description, "committed, but for its schema change");
+            connection.close();
+            return Ok(());
+        };
+        if failed.failure == CommitFailure::Unknown {
+            connection.close();
+            return Err((failed, None));
+        }
+        connection.mark_ended();
+        self.connection = Some(connection);
+        Err((failed, Some(self)))
+    }
+
+    /// Rolls back. Not to be cancelled: run it in a `Detached`.
+    pub(crate) async fn roll_back(mut self) {
+        if let Some(connection) = self.connection.take() {
+            connection.roll_back().await;
+        }
+    }
+
+    async fn send(&mut self, statement: String) -> Result<(), sqlx::Error> {
+        let statement = AssertSqlSafe(statement).into_sql_str();
+        self.sql()?.execute(statement).await?;
+        Ok(())
+    }
+
+    /// The savepoint is gone, and with it a sentinel that was set inside. That the savepoint could
+    /// be left proves what the sentinel would have proved.
+    fn leave(&mut self, depth: Depth) {
+        self.depth = depth.outside();
+        self.sentinel = self.sentinel.filter(|sentinel| *sentinel < depth);
+    }
+}
+
+impl Drop for Transaction {
+    fn drop(&mut self) {
+        if let Some(connection) = self.connection.take() {
+            let runtime = connection.runtime().clone();
+            spawn_on(&runtime, connection.roll_back());
+        }
+    }
+}

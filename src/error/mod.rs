@@ -1,0 +1,349 @@
+//! Errors: a kind for the client, a cause for the log.
+
+mod classify;
+mod denied;
+mod kind;
+pub(crate) mod sqlstate;
+
+use std::{error::Error as StdError, fmt, sync::Arc};
+
+use http::StatusCode;
+use tracing::Level;
+
+pub(crate) use self::classify::{
+    breaks_connection, describe, is_stale_statement, kind_at_begin, kind_of_write,
+};
+pub use self::{classify::ErrorClass, denied::Denied, kind::ErrorKind};
+use crate::report::Outcome;
+
+/// The error of this crate: a [kind](ErrorKind), and a cause for the log.
+///
+/// As a response it is a [problem document](https://www.rfc-editor.org/rfc/rfc9457) with the
+/// `type`, `title`, `status` and `code` of its kind. The cause may contain database text; it is
+/// reachable through [`source`](StdError::source) only, and is logged by the layer.
+///
+/// `?` converts a [`sqlx::Error`]. [`RowNotFound`](sqlx::Error::RowNotFound) becomes
+/// [`ErrorKind::RowNotFound`], which is a 404 as a response; every other error becomes a 5xx.
+///
+/// The source is the [`sqlx::Error`] itself where this crate owns it. For an error that was
+/// returned to the caller of a statement as well, it is the description that is logged.
+#[derive(Clone)]
+pub struct Error(Arc<Inner>);
+
+#[derive(Clone)]
+struct Inner {
+    kind: ErrorKind,
+    status: StatusCode,
+    class: Option<ErrorClass>,
+    sqlstate: Option<String>,
+    challenge: Option<&'static str>,
+    cause: Option<Cause>,
+}
+
+type Cause = Arc<dyn StdError + Send + Sync>;
+
+impl Error {
+    /// Returns what this error is.
+    #[must_use]
+    pub fn kind(&self) -> ErrorKind {
+        self.0.kind
+    }
+
+    /// Returns the status of the response that this error becomes.
+    #[must_use]
+    pub fn status(&self) -> StatusCode {
+        self.0.status
+    }
+
+    /// Returns the SQLSTATE of the database error that caused this one, if there is one.
+    #[must_use]
+    pub fn sqlstate(&self) -> Option<&str> {
+        self.0.sqlstate.as_deref()
+    }
+
+    /// Whether nothing was kept and the same work may succeed later: the kinds
+    /// [`RetriesExhausted`](ErrorKind::RetriesExhausted) and
+    /// [`Unavailable`](ErrorKind::Unavailable).
+    #[must_use]
+    pub fn is_retryable(&self) -> bool {
+        matches!(
+            self.0.kind,
+            ErrorKind::RetriesExhausted | ErrorKind::Unavailable
+        )
+    }
+
+    /// Returns what became of the work that ended with this error:
+    /// [`Unknown`](Outcome::Unknown) for [`OutcomeUnknown`](ErrorKind::OutcomeUnknown), else
+    /// [`RolledBack`](Outcome::RolledBack).
+    #[must_use]
+    pub fn outcome(&self) -> Outcome {
+        match self.0.kind {
+            ErrorKind::OutcomeUnknown => Outcome::Unknown,
+            _ => Outcome::RolledBack,
+        }
+    }
+
+    /// Returns the 404 for a resource that does not exist.
+    #[must_use]
+    pub fn not_found() -> Self {
+        Self::new(ErrorKind::NotFound)
+    }
+
+    /// Returns the 401 for a caller who is not authenticated. `challenge` becomes the
+    /// [`WWW-Authenticate`](https://www.rfc-editor.org/rfc/rfc9110#section-11.6.1) header, such as
+    /// `Bearer`.
+    #[must_use]
+    pub fn unauthenticated(challenge: &'static str) -> Self {
+        Self::from(Inner {
+            challenge: Some(challenge),
+            ..Inner::new(ErrorKind::Unauthenticated)
+        })
+    }
+
+    /// Returns the 412 for a resource that has changed since the client read it.
+    #[must_use]
+    pub fn precondition_failed() -> Self {
+        Self::new(ErrorKind::PreconditionFailed)
+    }
+
+    pub(crate) fn new(kind: ErrorKind) -> Self {
+        Self::from(Inner::new(kind))
+    }
+
+    pub(crate) fn because(
+        kind: ErrorKind,
+        cause: impl Into<Box<dyn StdError + Send + Sync>>,
+    ) -> Self {
+        Self::from(Inner {
+            cause: Some(Cause::from(cause.into())),
+            ..Inner::new(kind)
+        })
+    }
+
+    /// The error of a condition that is not true.
+    pub(crate) fn condition(
+        kind: ErrorKind,
+        status: StatusCode,
+        challenge: Option<&'static str>,
+        cause: String,
+    ) -> Self {
+        Self::from(Inner {
+            status,
+            challenge,
+            cause: Some(Cause::from(Box::<dyn StdError + Send + Sync>::from(cause))),
+            ..Inner::new(kind)
+        })
+    }
+
+    /// An error of the database whose kind the caller knows.
+    pub(crate) fn database(kind: ErrorKind, error: sqlx::Error) -> Self {
+        let error = match take_carried(error) {
+            Ok(carried) => return carried,
+            Err(error) => error,
+        };
+        Self::from(Inner {
+            class: classify::classify(&error),
+            sqlstate: sqlstate::code(&error).map(Into::into),
+            cause: Some(Arc::new(error)),
+            ..Inner::new(kind)
+        })
+    }
+
+    /// A copy of an error that is returned to the caller of its statement, too.
+    pub(crate) fn recorded(error: &sqlx::Error) -> Self {
+        if let Some(carried) = carried(error) {
+            return carried.clone();
+        }
+        Self::from(Inner {
+            class: classify::classify(error),
+            sqlstate: sqlstate::code(error).map(Into::into),
+            cause: Some(Cause::from(Box::<dyn StdError + Send + Sync>::from(
+                describe(error),
+            ))),
+            ..Inner::new(classify::kind(error))
+        })
+    }
+
+    /// Classifies an error before COMMIT. `None` if the transaction goes on unharmed.
+    pub(crate) fn classify(error: &sqlx::Error) -> Option<ErrorClass> {
+        match carried(error) {
+            Some(carried) => Some(carried.class().unwrap_or(ErrorClass::Other)),
+            None => classify::classify(error),
+        }
+    }
+
+    /// What this error means for its transaction, if it is one of a transaction. An unknown
+    /// outcome has no class: nothing may retry it.
+    pub(crate) fn class(&self) -> Option<ErrorClass> {
+        let known = self.0.kind != ErrorKind::OutcomeUnknown;
+        self.0.class.filter(|_| known)
+    }
+
+    /// The same error with another kind.
+    pub(crate) fn with_kind(&self, kind: ErrorKind) -> Self {
+        Self::from(Inner {
+            kind,
+            status: kind.status(),
+            ..(*self.0).clone()
+        })
+    }
+
+    pub(crate) fn challenge(&self) -> Option<&'static str> {
+        self.0.challenge
+    }
+
+    /// Logs what the response does not say.
+    pub(crate) fn log(&self) {
+        let (kind, sqlstate, cause) = (self.kind(), self.sqlstate(), self.describe());
+        match kind.level() {
+            Level::ERROR => tracing::error!(?kind, sqlstate, cause, "request failed"),
+            Level::WARN => tracing::warn!(?kind, sqlstate, cause, "request failed"),
+            Level::INFO => tracing::info!(?kind, sqlstate, cause, "request rejected"),
+            _ => tracing::debug!(?kind, sqlstate, cause, "request rejected"),
+        }
+    }
+
+    /// Carries this error through an API that returns [`sqlx::Error`]. `From` unpacks it.
+    pub(crate) fn into_sqlx(self) -> sqlx::Error {
+        sqlx::Error::Configuration(Box::new(Carried(self)))
+    }
+
+    fn describe(&self) -> Option<String> {
+        let cause = self.0.cause.as_deref()?;
+        Some(match cause.downcast_ref() {
+            Some(error) => describe(error),
+            None => cause.to_string(),
+        })
+    }
+}
+
+impl Inner {
+    fn new(kind: ErrorKind) -> Self {
+        Self {
+            kind,
+            status: kind.status(),
+            class: None,
+            sqlstate: None,
+            challenge: None,
+            cause: None,
+        }
+    }
+}
+
+impl From<Inner> for Error {
+    fn from(inner: Inner) -> Self {
+        Self(Arc::new(inner))
+    }
+}
+
+impl From<sqlx::Error> for Error {
+    fn from(error: sqlx::Error) -> Self {
+        Self::database(classify::kind(&error), error)
+    }
+}
+
+impl From<Denied> for Error {
+    fn from(denied: Denied) -> Self {
+        let status = if denied.is_hidden() {
+            StatusCode::NOT_FOUND
+        } else {
+            StatusCode::FORBIDDEN
+        };
+        Self::from(Inner {
+            status,
+            cause: Some(Arc::new(denied)),
+            ..Inner::new(ErrorKind::Denied)
+        })
+    }
+}
+
+/// Writes the title of the kind. The cause is left to [`source`](StdError::source), so that an
+/// error that is printed into a response reveals nothing of the database.
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.0.kind.title())
+    }
+}
+
+impl fmt::Debug for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Error")
+            .field("kind", &self.0.kind)
+            .field("cause", &self.0.cause)
+            .finish()
+    }
+}
+
+impl StdError for Error {
+    fn source(&self) -> Option<&(dyn StdError + 'static)> {
+        self.0.cause.as_deref().map(|cause| cause as _)
+    }
+}
+
+/// An [`Error`] inside of a [`sqlx::Error`]. A type of its own, so that an `Error` which a user
+/// has boxed into one is not taken for it.
+#[derive(Debug)]
+struct Carried(Error);
+
+impl fmt::Display for Carried {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+impl StdError for Carried {
+    fn source(&self) -> Option<&(dyn StdError + 'static)> {
+        self.0.source()
+    }
+}
+
+fn carried(error: &sqlx::Error) -> Option<&Error> {
+    match error {
+        sqlx::Error::Configuration(cause) => Some(&cause.downcast_ref::<Carried>()?.0),
+        _ => None,
+    }
+}
+
+fn take_carried(error: sqlx::Error) -> Result<Error, sqlx::Error> {
+    match error {
+        sqlx::Error::Configuration(cause) => match cause.downcast::<Carried>() {
+            Ok(carried) => Ok(carried.0),
+            Err(cause) => Err(sqlx::Error::Configuration(cause)),
+        },
+        error => Err(error),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn error_survives_the_trip_through_sqlx() {
+        let error = Error::from(Error::new(ErrorKind::TxInUse).into_sqlx());
+        assert_eq!(error.kind(), ErrorKind::TxInUse);
+    }
+
+    #[test]
+    fn display_reveals_nothing_of_the_cause() {
+        let error = Error::because(ErrorKind::Database, "relation \"grants\"");
+        assert!(!error.to_string().contains("grants"));
+        let source = error.source().map(ToString::to_string);
+        assert!(source.is_some_and(|source| source.contains("grants")));
+    }
+
+    #[test]
+    fn unknown_outcome_has_no_class() {
+        let lost = || sqlx::Error::Io(std::io::ErrorKind::ConnectionReset.into());
+        let unknown = Error::database(ErrorKind::OutcomeUnknown, lost());
+        assert_eq!(unknown.class(), None);
+        assert_eq!(
+            Error::classify(&unknown.into_sqlx()),
+            Some(ErrorClass::Other)
+        );
+        assert_eq!(
+            Error::from(lost()).class(),
+            Some(ErrorClass::ConnectionLost)
+        );
+    }
+}

@@ -1,0 +1,26 @@
+//! `Tx` as an extractor.
+
+use std::sync::Arc;
+
+use axum_core::extract::FromRequestParts;
+use http::request::Parts;
+
+use crate::{
+    error::{Error, ErrorKind},
+    tx::{Slot, Tx},
+};
+
+/// Rejects with [`Misconfigured`](ErrorKind::Misconfigured) on a route without a layer.
+impl<S: Sync> FromRequestParts<S> for Tx {
+    type Rejection = Error;
+
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Error> {
+        match parts.extensions.get::<Arc<Slot>>() {
+            Some(slot) => Ok(Self::new(slot)),
+            None => Err(Error::because(
+                ErrorKind::Misconfigured,
+                "a Tx on a route without an AuthorizeLayer",
+            )),
+        }
+    }
+}

@@ -1,0 +1,156 @@
+//! The Tower layer.
+
+use std::{fmt, sync::Arc, time::Duration};
+
+use tower_layer::Layer;
+
+use crate::{
+    attempt::{Engine, Limits},
+    database::Access,
+    http::{
+        options::Options,
+        policy::ErasedPolicy,
+        route::{BodyMode, Route},
+        service::AuthorizeService,
+    },
+};
+
+/// Checks a policy and runs the inner service in one transaction, from
+/// [`Interlock::require`](crate::Interlock::require).
+///
+/// Apply it with
+/// [`Router::route_layer`](https://docs.rs/axum/latest/axum/struct.Router.html#method.route_layer).
+/// Under `Router::layer` it also runs for paths that no route matches: a client then learns which
+/// paths exist, and every unknown path costs a check. `get(a).route_layer(x).put(b).route_layer(y)`
+/// wraps `a` in both layers; give each method its own `Router::route`.
+///
+/// It wraps any `Service<Request<Body>>` whose response has a body, and keeps its error type. To
+/// retry a request, it calls the service again, each time after it was ready.
+///
+/// # When it commits
+///
+/// The first rule that applies decides. The numbers are those of
+/// [the contract](https://docs.rs/crate/tower-interlock/latest/source/docs/contract.md).
+///
+/// 1. On a panic the transaction is rolled back and the panic resumes.
+/// 2. If a [`Tx`](crate::Tx) is still alive, the transaction is rolled back: 500.
+/// 3. After a serialization failure or a lost connection, wherever it occurred, the transaction is
+///    rolled back, and policy and handler are retried.
+/// 4. If a policy denied, the transaction is rolled back: the policy's response.
+/// 5. If a policy failed, the transaction is rolled back and the handler does not run: 5xx.
+/// 6. A response of 4xx or 5xx rolls back, unless
+///    [`commit_on_client_error`](crate::Tx::commit_on_client_error) keeps a 4xx.
+/// 7. A success over a recorded error that no savepoint has cleared rolls back: 500.
+/// 8. A success over the 4xx or 5xx of an inner layer rolls back: 500.
+/// 9. [`rollback_only`](crate::Tx::rollback_only) and
+///    [`dry_run`](crate::InterlockBuilder::dry_run) roll back.
+/// 10. Everything else is committed, and the response leaves after the database has acknowledged
+///     the COMMIT.
+///
+/// A serialization failure of COMMIT retries policy and handler as well. Any other failure of it
+/// that does not prove that nothing was kept is
+/// [`OutcomeUnknown`](crate::ErrorKind::OutcomeUnknown), and is never retried.
+///
+/// # Nesting
+///
+/// Inside of another layer of the same [`Interlock`](crate::Interlock) it joins that layer's
+/// transaction. The outermost layer settles, and its settings apply.
+///
+/// # Cancellation
+///
+/// When the client disconnects, policy and handler are dropped wherever they are, and the
+/// transaction is rolled back. A BEGIN, COMMIT or ROLLBACK that was sent is finished in the
+/// background, and so are the hooks of a COMMIT.
+#[derive(Clone)]
+#[must_use]
+pub struct AuthorizeLayer(Arc<Route>);
+
+impl AuthorizeLayer {
+    pub(crate) fn new(
+        engine: Arc<Engine>,
+        limits: Limits,
+        options: Options,
+        policy: Arc<dyn ErasedPolicy>,
+    ) -> Self {
+        let name = policy.type_name();
+        Self(Arc::new(Route {
+            engine,
+            limits,
+            options,
+            policy,
+            name,
+            access: Access::ReadWrite,
+            body: BodyMode::Buffered,
+        }))
+    }
+
+    /// Names the policy, such as `"documents.edit"`: for the [`Report`](crate::Report), the log,
+    /// the observer and audits. Default: its type name, whose text is not stable.
+    pub fn named(self, name: &'static str) -> Self {
+        self.change(|route| route.name = name)
+    }
+
+    /// Makes the transaction READ ONLY: the database rejects every write.
+    ///
+    /// Inside of a layer that may write, everything from here on is read-only. A layer that may
+    /// write inside of this one is [`Misconfigured`](crate::ErrorKind::Misconfigured).
+    pub fn read_only(self) -> Self {
+        self.change(|route| route.access = Access::ReadOnly)
+    }
+
+    /// Streams the body to the handler, for uploads. There is one attempt only, and the
+    /// [`deadline`](Self::deadline) runs from the start.
+    ///
+    /// With a slow client, the connection is in use from the first statement on: read the body
+    /// before the first statement of the handler.
+    pub fn unbuffered(self) -> Self {
+        self.change(|route| route.body = BodyMode::Streamed)
+    }
+
+    /// Overrides [`InterlockBuilder::deadline`](crate::InterlockBuilder::deadline) for this route.
+    pub fn deadline(self, deadline: Duration) -> Self {
+        self.change(|route| route.limits.set_deadline(deadline))
+    }
+
+    /// Overrides [`InterlockBuilder::grace`](crate::InterlockBuilder::grace) for this route.
+    pub fn grace(self, grace: Duration) -> Self {
+        self.change(|route| route.limits.set_grace(grace))
+    }
+
+    /// Overrides [`InterlockBuilder::max_attempts`](crate::InterlockBuilder::max_attempts) for this
+    /// route.
+    pub fn max_attempts(self, attempts: u32) -> Self {
+        self.change(|route| route.limits.set_max_attempts(attempts))
+    }
+
+    /// Overrides [`InterlockBuilder::body_limit`](crate::InterlockBuilder::body_limit) for this
+    /// route.
+    pub fn body_limit(self, bytes: usize) -> Self {
+        self.change(|route| route.options.body_limit = bytes)
+    }
+
+    /// Overrides [`InterlockBuilder::body_timeout`](crate::InterlockBuilder::body_timeout) for this
+    /// route.
+    pub fn body_timeout(self, timeout: Duration) -> Self {
+        self.change(|route| route.options.body_timeout = timeout)
+    }
+
+    fn change(mut self, change: impl FnOnce(&mut Route)) -> Self {
+        change(Arc::make_mut(&mut self.0));
+        self
+    }
+}
+
+impl<S> Layer<S> for AuthorizeLayer {
+    type Service = AuthorizeService<S>;
+
+    fn layer(&self, inner: S) -> AuthorizeService<S> {
+        AuthorizeService::new(inner, Arc::clone(&self.0))
+    }
+}
+
+impl fmt::Debug for AuthorizeLayer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}

@@ -1,0 +1,19 @@
+//! Requests: the layer, policies, bodies, responses.
+
+mod body;
+mod extract;
+mod layer;
+mod options;
+mod policy;
+pub(crate) mod precondition;
+mod problem;
+mod route;
+mod service;
+mod work;
+
+pub use self::{
+    layer::AuthorizeLayer,
+    policy::{Authorized, Policy},
+    service::{AuthorizeService, ResponseFuture},
+};
+pub(crate) use self::{options::Options, policy::PolicyWithState};

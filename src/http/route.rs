@@ -1,0 +1,40 @@
+//! What a layer and its services are made of.
+
+use std::{fmt, sync::Arc};
+
+use crate::{
+    attempt::{Engine, Limits},
+    database::Access,
+    http::{options::Options, policy::ErasedPolicy},
+};
+
+/// What a layer is made of.
+#[derive(Clone)]
+pub(crate) struct Route {
+    pub(crate) engine: Arc<Engine>,
+    pub(crate) limits: Limits,
+    pub(crate) options: Options,
+    pub(crate) policy: Arc<dyn ErasedPolicy>,
+    pub(crate) name: &'static str,
+    pub(crate) access: Access,
+    pub(crate) body: BodyMode,
+}
+
+/// What happens to the request's body.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum BodyMode {
+    /// It is read to its end first, so that the request can be retried.
+    Buffered,
+    /// It streams to the handler.
+    Streamed,
+}
+
+impl fmt::Debug for Route {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("AuthorizeLayer")
+            .field("policy", &format_args!("{}", self.name))
+            .field("access", &self.access)
+            .field("body", &self.body)
+            .finish_non_exhaustive()
+    }
+}

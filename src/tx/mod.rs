@@ -1,0 +1,143 @@
+//! The transaction in the hands of policies, handlers and closures.
+
+mod executor;
+mod lease;
+mod savepoint;
+pub(crate) mod scope;
+mod slot;
+mod state;
+mod statement;
+
+use std::{fmt, sync::Arc};
+
+use sqlx::PgConnection;
+
+pub use self::savepoint::Savepoint;
+pub(crate) use self::{
+    lease::Lease,
+    slot::{Slot, SlotGuard, WorkContext},
+    state::{PendingHook, SlotState, Stage, Verdict},
+};
+use crate::{database::Depth, tx::executor::delegate_executor};
+
+/// The transaction of a request or a closure.
+///
+/// `&mut Tx` is a [`sqlx::Executor`]. Given `tx: &mut Tx`, reborrow with `&mut *tx` for all
+/// statements but the last.
+///
+/// The transaction begins with the first statement, so it does not matter where among the arguments
+/// `Tx` stands, and a request that is rejected before costs no BEGIN. It is SERIALIZABLE, it is the
+/// same one for every policy and for the handler, and the [layer](crate::AuthorizeLayer) or
+/// [`transact`](crate::Interlock::transact) alone ends it.
+///
+/// One `Tx` of a request is used at a time: the first statement takes the lease, and dropping the
+/// `Tx` returns it. A statement on a second one meanwhile fails with
+/// [`TxInUse`](crate::ErrorKind::TxInUse).
+///
+/// Every error of a statement is recorded, also one that the handler ignores: it aborted the
+/// transaction, and a response that claims success becomes a 500. To go on after an error that is
+/// expected, use a [`savepoint`](Self::savepoint).
+///
+/// A text that begins with transaction control (`COMMIT`, `SET TRANSACTION`, …) is rejected, and so
+/// are `RESET ALL`, `DISCARD` and `LISTEN`. Any other `SET` outlives the request on the pooled
+/// connection; PostgreSQL's `SET LOCAL` does not.
+///
+/// # Cancellation
+///
+/// A row stream may be dropped after any row. A statement that is dropped while the server executes
+/// it (a timeout in the handler, a lost `select!`) may have taken effect or not: the work can then
+/// no longer succeed.
+///
+/// A `Tx` must not outlive its work. In a spawned task or a streaming body it turns the response
+/// into a 500 [`TxEscaped`](crate::ErrorKind::TxEscaped), and nothing is kept.
+pub struct Tx {
+    lease: Lease,
+}
+
+impl Tx {
+    pub(crate) fn new(slot: &Arc<Slot>) -> Self {
+        Self {
+            lease: Lease::new(Arc::clone(slot)),
+        }
+    }
+
+    /// Opens a savepoint. What is done on it can be undone, and its errors cleared, without giving
+    /// up the transaction.
+    ///
+    /// # Errors
+    ///
+    /// Returns the database's error, or an [`Error`](crate::Error) of this crate; convert it with
+    /// `Error::from`.
+    pub async fn savepoint(&mut self) -> Result<Savepoint<'_>, sqlx::Error> {
+        Savepoint::open(&mut self.lease).await
+    }
+
+    /// Returns the raw connection, for what an [`Executor`](sqlx::Executor) cannot do.
+    ///
+    /// Statements on it are not tracked. One round trip before it is returned and one before COMMIT
+    /// verify that it is still the same healthy transaction. A serialization failure on it is
+    /// retried only if the policy, handler or closure returns it as an [`Error`](crate::Error).
+    ///
+    /// # Errors
+    ///
+    /// Returns the database's error, or an [`Error`](crate::Error) of this crate; convert it with
+    /// `Error::from`.
+    pub async fn connection(&mut self) -> Result<&mut PgConnection, sqlx::Error> {
+        self.lease.raw_connection().await
+    }
+
+    /// Rolls back at the end although the reply is a success.
+    pub fn rollback_only(&mut self) {
+        self.lease.slot().set_rollback_only();
+    }
+
+    /// Commits although the response is a 4xx: for a counter of failed logins, or an audit row.
+    ///
+    /// It has no effect if a policy denied, a statement failed or the response is a 5xx. It
+    /// consumes the `Tx` because nothing may follow it. A closure of
+    /// [`transact`](crate::Interlock::transact) has no 4xx, so it has no effect there.
+    pub fn commit_on_client_error(self) {
+        self.lease.slot().keep_client_errors();
+    }
+
+    /// Runs `hook` in the background once COMMIT is acknowledged, after the hooks registered
+    /// before.
+    ///
+    /// It runs at most once: not after a rollback, not for an attempt that is retried, not when
+    /// COMMIT is never acknowledged, and not when the process ends before. The client's disconnect
+    /// does not stop it, and [`drain`](crate::Interlock::drain) waits for it. The response does
+    /// not.
+    pub fn after_commit(&mut self, hook: impl Future<Output = ()> + Send + 'static) {
+        self.lease
+            .slot()
+            .after_commit(Depth::default(), Box::pin(hook));
+    }
+
+    /// Returns the number of the attempt, counted from 1.
+    #[must_use]
+    pub fn attempt(&self) -> u32 {
+        self.lease.slot().attempt()
+    }
+
+    /// Returns who the work is recorded for; see
+    /// [`principal`](crate::InterlockBuilder::principal). It is no authorization.
+    #[must_use]
+    pub fn principal(&self) -> Option<&str> {
+        self.lease.slot().principal().map(|principal| &**principal)
+    }
+
+    pub(crate) fn lease(&mut self) -> &mut Lease {
+        &mut self.lease
+    }
+}
+
+delegate_executor!(Tx);
+
+impl fmt::Debug for Tx {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Tx")
+            .field("attempt", &self.attempt())
+            .field("leased", &self.lease.is_granted())
+            .finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,153 @@
+//! What one attempt knows of its transaction.
+
+use std::{pin::Pin, time::Duration};
+
+use crate::{
+    database::{Access, Depth, Transaction},
+    error::{Error, ErrorClass, ErrorKind},
+    observe::Phase,
+    report::Outcome,
+};
+
+/// A future that runs once the transaction is committed.
+pub(crate) type Hook = Pin<Box<dyn Future<Output = ()> + Send>>;
+
+/// What one attempt knows of its transaction.
+#[derive(Default)]
+pub(crate) struct SlotState {
+    /// The transaction, while no statement runs on it.
+    pub(crate) transaction: Option<Transaction>,
+    pub(crate) stage: Stage,
+    /// The errors that no savepoint has undone, in order.
+    pub(crate) errors: Vec<RecordedError>,
+    /// Whether a statement was dropped while the server executed it, or a panic passed a `Tx`.
+    pub(crate) abandoned: bool,
+    pub(crate) verdict: Option<Verdict>,
+    /// The names of the policies, or of the transaction.
+    pub(crate) names: Vec<&'static str>,
+    pub(crate) ending: Ending,
+    pub(crate) hooks: Vec<PendingHook>,
+    pub(crate) access: Access,
+    pub(crate) phase: Option<Phase>,
+    pub(crate) leases: Leases,
+    /// How long the attempt waited for its connection and BEGIN, if it is observed.
+    pub(crate) waited: Duration,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(crate) enum Stage {
+    /// No statement was asked for.
+    #[default]
+    Unopened,
+    Opened,
+    /// The attempt is over. Its state was taken.
+    Closed,
+}
+
+/// How a `Tx` wants its transaction to end.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Ending {
+    pub(crate) rollback_only: bool,
+    pub(crate) keep_client_errors: bool,
+}
+
+/// The `Tx`s that are alive.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Leases {
+    pub(crate) alive: usize,
+    /// Whether one of them has the lease.
+    pub(crate) granted: bool,
+}
+
+/// The strictest verdict so far. A later success cannot override it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Verdict {
+    /// An inner layer saw a response of 4xx or 5xx.
+    Rejected,
+    /// A policy denied.
+    Denied,
+    /// A policy could not be checked.
+    Failed,
+}
+
+/// An error of the transaction.
+#[derive(Debug)]
+pub(crate) struct RecordedError {
+    pub(crate) error: Error,
+    /// Inside of which savepoint it occurred.
+    depth: Depth,
+}
+
+/// A hook that waits for COMMIT.
+pub(crate) struct PendingHook {
+    pub(crate) hook: Hook,
+    /// Inside of which savepoint it was registered.
+    depth: Depth,
+}
+
+impl RecordedError {
+    pub(crate) fn class(&self) -> ErrorClass {
+        self.error.class().unwrap_or(ErrorClass::Other)
+    }
+}
+
+impl SlotState {
+    /// Whether a `Tx` is still alive.
+    pub(crate) fn has_escaped(&self) -> bool {
+        self.leases.alive > 0
+    }
+
+    pub(crate) fn record(&mut self, error: Error, depth: Depth) {
+        self.errors.push(RecordedError { error, depth });
+    }
+
+    /// Records an error of what was sent at settlement. Errors that leave the transaction
+    /// unharmed do not occur there.
+    pub(crate) fn record_sqlx(&mut self, error: &sqlx::Error, depth: Depth) {
+        self.record(Error::recorded(error), depth);
+    }
+
+    pub(crate) fn push_hook(&mut self, hook: Hook, depth: Depth) {
+        self.hooks.push(PendingHook { hook, depth });
+    }
+
+    /// Moves what was done since the savepoint to what is around it.
+    pub(crate) fn release(&mut self, depth: Depth) {
+        let outside = depth.outside();
+        for hook in &mut self.hooks {
+            hook.depth = outside.min(hook.depth);
+        }
+        for recorded in &mut self.errors {
+            recorded.depth = outside.min(recorded.depth);
+        }
+    }
+
+    /// Clears the errors since the savepoint (T7) and returns its hooks. They are to be dropped
+    /// outside of the lock, since they may own a `Tx`.
+    #[must_use]
+    pub(crate) fn roll_back_to(&mut self, depth: Depth) -> Vec<PendingHook> {
+        self.errors
+            .retain(|recorded| recorded.depth < depth || recorded.class().is_retryable());
+        self.hooks
+            .extract_if(.., |hook| hook.depth >= depth)
+            .collect()
+    }
+
+    /// The error that keeps the transaction from being committed.
+    pub(crate) fn first_error(&self) -> Option<Error> {
+        if let Some(recorded) = self.errors.first() {
+            return Some(recorded.error.clone());
+        }
+        let cause = "a statement was abandoned, or a panic passed a Tx";
+        self.abandoned
+            .then(|| Error::because(ErrorKind::TransactionAborted, cause))
+    }
+
+    /// What becomes of the transaction if it is not committed.
+    pub(crate) fn outcome(&self) -> Outcome {
+        match self.stage {
+            Stage::Opened => Outcome::RolledBack,
+            Stage::Unopened | Stage::Closed => Outcome::NoTransaction,
+        }
+    }
+}

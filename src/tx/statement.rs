@@ -1,0 +1,223 @@
+//! A statement before it is sent: what its text may do to the transaction.
+
+use std::borrow::Cow;
+
+use sqlx::{
+    Execute, Postgres, SqlStr,
+    postgres::{PgArguments, PgStatement},
+};
+
+/// A query taken apart, so that its text can be read before it is sent.
+pub(crate) struct Statement {
+    sql: SqlStr,
+    arguments: Result<Option<PgArguments>, BoxError>,
+    statement: Option<PgStatement>,
+    persistent: bool,
+}
+
+type BoxError = Box<dyn std::error::Error + Send + Sync>;
+
+impl Statement {
+    pub(crate) fn new<'q>(mut query: impl Execute<'q, Postgres>) -> Self {
+        let arguments = query.take_arguments();
+        let statement = query.statement().cloned();
+        let persistent = query.persistent();
+        Self {
+            sql: query.sql(),
+            arguments,
+            statement,
+            persistent,
+        }
+    }
+
+    pub(crate) fn text(&self) -> &SqlStr {
+        &self.sql
+    }
+
+    /// Whether the text begins, ends or changes a transaction, or resets its session.
+    pub(crate) fn controls_transaction(&self) -> bool {
+        controls_transaction(self.sql.as_str())
+    }
+
+    /// Whether the text may contain several statements. Only one without bind arguments can: the
+    /// server does not prepare several.
+    pub(crate) fn may_be_several(&self) -> bool {
+        matches!(self.arguments, Ok(None))
+            && self
+                .sql
+                .as_str()
+                .trim_end_matches([';', ' ', '\n', '\r', '\t'])
+                .contains(';')
+    }
+}
+
+impl Execute<'_, Postgres> for Statement {
+    fn sql(self) -> SqlStr {
+        self.sql
+    }
+
+    fn statement(&self) -> Option<&PgStatement> {
+        self.statement.as_ref()
+    }
+
+    fn take_arguments(&mut self) -> Result<Option<PgArguments>, BoxError> {
+        std::mem::replace(&mut self.arguments, Ok(None))
+    }
+
+    fn persistent(&self) -> bool {
+        self.persistent
+    }
+}
+
+/// Whether `sql` begins with transaction control.
+pub(crate) fn controls_transaction(sql: &str) -> bool {
+    let mut words = sql_words(sql);
+    let mut word = || words.next().unwrap_or_default();
+    match &*word() {
+        "ABORT" | "BEGIN" | "COMMIT" | "END" | "RELEASE" | "ROLLBACK" | "SAVEPOINT" | "START" => {
+            true
+        }
+        "PREPARE" => word() == "TRANSACTION",
+        // sqlx would lose the reply to COMMIT when a notification comes with it.
+        "DISCARD" | "LISTEN" => true,
+        "RESET" => {
+            let next = word();
+            next == "ALL" || is_transaction_setting(&next)
+        }
+        "SET" => match &*word() {
+            "LOCAL" => is_transaction_setting(&word()),
+            "SESSION" => {
+                let next = word();
+                next == "CHARACTERISTICS" || is_transaction_setting(&next)
+            }
+            setting => is_transaction_setting(setting),
+        },
+        _ => false,
+    }
+}
+
+fn is_transaction_setting(word: &str) -> bool {
+    // `U&"..."` can spell any of them.
+    word == "U" || word.starts_with("TRANSACTION") || word.starts_with("DEFAULT_TRANSACTION")
+}
+
+/// The words that a text begins with, in upper case, without white space, comments and
+/// punctuation.
+fn sql_words(sql: &str) -> impl Iterator<Item = Cow<'_, str>> {
+    let mut rest = sql;
+    std::iter::from_fn(move || {
+        rest = skip_to_word(rest);
+        let end = rest.find(|c: char| !is_word(c)).unwrap_or(rest.len());
+        let (word, tail) = rest.split_at(end);
+        rest = tail;
+        (!word.is_empty()).then(|| upper_case(word))
+    })
+}
+
+fn upper_case(word: &str) -> Cow<'_, str> {
+    if word.contains(|c: char| c.is_ascii_lowercase()) {
+        Cow::Owned(word.to_ascii_uppercase())
+    } else {
+        Cow::Borrowed(word)
+    }
+}
+
+fn skip_to_word(mut sql: &str) -> &str {
+    loop {
+        sql = sql.trim_start_matches(|c: char| !is_word(c) && c != '-' && c != '/');
+        if let Some(comment) = sql.strip_prefix("--") {
+            sql = comment
+                .split_once(['\n', '\r'])
+                .map_or("", |(_, tail)| tail);
+        } else if let Some(comment) = sql.strip_prefix("/*") {
+            sql = after_comment(comment);
+        } else if let Some(tail) = sql.strip_prefix(['-', '/']) {
+            sql = tail;
+        } else {
+            return sql;
+        }
+    }
+}
+
+/// The text after a block comment. Comments nest.
+fn after_comment(mut sql: &str) -> &str {
+    let mut depth = 1;
+    while depth > 0 {
+        let Some(at) = sql.find(['/', '*']) else {
+            return "";
+        };
+        sql = sql.split_at(at).1;
+        if let Some(tail) = sql.strip_prefix("*/") {
+            depth -= 1;
+            sql = tail;
+        } else if let Some(tail) = sql.strip_prefix("/*") {
+            depth += 1;
+            sql = tail;
+        } else {
+            sql = sql.split_at(1).1;
+        }
+    }
+    sql
+}
+
+fn is_word(c: char) -> bool {
+    c.is_alphanumeric() || c == '_'
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn transaction_control_is_found_behind_anything() {
+        for sql in [
+            "COMMIT",
+            "  rollback to savepoint a",
+            ";;begin",
+            "-- note\nEnd",
+            "/* a /* nested */ comment */ START TRANSACTION",
+            "/**/commit;",
+            "SAVEPOINT a",
+            "RELEASE a",
+            "ABORT",
+            "PREPARE TRANSACTION 'x'",
+            "SET TRANSACTION READ WRITE",
+            "SET LOCAL transaction_isolation = 'read committed'",
+            "SET SESSION CHARACTERISTICS AS TRANSACTION ISOLATION LEVEL READ COMMITTED",
+            "SET \"transaction_isolation\" TO 'read committed'",
+            "SET default_transaction_read_only = on",
+            "RESET transaction_isolation",
+            "RESET ALL",
+            "DISCARD ALL",
+            "LISTEN a",
+            "-- a comment also ends at a carriage return\rCOMMIT",
+            "SET U&\"transaction\\005fisolation\" TO 'read committed'",
+        ] {
+            assert!(controls_transaction(sql), "{sql}");
+        }
+    }
+
+    #[test]
+    fn other_texts_pass() {
+        for sql in [
+            "",
+            "--",
+            "/* COMMIT",
+            "SELECT 'COMMIT'",
+            "INSERT INTO commits VALUES (1)",
+            "SET LOCAL search_path = a",
+            "PREPARE a AS SELECT 1",
+            "WITH begin AS (SELECT 1) SELECT * FROM begin",
+            "commits",
+        ] {
+            assert!(!controls_transaction(sql), "{sql}");
+        }
+    }
+
+    #[test]
+    fn only_a_text_without_arguments_can_be_several() {
+        assert!(Statement::new("SELECT 1; COMMIT").may_be_several());
+        assert!(!Statement::new("SELECT 1;\n").may_be_several());
+        assert!(!Statement::new(sqlx::query("SELECT 1; COMMIT")).may_be_several());
+    }
+}

@@ -1,0 +1,136 @@
+//! A conditional write with its values.
+
+use std::fmt;
+
+use sqlx::{
+    Arguments as _, Decode, Encode, FromRow, Postgres, Type,
+    postgres::{PgArguments, PgRow},
+};
+
+use crate::{
+    error::{Error, ErrorKind},
+    write::{
+        statements::{BoundStatement, Plan, Written},
+        target::WriteTarget,
+    },
+};
+
+/// A [`ConditionalWrite`](crate::ConditionalWrite) with its values, ready to run.
+#[must_use = "it writes when it is run"]
+pub struct BoundWrite<'w> {
+    plan: Plan<'w>,
+    arguments: PgArguments,
+    /// The first value that could not be encoded.
+    encode_error: Option<Error>,
+}
+
+impl<'w> BoundWrite<'w> {
+    pub(crate) fn new(plan: Plan<'w>) -> Self {
+        Self {
+            plan,
+            arguments: PgArguments::default(),
+            encode_error: None,
+        }
+    }
+
+    /// Binds the next value.
+    pub fn bind<'t, T>(mut self, value: T) -> Self
+    where
+        T: Encode<'t, Postgres> + Type<Postgres>,
+    {
+        if let Err(error) = self.arguments.add(value) {
+            let error = Error::from(sqlx::Error::Encode(error));
+            self.encode_error.get_or_insert(error);
+        }
+        self
+    }
+
+    /// Writes, and returns the first row of its RETURNING.
+    ///
+    /// # Errors
+    ///
+    /// Returns the error of the first condition that is not true, or
+    /// [`NotFound`](ErrorKind::NotFound) if all are true and no row was written, or
+    /// [another error](crate::ConditionalWrite#errors).
+    pub async fn fetch_one<R>(self, on: impl WriteTarget) -> Result<R, Error>
+    where
+        R: for<'r> FromRow<'r, PgRow>,
+    {
+        self.fetch_optional(on).await?.ok_or_else(no_row)
+    }
+
+    /// Writes, and returns the first column of the first row of its RETURNING.
+    ///
+    /// # Errors
+    ///
+    /// Returns the errors of [`fetch_one`](Self::fetch_one).
+    pub async fn fetch_scalar<T>(self, on: impl WriteTarget) -> Result<T, Error>
+    where
+        T: for<'r> Decode<'r, Postgres> + Type<Postgres> + Send + Unpin,
+    {
+        let (value,) = self.fetch_one(on).await?;
+        Ok(value)
+    }
+
+    /// Writes as [`fetch_one`](Self::fetch_one) does. Returns `None` if no row was written although
+    /// every condition is true.
+    ///
+    /// # Errors
+    ///
+    /// Returns the errors of [`fetch_one`](Self::fetch_one). A condition that is not true is an
+    /// error here as well.
+    pub async fn fetch_optional<R>(self, on: impl WriteTarget) -> Result<Option<R>, Error>
+    where
+        R: for<'r> FromRow<'r, PgRow>,
+    {
+        if !self.plan.returning {
+            return Err(Error::because(
+                ErrorKind::Misconfigured,
+                "a row of a conditional write without RETURNING",
+            ));
+        }
+        match self.run(on).await? {
+            Some(Written { row: Some(row), .. }) => Ok(Some(R::from_row(&row)?)),
+            Some(Written { row: None, .. }) | None => Ok(None),
+        }
+    }
+
+    /// Writes, and returns the number of rows written, which is at least one.
+    ///
+    /// # Errors
+    ///
+    /// Returns the errors of [`fetch_one`](Self::fetch_one).
+    pub async fn execute(self, on: impl WriteTarget) -> Result<u64, Error> {
+        let written = self.run(on).await?.ok_or_else(no_row)?;
+        Ok(written.rows)
+    }
+
+    async fn run(self, on: impl WriteTarget) -> Result<Option<Written>, Error> {
+        if let Some(error) = self.encode_error {
+            return Err(error);
+        }
+        let (bound, expected) = (self.arguments.len(), self.plan.parameters);
+        if bound != expected {
+            let cause =
+                format!("{bound} values bound to the {expected} parameters of a conditional write");
+            return Err(Error::because(ErrorKind::Misconfigured, cause));
+        }
+        on.run(BoundStatement::new(&self.plan, self.arguments))
+            .await
+    }
+}
+
+impl fmt::Debug for BoundWrite<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("BoundWrite")
+            .field("statement", &self.plan.name)
+            .finish_non_exhaustive()
+    }
+}
+
+fn no_row() -> Error {
+    Error::because(
+        ErrorKind::NotFound,
+        "every condition is true, and no row was written",
+    )
+}

@@ -1,0 +1,173 @@
+//! The two statements of a conditional write: the write, and the one that finds the failed
+//! condition.
+
+use std::sync::Arc;
+
+use futures_util::TryStreamExt as _;
+use sqlx::{
+    AssertSqlSafe, Either, PgExecutor, Postgres, Row as _, SqlSafeStr as _, SqlStr,
+    postgres::{PgArguments, PgRow},
+    query::Query,
+};
+
+use crate::{
+    error::{Error, ErrorKind},
+    write::condition::Condition,
+};
+
+/// The two texts of a conditional write, which share one list of arguments.
+#[derive(Debug, Clone)]
+pub(crate) struct SqlPair {
+    write: SqlStr,
+    diagnosis: SqlStr,
+}
+
+impl SqlPair {
+    /// Composes them of texts that were checked.
+    pub(crate) fn compose(
+        statement: &str,
+        conditions: &[Condition],
+        lock: Option<&str>,
+        parameters: u32,
+    ) -> Self {
+        Self {
+            write: text(write(statement, conditions, lock)),
+            diagnosis: text(diagnosis(conditions, parameters)),
+        }
+    }
+}
+
+/// A conditional write without its values.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Plan<'w> {
+    /// The statement, as the user wrote it.
+    pub(crate) name: &'static str,
+    pub(crate) sql: &'w SqlPair,
+    pub(crate) conditions: &'static [Condition],
+    pub(crate) parameters: usize,
+    pub(crate) returning: bool,
+}
+
+/// A conditional write with its values.
+#[derive(Debug, Clone)]
+#[expect(unnameable_types, reason = "a part of what seals WriteTarget")]
+pub struct BoundStatement {
+    name: &'static str,
+    sql: SqlPair,
+    conditions: &'static [Condition],
+    arguments: PgArguments,
+}
+
+/// What was written: at least one row.
+#[derive(Debug)]
+#[expect(unnameable_types, reason = "a part of what seals WriteTarget")]
+pub struct Written {
+    /// The first row that was returned.
+    pub(crate) row: Option<PgRow>,
+    pub(crate) rows: u64,
+}
+
+impl BoundStatement {
+    pub(crate) fn new(plan: &Plan<'_>, arguments: PgArguments) -> Self {
+        Self {
+            name: plan.name,
+            sql: plan.sql.clone(),
+            conditions: plan.conditions,
+            arguments,
+        }
+    }
+
+    /// The statement, as the user wrote it.
+    pub(crate) fn name(&self) -> &'static str {
+        self.name
+    }
+
+    /// The text of the write, as it is sent.
+    pub(crate) fn write_text(&self) -> &str {
+        self.sql.write.as_str()
+    }
+
+    /// The text of the diagnosis, as it is sent.
+    pub(crate) fn diagnosis_text(&self) -> &str {
+        self.sql.diagnosis.as_str()
+    }
+
+    /// Sends the write, and reads its reply to the end, since an error can follow the rows. `None`
+    /// if it has written nothing.
+    pub(crate) async fn write<'c>(
+        &self,
+        on: impl PgExecutor<'c>,
+    ) -> Result<Option<Written>, sqlx::Error> {
+        let mut written = Written { row: None, rows: 0 };
+        let mut results = on.fetch_many(self.query(&self.sql.write));
+        while let Some(result) = results.try_next().await? {
+            match result {
+                Either::Left(done) => written.rows += done.rows_affected(),
+                Either::Right(row) => written.row = written.row.or(Some(row)),
+            }
+        }
+        drop(results);
+        Ok((written.rows > 0).then_some(written))
+    }
+
+    /// Returns the error of the first condition that is not true. `None` if all are true by now.
+    pub(crate) async fn diagnose<'c>(
+        &self,
+        on: impl PgExecutor<'c>,
+    ) -> Result<Option<Error>, sqlx::Error> {
+        let row = on.fetch_one(self.query(&self.sql.diagnosis)).await?;
+        let failed: Option<i64> = row.try_get(0)?;
+        Ok(failed.map(|number| {
+            let mut numbered = (1..).zip(self.conditions);
+            match numbered.find(|(condition, _)| *condition == number) {
+                Some((_, condition)) => condition.error(),
+                None => Error::because(ErrorKind::Misconfigured, NOT_SERIALIZABLE),
+            }
+        }))
+    }
+
+    fn query(&self, text: &SqlStr) -> Query<'static, Postgres, PgArguments> {
+        sqlx::query_with(text.clone(), self.arguments.clone())
+    }
+}
+
+/// The statement with its conditions, of which the isolation level is the first.
+fn write(statement: &str, conditions: &[Condition], lock: Option<&str>) -> String {
+    let mut all = format!("({SERIALIZABLE})");
+    if lock.is_some() {
+        all += " AND EXISTS (SELECT 1 FROM interlock_lock)";
+    }
+    for condition in conditions {
+        all += &format!(" AND ({})", condition.sql);
+    }
+    let write = statement.replacen("{conditions}", &all, 1);
+    match lock {
+        Some(query) => format!("WITH interlock_lock AS MATERIALIZED ({query} FOR UPDATE) {write}"),
+        None => write,
+    }
+}
+
+/// Selects the number of the first condition that is not true: 0 is the isolation level, NULL is
+/// none.
+///
+/// It mentions every parameter, because CockroachDB rejects a longer bind list.
+fn diagnosis(conditions: &[Condition], parameters: u32) -> String {
+    let mut text = format!("SELECT CASE WHEN ({SERIALIZABLE}) IS NOT TRUE THEN 0");
+    for (number, condition) in (1..).zip(conditions) {
+        text += &format!(" WHEN ({}) IS NOT TRUE THEN {number}", condition.sql);
+    }
+    text += " END::INT8";
+    for parameter in 1..=parameters {
+        text += &format!(", ${parameter} IS NULL");
+    }
+    text
+}
+
+fn text(text: String) -> SqlStr {
+    AssertSqlSafe(Arc::<str>::from(text)).into_sql_str()
+}
+
+const SERIALIZABLE: &str = "current_setting('transaction_isolation') = 'serializable'";
+
+const NOT_SERIALIZABLE: &str = "a conditional write below SERIALIZABLE: make the pool with Interlock::pool_options(), \
+     or set default_transaction_isolation";

@@ -1,0 +1,63 @@
+//! What a conditional write runs on.
+
+use crate::{
+    error::Error,
+    tx::{Lease, Savepoint, Tx},
+    write::statements::{BoundStatement, Written},
+};
+
+/// What a [`ConditionalWrite`](crate::ConditionalWrite) runs on: `&Interlock`, `&mut Tx` or
+/// `&mut Savepoint`.
+///
+/// A pool is not among them, since no part of it would retry a serialization failure:
+///
+/// ```compile_fail,E0277
+/// # use tower_interlock::{ConditionalWrite, Error};
+/// async fn run(write: &ConditionalWrite, pool: &sqlx::PgPool) -> Result<u64, Error> {
+///     write.unbound().execute(pool).await
+/// }
+/// ```
+#[diagnostic::on_unimplemented(
+    message = "a conditional write does not run on `{Self}`",
+    note = "it runs on `&Interlock`, `&mut Tx` or `&mut Savepoint`"
+)]
+pub trait WriteTarget: sealed::Target {}
+
+impl<T: sealed::Target> WriteTarget for T {}
+
+pub(crate) mod sealed {
+    use super::{BoundStatement, Error, Written};
+
+    #[expect(unnameable_types, reason = "it seals WriteTarget")]
+    pub trait Target: Send {
+        /// Writes, or finds the condition that is not true. `None` if there is none.
+        fn run(
+            self,
+            statement: BoundStatement,
+        ) -> impl Future<Output = Result<Option<Written>, Error>> + Send;
+    }
+}
+
+impl sealed::Target for &mut Tx {
+    async fn run(self, statement: BoundStatement) -> Result<Option<Written>, Error> {
+        run_in_transaction(self.lease(), &statement).await
+    }
+}
+
+impl sealed::Target for &mut Savepoint<'_> {
+    async fn run(self, statement: BoundStatement) -> Result<Option<Written>, Error> {
+        run_in_transaction(self.lease(), &statement).await
+    }
+}
+
+/// The diagnosis sees the same state as the write, so that what it does not find is not there.
+pub(crate) async fn run_in_transaction(
+    lease: &mut Lease,
+    statement: &BoundStatement,
+) -> Result<Option<Written>, Error> {
+    let written = statement.write(&mut *lease).await?;
+    if written.is_some() {
+        return Ok(written);
+    }
+    statement.diagnose(lease).await?.map_or(Ok(None), Err)
+}

@@ -1,0 +1,107 @@
+//! An observer that records what it is told.
+
+use std::sync::{Arc, Mutex};
+
+use tower_interlock::{
+    ErrorKind, Outcome,
+    observe::{
+        AttemptEnded, ErrorClass, Observer, Phase, StatementExecuted, WorkFinished, WorkKind,
+    },
+};
+
+/// An observer that records what it is told.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Recorder(Arc<Mutex<Vec<Seen>>>);
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Seen {
+    Statement {
+        attempt: u32,
+        phase: Phase,
+        sql: String,
+        ok: bool,
+        sqlstate: Option<String>,
+    },
+    Attempt {
+        number: u32,
+        class: Option<ErrorClass>,
+        sqlstate: Option<String>,
+        retried: bool,
+    },
+    Finished {
+        kind: WorkKind,
+        names: Vec<&'static str>,
+        principal: Option<String>,
+        attempts: u32,
+        outcome: Outcome,
+        error: Option<ErrorKind>,
+    },
+}
+
+impl Recorder {
+    /// The events since the last call.
+    pub(crate) fn take(&self) -> Vec<Seen> {
+        std::mem::take(&mut *self.0.lock().unwrap())
+    }
+
+    /// The phases and texts of the statements since the last call, if they succeeded.
+    pub(crate) fn take_statements(&self) -> Vec<(Phase, String)> {
+        let statements = self.take().into_iter().filter_map(|event| match event {
+            Seen::Statement {
+                phase,
+                sql,
+                ok: true,
+                ..
+            } => Some((phase, sql)),
+            _ => None,
+        });
+        statements.collect()
+    }
+
+    /// The outcome and the attempts of the last work.
+    pub(crate) fn last(&self) -> Option<(Outcome, u32)> {
+        let events = self.0.lock().unwrap();
+        events.iter().rev().find_map(|event| match event {
+            Seen::Finished {
+                outcome, attempts, ..
+            } => Some((*outcome, *attempts)),
+            _ => None,
+        })
+    }
+
+    fn push(&self, event: Seen) {
+        self.0.lock().unwrap().push(event);
+    }
+}
+
+impl Observer for Recorder {
+    fn statement_executed(&self, statement: &StatementExecuted<'_>) {
+        self.push(Seen::Statement {
+            attempt: statement.attempt,
+            phase: statement.phase,
+            sql: statement.sql.to_owned(),
+            ok: statement.ok,
+            sqlstate: statement.sqlstate.map(str::to_owned),
+        });
+    }
+
+    fn attempt_ended(&self, attempt: &AttemptEnded<'_>) {
+        self.push(Seen::Attempt {
+            number: attempt.attempt,
+            class: attempt.class,
+            sqlstate: attempt.sqlstate.map(str::to_owned),
+            retried: attempt.retried,
+        });
+    }
+
+    fn work_finished(&self, work: &WorkFinished<'_>) {
+        self.push(Seen::Finished {
+            kind: work.kind,
+            names: work.names.to_vec(),
+            principal: work.principal.map(str::to_owned),
+            attempts: work.attempts,
+            outcome: work.outcome,
+            error: work.error,
+        });
+    }
+}
