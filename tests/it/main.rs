@@ -15,6 +15,7 @@
 
 mod body;
 mod cancellation;
+mod cases;
 mod conditional;
 mod connection;
 mod contention;

@@ -1,0 +1,330 @@
+//! HTTP around it: codings, headers, limits and preconditions.
+
+use std::{fs, path::Path as File};
+
+use axum::{
+    Router,
+    body::Body,
+    extract::{DefaultBodyLimit, Path},
+    http::{HeaderName, Request, StatusCode, header},
+    middleware::map_response,
+    response::{AppendHeaders, IntoResponse as _, Response},
+    routing::any,
+};
+use sqlx::AssertSqlSafe;
+use tower_http::compression::CompressionLayer;
+use tower_interlock::{
+    Condition, ConditionalWrite, Denied, ETag, Error, ErrorKind, IfMatch, IfNoneMatch, Interlock,
+    Outcome, Tx,
+};
+
+use super::version;
+use crate::kit::{Answer, anyone, conflict_once, guarded, note, put, send, test};
+
+// 304
+
+const LONG: &str = "a body that is long enough to be worth the trouble of compressing it at all";
+
+async fn document(seen: IfNoneMatch, mut tx: Tx) -> Result<Response, Error> {
+    let version = sqlx::query_scalar("SELECT version FROM documents WHERE id = 1");
+    Ok(seen.unless_current(version.fetch_one(&mut tx).await?, || LONG))
+}
+
+async fn get_compressed(app: &Router, tag: &str) -> Answer {
+    let request = Request::get("/1")
+        .header(header::ACCEPT_ENCODING, "gzip")
+        .header(header::IF_NONE_MATCH, tag);
+    let response = tower::ServiceExt::oneshot(app.clone(), request.body(Body::empty()).unwrap());
+    let (parts, body) = response.await.unwrap().into_parts();
+    let bytes = axum::body::to_bytes(body, usize::MAX).await.unwrap();
+    Answer {
+        status: parts.status,
+        body: format!("{} bytes", bytes.len()),
+        response: Response::from_parts(parts, Body::empty()),
+    }
+}
+
+#[test]
+fn not_modified_through_compression_has_no_coding_and_no_body() {
+    test(async |kit| {
+        let layer = || kit.interlock.require(anyone);
+        let route = || Router::new().route("/{id}", any(document));
+        let inside = route()
+            .route_layer(CompressionLayer::new())
+            .route_layer(layer());
+        let outside = route()
+            .route_layer(layer())
+            .layer(CompressionLayer::new());
+        for app in [outside, inside] {
+            let full = get_compressed(&app, "\"7\"").await;
+            assert_eq!(full.status, 200);
+            assert_eq!(full.header(header::CONTENT_ENCODING), Some("gzip"));
+
+            let answer = get_compressed(&app, "\"0\"").await;
+            assert_eq!(answer.status, 304);
+            assert_eq!(answer.header(header::ETAG), Some("\"0\""));
+            assert_eq!(answer.header(header::CONTENT_ENCODING), None);
+            assert_eq!(answer.header(header::CONTENT_LENGTH), None);
+            assert_eq!(answer.body, "0 bytes");
+        }
+    });
+}
+
+// Headers
+
+fn render(error: &Error) -> Response {
+    (error.status(), "rendered").into_response()
+}
+
+#[track_caller]
+fn assert_rendered(answer: &Answer, status: u16) {
+    assert_eq!((answer.status.as_u16(), &*answer.body), (status, "rendered"));
+    let text = Some("text/plain; charset=utf-8");
+    assert_eq!(answer.header(header::CONTENT_TYPE), text);
+    let length = answer.header(header::CONTENT_LENGTH);
+    assert!(length.is_none_or(|length| length == "8"), "{length:?}");
+    assert!(answer.response.extensions().get::<Error>().is_some());
+}
+
+fn values(answer: &Answer, name: HeaderName) -> Vec<&str> {
+    let values = answer.response.headers().get_all(name).iter();
+    values.map(|value| value.to_str().unwrap()).collect()
+}
+
+#[test]
+fn rendered_error_keeps_the_handlers_headers() {
+    test(async |kit| {
+        let interlock = kit.interlock.clone().error_response(render);
+        let handler = async |mut tx: Tx| {
+            note(&mut tx, 1).await.unwrap();
+            let cookies = AppendHeaders([(header::SET_COOKIE, "a=1"), (header::SET_COOKIE, "b=2")]);
+            let bearer = [(header::WWW_AUTHENTICATE, "Bearer")];
+            (bearer, cookies, Error::not_found())
+        };
+        let answer = put(&guarded(interlock.require(anyone), handler), "/1", "").await;
+        assert_rendered(&answer, 404);
+        assert_eq!(values(&answer, header::WWW_AUTHENTICATE), ["Bearer"]);
+        assert_eq!(values(&answer, header::SET_COOKIE), ["a=1", "b=2"]);
+        assert_eq!(answer.outcome(), Outcome::RolledBack);
+        assert_eq!(kit.notes().await, [0_i64; 0]);
+    });
+}
+
+#[test]
+fn rendered_denial_keeps_the_policys_headers() {
+    test(async |kit| {
+        let interlock = kit.interlock.clone().error_response(render);
+        let policy = async || {
+            let bearer = [(header::WWW_AUTHENTICATE, "Bearer")];
+            Err::<(), _>((bearer, Denied::new("who?")))
+        };
+        let answer = put(&guarded(interlock.require(policy), async || ()), "/1", "").await;
+        assert_rendered(&answer, 403);
+        assert_eq!(values(&answer, header::WWW_AUTHENTICATE), ["Bearer"]);
+    });
+}
+
+#[test]
+fn rendered_error_keeps_the_headers_of_middleware_inside() {
+    test(async |kit| {
+        let interlock = kit.interlock.clone().error_response(render);
+        let mark = map_response(async |mut response: Response| {
+            let mark = header::HeaderValue::from_static("*");
+            let headers = response.headers_mut();
+            headers.insert(header::ACCESS_CONTROL_ALLOW_ORIGIN, mark);
+            response
+        });
+        let app = Router::new()
+            .route("/{id}", any(async || Error::not_found()))
+            .route_layer(mark)
+            .route_layer(interlock.require(anyone));
+        let answer = put(&app, "/1", "").await;
+        assert_rendered(&answer, 404);
+        assert_eq!(values(&answer, header::ACCESS_CONTROL_ALLOW_ORIGIN), ["*"]);
+    });
+}
+
+/// The header is the layer's own.
+#[test]
+fn rendered_error_keeps_retry_after() {
+    test(async |kit| {
+        let interlock = kit.interlock.clone().error_response(render).max_attempts(1);
+        let outside = kit.outside.clone();
+        let handler = async move |mut tx: Tx| Ok::<_, Error>(conflict_once(&mut tx, &outside).await?);
+        let answer = put(&guarded(interlock.require(anyone), handler), "/1", "").await;
+        assert_rendered(&answer, 503);
+        assert_eq!(values(&answer, header::RETRY_AFTER), ["1"]);
+    });
+}
+
+// Limits
+
+async fn upload(app: &Router, bytes: usize) -> Answer {
+    let request = Request::put("/1").body(Body::from(vec![b'x'; bytes]));
+    send(app, request.unwrap()).await
+}
+
+fn length(interlock: &Interlock) -> Router {
+    guarded(interlock.require(anyone), async |body: String| {
+        body.len().to_string()
+    })
+}
+
+const MIB: usize = 1024 * 1024;
+
+#[test]
+fn body_limit_alone_admits_a_larger_body() {
+    test(async |kit| {
+        let app = length(&kit.interlock.clone().body_limit(10 * MIB));
+        let answer = upload(&app, 3 * MIB).await;
+        assert_eq!((answer.status.as_u16(), &*answer.body), (200, "3145728"));
+        upload(&app, 11 * MIB).await.assert_problem(ErrorKind::BodyTooLarge);
+    });
+}
+
+#[test]
+fn default_body_limit_alone_admits_a_larger_body() {
+    test(async |kit| {
+        let app = length(&kit.interlock).layer(DefaultBodyLimit::max(10 * MIB));
+        let answer = upload(&app, 3 * MIB).await;
+        assert_eq!((answer.status.as_u16(), &*answer.body), (200, "3145728"));
+        assert_eq!(upload(&app, 11 * MIB).await.status, 413);
+    });
+}
+
+#[test]
+fn default_body_limit_that_is_smaller_counts() {
+    test(async |kit| {
+        let app = length(&kit.interlock).layer(DefaultBodyLimit::max(10));
+        assert_eq!(upload(&app, 10).await.status, 200);
+        assert_eq!(upload(&app, 11).await.status, 413);
+    });
+}
+
+#[test]
+fn body_over_no_set_limit_is_refused_as_a_problem() {
+    test(async |kit| {
+        let app = length(&kit.interlock);
+        upload(&app, 3 * MIB).await.assert_problem(ErrorKind::BodyTooLarge);
+    });
+}
+
+// Preconditions
+
+/// As the documentation has it, for an upsert.
+static UPSERT: ConditionalWrite = ConditionalWrite::new(
+    "INSERT INTO documents (id, body) SELECT $1, $2 WHERE {conditions}
+     ON CONFLICT (id) DO UPDATE SET body = $2, version = documents.version + 1 RETURNING version",
+    &[Condition::current(
+        "(SELECT version FROM documents WHERE id = $1) = ANY ($3)
+         OR ($3 IS NULL AND EXISTS (SELECT 1 FROM documents WHERE id = $1))",
+    )],
+);
+
+async fn upsert(Path(id): Path<i64>, seen: IfMatch, mut tx: Tx) -> Result<ETag, Error> {
+    let write = UPSERT.bind(id).bind("new").bind(seen.versions());
+    let (version,) = write.fetch_one(&mut tx).await?;
+    Ok(ETag::of(version))
+}
+
+async fn put_if_match(app: &Router, path: &str, lines: &[&[u8]]) -> Answer {
+    let mut request = Request::put(path);
+    for line in lines {
+        request = request.header(header::IF_MATCH, *line);
+    }
+    send(app, request.body(Body::empty()).unwrap()).await
+}
+
+#[test]
+fn if_match_any_does_not_create() {
+    test(async |kit| {
+        let app = guarded(kit.interlock.require(anyone), upsert);
+        put_if_match(&app, "/99", &[b"*"])
+            .await
+            .assert_problem(ErrorKind::PreconditionFailed);
+        let made: i64 = sqlx::query_scalar("SELECT count(*) FROM documents WHERE id = 99")
+            .fetch_one(&kit.outside)
+            .await
+            .unwrap();
+        assert_eq!(made, 0);
+
+        let answer = put_if_match(&app, "/1", &[b"*"]).await;
+        assert_eq!(answer.header(header::ETAG), Some("\"1\""));
+        assert_eq!(kit.body(1).await, "new");
+    });
+}
+
+/// No text of the crate recommends a condition that is true where there is no row.
+#[test]
+fn documented_conditions_for_if_match_any_ask_for_the_row() {
+    let root = File::new(env!("CARGO_MANIFEST_DIR"));
+    let mut texts = vec![root.join("README.md")];
+    let mut folders = vec![root.join("src"), root.join("examples"), root.join("docs")];
+    while let Some(folder) = folders.pop() {
+        for entry in fs::read_dir(folder).unwrap() {
+            let path = entry.unwrap().path();
+            match path.extension().and_then(|extension| extension.to_str()) {
+                Some("rs" | "md" | "sql") => texts.push(path),
+                _ if path.is_dir() => folders.push(path),
+                _ => {}
+            }
+        }
+    }
+    for path in texts {
+        let text = fs::read_to_string(&path).unwrap();
+        for (number, line) in (1..).zip(text.lines()) {
+            // A subquery on the left is NULL without a row, and the other side is true.
+            let subquery = line.contains("(SELECT version FROM documents");
+            let open = line.contains("IS NULL") && !line.contains("EXISTS (SELECT 1 FROM documents");
+            let at = format!("{}:{number}", path.display());
+            assert!(!(subquery && open), "{at} creates with If-Match: *: {line}");
+        }
+    }
+}
+
+#[test]
+fn malformed_if_match_never_writes() {
+    test(async |kit| {
+        let optional = async |Path(id): Path<i64>, seen: Option<IfMatch>, mut tx: Tx| {
+            let write = "UPDATE documents SET version = version + 1
+                          WHERE id = $1 AND (version = ANY ($2) OR $3)";
+            let versions = seen.as_ref().and_then(IfMatch::versions);
+            let any = seen.as_ref().is_none_or(|seen| seen == &IfMatch::Any);
+            let write = sqlx::query(AssertSqlSafe(write)).bind(id).bind(versions).bind(any);
+            let done = write.execute(&mut tx).await?;
+            match done.rows_affected() {
+                0 => Err(Error::precondition_failed()),
+                _ => Ok(()),
+            }
+        };
+        let required = guarded(kit.interlock.require(anyone), upsert);
+        let optional = guarded(kit.interlock.require(anyone), optional);
+        let lines: [&[&[u8]]; 11] = [
+            &[b"0"],
+            &[b"\"0"],
+            &[b"0\""],
+            &[b"\"0\" \"1\""],
+            &[b"*, \"0\""],
+            &[b"*", b"*"],
+            &[b"*", b"\"0\""],
+            &[b"**"],
+            &[b"w/\"0\""],
+            &[b"\"0\";"],
+            &[b"\xff"],
+        ];
+        for lines in lines {
+            for app in [&required, &optional] {
+                let answer = put_if_match(app, "/1", lines).await;
+                assert_eq!(answer.status, 400, "{lines:?}");
+                answer.assert_problem(ErrorKind::InvalidPrecondition);
+            }
+        }
+        for lines in [&[&b""[..]][..], &[b"W/\"0\""], &[b"\"00\""], &[b"\"\""]] {
+            for app in [&required, &optional] {
+                let answer = put_if_match(app, "/1", lines).await;
+                assert_eq!(answer.status, StatusCode::PRECONDITION_FAILED, "{lines:?}");
+            }
+        }
+        assert_eq!((version(&kit, 1).await, kit.body(1).await), (0, "old".into()));
+    });
+}

@@ -1,0 +1,159 @@
+//! What an operator reads: each error once, and with what it belongs to.
+
+use std::{
+    io,
+    sync::{Arc, Mutex},
+};
+
+use axum::{Router, routing::put as put_route};
+use tower_interlock::{Authorized, Error, ErrorKind, Tx};
+use tracing::{Level, instrument::WithSubscriber as _};
+
+use crate::{
+    kit::{Answer, CanEdit, Kit, anyone, conflict_once, get, guarded, note, put, test},
+    trace::traced,
+};
+
+/// It is a 500, and there is one error in the log that says why.
+async fn assert_logged(app: &Router) {
+    let (answer, log) = traced(put(app, "/1", "")).await;
+    answer.assert_problem(ErrorKind::Misconfigured);
+    let errors = log.events.iter();
+    let errors: Vec<_> = errors.filter(|event| event.level == Level::ERROR).collect();
+    let [error] = *errors else {
+        panic!("{} errors in the log: {log:?}", errors.len());
+    };
+    assert_eq!(error.fields["kind"], "Misconfigured", "{error:?}");
+}
+
+#[test]
+fn tx_without_its_layer_logs_one_error() {
+    test(async |_| {
+        let handler = async |_: Tx| ();
+        assert_logged(&Router::new().route("/{id}", put_route(handler))).await;
+    });
+}
+
+#[test]
+fn authorized_without_its_layer_logs_one_error() {
+    test(async |_| {
+        let handler = async |_: Authorized<CanEdit>| ();
+        assert_logged(&Router::new().route("/{id}", put_route(handler))).await;
+    });
+}
+
+#[test]
+fn authorized_behind_another_policy_logs_one_error() {
+    test(async |kit| {
+        let handler = async |_: Authorized<CanEdit>| ();
+        assert_logged(&guarded(kit.interlock.require(anyone), handler)).await;
+    });
+}
+
+/// What was written in the form that most programs use, by `future` alone.
+async fn formatted<F: Future>(level: Level, future: F) -> (F::Output, Vec<String>) {
+    #[derive(Clone, Default)]
+    struct Output(Arc<Mutex<Vec<u8>>>);
+    impl io::Write for Output {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            self.0.lock().unwrap().extend(bytes);
+            Ok(bytes.len())
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+    let (output, writer) = (Output::default(), Output::default());
+    let shared = Output(Arc::clone(&output.0));
+    drop(writer);
+    let subscriber = tracing_subscriber::fmt()
+        .with_ansi(false)
+        .with_max_level(level)
+        .with_writer(move || shared.clone())
+        .finish();
+    let answer = future.with_subscriber(subscriber).await;
+    let text = String::from_utf8(output.0.lock().unwrap().clone()).unwrap();
+    let lines = text.lines().filter(|line| line.contains("tower_interlock"));
+    (answer, lines.map(str::to_owned).collect())
+}
+
+async fn may_enter() -> Result<(), Error> {
+    Ok(())
+}
+
+/// Two layers, two attempts, and in the end an error that the handler swallows.
+async fn refused(kit: &Kit, level: Level) -> (Answer, Vec<String>) {
+    let outside = kit.outside.clone();
+    let handler = async move |mut tx: Tx| {
+        conflict_once(&mut tx, &outside).await?;
+        note(&mut tx, 1).await?;
+        let _ = sqlx::query("SELECT missing").execute(&mut tx).await;
+        Ok::<_, Error>(())
+    };
+    let app = Router::new()
+        .route("/{id}", put_route(handler))
+        .route_layer(kit.interlock.require(may_enter))
+        .route_layer(kit.interlock.require(anyone));
+    let (answer, lines) = formatted(level, put(&app, "/1", "")).await;
+    answer.assert_problem(ErrorKind::Aborted);
+    assert_eq!(answer.report().attempts(), 2);
+    assert!(!lines.is_empty());
+    (answer, lines)
+}
+
+/// The fields of the request's span, as a line has them.
+fn span(line: &str) -> Option<&str> {
+    let (_, fields) = line.split_once("authorize{")?;
+    fields.split_once('}').map(|(fields, _)| fields)
+}
+
+#[test]
+fn policies_stand_in_a_line_of_the_log_once() {
+    test(async |kit| {
+        let (_, lines) = refused(&kit, Level::DEBUG).await;
+        let last = lines.last().and_then(|line| span(line)).unwrap();
+        assert!(last.contains("anyone") && last.contains("may_enter"), "{last}");
+        for line in &lines {
+            let fields = span(line).unwrap_or_default();
+            assert!(fields.matches("policies=").count() <= 1, "{line}");
+        }
+    });
+}
+
+#[test]
+fn attempt_stands_in_a_line_of_the_log_once() {
+    test(async |kit| {
+        let (_, lines) = refused(&kit, Level::DEBUG).await;
+        for line in &lines {
+            let fields = span(line).unwrap_or_default();
+            assert!(fields.matches("attempt=").count() <= 1, "{line}");
+        }
+    });
+}
+
+/// Where only errors are logged, an error still says whose it is.
+#[test]
+fn error_keeps_its_span_where_only_errors_are_logged() {
+    test(async |kit| {
+        let (_, lines) = refused(&kit, Level::ERROR).await;
+        for line in &lines {
+            let fields = span(line).unwrap_or_else(|| panic!("no span: {line}"));
+            assert!(fields.contains("anyone") && fields.contains("may_enter"), "{line}");
+        }
+    });
+}
+
+#[test]
+fn warning_keeps_its_span_where_only_warnings_are_logged() {
+    test(async |kit| {
+        let outside = kit.outside.clone();
+        let handler = async move |mut tx: Tx| Ok::<_, Error>(conflict_once(&mut tx, &outside).await?);
+        let interlock = kit.interlock.clone().max_attempts(1);
+        let app = guarded(interlock.require(anyone), handler);
+        let (answer, lines) = formatted(Level::WARN, get(&app, "/1")).await;
+        answer.assert_problem(ErrorKind::Contended);
+        let [line] = &*lines else { panic!("{lines:?}") };
+        assert!(span(line).is_some_and(|fields| fields.contains("anyone")), "{line}");
+    });
+}

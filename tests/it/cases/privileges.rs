@@ -1,0 +1,229 @@
+//! What the server refuses for want of a right or of a lock.
+
+use axum::http::{StatusCode, header};
+use sqlx::{AssertSqlSafe, PgPool};
+use support::Kind;
+use tower_interlock::{Condition, ConditionalWrite, Error, ErrorKind, Interlock, Outcome, Tx};
+
+use super::cause;
+use crate::kit::{Answer, Kit, anyone, guarded, note, put, test};
+
+/// Notes from 10 on may not be made by the role that is returned. PostgreSQL only.
+async fn role(kit: &Kit) -> Option<String> {
+    if kit.database.kind() == Kind::CockroachDb {
+        println!("CockroachDB has no row-level security before v25.2");
+        return None;
+    }
+    // Roles belong to the server, so it is named after the database.
+    let role = kit.database.name().to_owned();
+    for sql in [
+        format!("CREATE ROLE {role}"),
+        format!("GRANT ALL ON notes, grants TO {role}"),
+        "ALTER TABLE notes ENABLE ROW LEVEL SECURITY".to_owned(),
+        "CREATE POLICY small ON notes USING (true) WITH CHECK (id < 10)".to_owned(),
+    ] {
+        run(kit, sql).await;
+    }
+    Some(role)
+}
+
+async fn forget(kit: &Kit, role: &str) {
+    run(kit, format!("DROP OWNED BY {role}; DROP ROLE {role}")).await;
+}
+
+async fn run(kit: &Kit, sql: String) {
+    let sql = sqlx::raw_sql(AssertSqlSafe(sql));
+    sql.execute(&kit.outside).await.unwrap();
+}
+
+async fn become_role(tx: &mut Tx, role: &str) -> Result<(), Error> {
+    sqlx::query(AssertSqlSafe(format!("SET LOCAL ROLE {role}")))
+        .execute(tx)
+        .await?;
+    Ok(())
+}
+
+#[test]
+fn row_level_security_refusal_in_a_handler_is_a_403() {
+    test(async |kit| {
+        let Some(role) = role(&kit).await else { return };
+        let own = role.clone();
+        let handler = async move |mut tx: Tx| {
+            become_role(&mut tx, &own).await?;
+            note(&mut tx, 1).await?;
+            Ok::<_, Error>(note(&mut tx, 11).await?)
+        };
+        let app = guarded(kit.interlock.require(anyone), handler);
+        let answer = put(&app, "/1", "").await;
+        let notes = kit.notes().await;
+        forget(&kit, &role).await;
+        assert_eq!(answer.status, 403, "{}", cause(&answer));
+        answer.assert_problem(ErrorKind::Denied);
+        assert_eq!(answer.outcome(), Outcome::RolledBack);
+        assert_eq!(notes, [0_i64; 0]);
+    });
+}
+
+#[test]
+fn row_level_security_refusal_of_a_conditional_write_is_a_403() {
+    static INSERT: ConditionalWrite = ConditionalWrite::new(
+        "INSERT INTO notes (id, note) SELECT 11, '' WHERE {conditions}",
+        &[Condition::exists("EXISTS (SELECT 1 FROM grants)")],
+    );
+    test(async |kit| {
+        let Some(role) = role(&kit).await else { return };
+        let options = kit.database.options().options([
+            ("role", role.clone()),
+            ("default_transaction_isolation", "serializable".to_owned()),
+        ]);
+        let interlock = Interlock::new(PgPool::connect_with(options).await.unwrap());
+        let refused = INSERT.unbound().execute(&interlock).await.unwrap_err();
+        let notes = kit.notes().await;
+        interlock.drain().await;
+        forget(&kit, &role).await;
+        let refused = (refused.kind(), refused.status());
+        assert_eq!(refused, (ErrorKind::Denied, StatusCode::FORBIDDEN));
+        assert_eq!(notes, [0_i64; 0]);
+    });
+}
+
+/// A check that could not run: never a 403.
+#[test]
+fn row_level_security_refusal_in_a_policy_is_a_5xx() {
+    test(async |kit| {
+        let Some(role) = role(&kit).await else { return };
+        let own = role.clone();
+        let policy = async move |mut tx: Tx| {
+            become_role(&mut tx, &own).await?;
+            Ok::<_, Error>(note(&mut tx, 11).await?)
+        };
+        let app = guarded(kit.interlock.require(policy), async || ());
+        let answer = put(&app, "/1", "").await;
+        forget(&kit, &role).await;
+        assert_eq!(answer.status, 500, "{}", cause(&answer));
+    });
+}
+
+/// The same SQLSTATE, but a fault of the deployment.
+#[test]
+fn missing_grant_on_a_table_is_a_500() {
+    test(async |kit| {
+        let Some(role) = role(&kit).await else { return };
+        let own = role.clone();
+        let handler = async move |mut tx: Tx| {
+            become_role(&mut tx, &own).await?;
+            sqlx::query("UPDATE documents SET body = 'new'")
+                .execute(&mut tx)
+                .await?;
+            Ok::<_, Error>(())
+        };
+        let app = guarded(kit.interlock.require(anyone), handler);
+        let answer = put(&app, "/1", "").await;
+        forget(&kit, &role).await;
+        answer.assert_problem(ErrorKind::Database);
+        assert_eq!(kit.body(1).await, "old");
+    });
+}
+
+// Locks
+
+async fn assert_contended(kit: &Kit, answer: &Answer) {
+    assert_eq!(answer.status, 503, "{}", cause(answer));
+    answer.assert_problem(ErrorKind::Contended);
+    assert_eq!(answer.header(header::RETRY_AFTER), Some("1"));
+    assert_eq!(answer.outcome(), Outcome::RolledBack);
+    assert_eq!(kit.notes().await, [0_i64; 0]);
+}
+
+/// Whoever has the row of document 1, until it is dropped.
+async fn holder(kit: &Kit) -> sqlx::Transaction<'static, sqlx::Postgres> {
+    let mut holder = kit.outside.begin().await.unwrap();
+    sqlx::query("UPDATE documents SET body = 'held' WHERE id = 1")
+        .execute(&mut *holder)
+        .await
+        .unwrap();
+    holder
+}
+
+#[test]
+fn nowait_on_a_held_row_is_a_503() {
+    test(async |kit| {
+        let held = holder(&kit).await;
+        let handler = async |mut tx: Tx| {
+            note(&mut tx, 1).await?;
+            sqlx::query("SELECT id FROM documents WHERE id = 1 FOR UPDATE NOWAIT")
+                .execute(&mut tx)
+                .await?;
+            Ok::<_, Error>(())
+        };
+        let app = guarded(kit.interlock.clone().max_attempts(3).require(anyone), handler);
+        let answer = put(&app, "/1", "").await;
+        held.rollback().await.unwrap();
+        assert_contended(&kit, &answer).await;
+    });
+}
+
+#[test]
+fn lock_timeout_on_a_held_row_is_a_503() {
+    test(async |kit| {
+        let held = holder(&kit).await;
+        let handler = async |mut tx: Tx| {
+            note(&mut tx, 1).await?;
+            sqlx::query("SET LOCAL lock_timeout = '100ms'")
+                .execute(&mut tx)
+                .await?;
+            sqlx::query("UPDATE documents SET body = 'new' WHERE id = 1")
+                .execute(&mut tx)
+                .await?;
+            Ok::<_, Error>(())
+        };
+        let app = guarded(kit.interlock.clone().max_attempts(3).require(anyone), handler);
+        let answer = put(&app, "/1", "").await;
+        held.rollback().await.unwrap();
+        assert_contended(&kit, &answer).await;
+        assert_eq!(kit.body(1).await, "old");
+    });
+}
+
+#[test]
+fn lock_timeout_of_a_conditional_write_is_a_503() {
+    static WRITE: ConditionalWrite = ConditionalWrite::new(
+        "UPDATE documents SET body = 'new' WHERE id = 1 AND {conditions}",
+        &[Condition::exists("EXISTS (SELECT 1 FROM grants)")],
+    );
+    test(async |kit| {
+        let options = kit.database.options().options([
+            ("lock_timeout", "100ms"),
+            ("default_transaction_isolation", "serializable"),
+        ]);
+        let pool = PgPool::connect_with(options).await.unwrap();
+        let interlock = Interlock::new(pool).max_attempts(3);
+        let held = holder(&kit).await;
+        let refused = WRITE.unbound().execute(&interlock).await.unwrap_err();
+        held.rollback().await.unwrap();
+        assert_eq!(refused.kind(), ErrorKind::Contended, "{refused:?}");
+        assert_eq!(kit.body(1).await, "old");
+        interlock.drain().await;
+    });
+}
+
+/// Behind a savepoint it is the handler's to go on without the row.
+#[test]
+fn nowait_on_a_held_row_behind_a_savepoint_is_healed() {
+    test(async |kit| {
+        let held = holder(&kit).await;
+        let handler = async |mut tx: Tx| {
+            note(&mut tx, 1).await?;
+            let mut savepoint = tx.savepoint().await?;
+            let lock = sqlx::query("SELECT id FROM documents WHERE id = 1 FOR UPDATE NOWAIT");
+            let locked = lock.execute(&mut savepoint).await;
+            savepoint.rollback().await?;
+            Ok::<_, Error>(locked.is_ok().to_string())
+        };
+        let app = guarded(kit.interlock.require(anyone), handler);
+        let answer = put(&app, "/1", "").await;
+        held.rollback().await.unwrap();
+        assert_eq!((answer.status.as_u16(), &*answer.body), (200, "false"));
+        assert_eq!(kit.notes().await, [1]);
+    });
+}

@@ -1,0 +1,94 @@
+//! A text that commits in its middle: it is found out, but what it has kept cannot be taken back.
+
+use support::Kind;
+use tower_interlock::{Error, ErrorKind, Outcome, Tx};
+
+use super::{cause, version};
+use crate::kit::{Answer, Kit, anyone, guarded, put, test};
+
+async fn run(kit: &Kit, text: &'static str) -> Answer {
+    let app = guarded(kit.interlock.require(anyone), async move |mut tx: Tx| {
+        sqlx::query("UPDATE documents SET version = version + 1 WHERE id = 1")
+            .execute(&mut tx)
+            .await?;
+        sqlx::raw_sql(text).execute(&mut tx).await?;
+        Ok::<_, Error>(())
+    });
+    put(&app, "/1", "").await
+}
+
+/// `RolledBack` would say that nothing was kept. Whether it is `Aborted` as ever, or `OutcomeUnknown`,
+/// its documentation must not say so either.
+#[track_caller]
+fn assert_unknown(answer: &Answer) {
+    assert_eq!(answer.status, 500);
+    assert_eq!(answer.report().attempts(), 1, "{}", cause(answer));
+    let error = answer.response.extensions().get::<Error>().unwrap();
+    let honest = [ErrorKind::Aborted, ErrorKind::OutcomeUnknown];
+    assert!(honest.contains(&error.kind()), "{error:?}");
+    assert_eq!(answer.outcome(), Outcome::Unknown);
+}
+
+#[test]
+fn text_that_commits_in_its_middle_is_unknown() {
+    test(async |kit| {
+        let text = "INSERT INTO notes VALUES (1, ''); COMMIT; INSERT INTO notes VALUES (2, '')";
+        let answer = run(&kit, text).await;
+        assert_eq!((version(&kit, 1).await, kit.notes().await), (1, vec![1, 2]));
+        assert_unknown(&answer);
+    });
+}
+
+#[test]
+fn text_that_commits_and_begins_anew_is_unknown() {
+    test(async |kit| {
+        let text = "INSERT INTO notes VALUES (1, ''); COMMIT; BEGIN; INSERT INTO notes VALUES (2, '')";
+        let answer = run(&kit, text).await;
+        assert_eq!((version(&kit, 1).await, kit.notes().await), (1, vec![1]));
+        assert_unknown(&answer);
+    });
+}
+
+#[test]
+fn text_that_commits_and_then_fails_is_unknown() {
+    test(async |kit| {
+        let answer = run(&kit, "SELECT 1; COMMIT; SELECT * FROM missing").await;
+        assert_eq!(version(&kit, 1).await, 1);
+        assert_unknown(&answer);
+    });
+}
+
+/// To run it again would do twice what is committed already.
+#[test]
+fn text_that_commits_and_then_meets_a_conflict_is_not_run_again() {
+    test(async |kit| {
+        let text = match kit.database.kind() {
+            Kind::PostgreSql => {
+                "SELECT 1; COMMIT; DO $$ BEGIN RAISE EXCEPTION 'conflict' USING ERRCODE = '40001'; END $$"
+            }
+            Kind::CockroachDb => "SELECT 1; COMMIT; SELECT crdb_internal.force_error('40001', 'conflict')",
+        };
+        let answer = run(&kit.with_attempts(3), text).await;
+        assert_eq!(version(&kit, 1).await, 1, "{} attempts", answer.report().attempts());
+        assert_unknown(&answer);
+    });
+}
+
+/// What a text rolls back is not kept: that may be said.
+#[test]
+fn text_that_rolls_back_in_its_middle_keeps_nothing_before_it() {
+    test(async |kit| {
+        let answer = run(&kit, "SELECT 1; ROLLBACK; BEGIN").await;
+        assert_eq!(answer.status, 500);
+        assert_eq!((version(&kit, 1).await, kit.notes().await), (0, vec![]));
+    });
+}
+
+impl Kit {
+    /// With an end, should it be run again and again.
+    fn with_attempts(&self, attempts: u32) -> Self {
+        let mut kit = self.clone();
+        kit.interlock = kit.interlock.max_attempts(attempts);
+        kit
+    }
+}

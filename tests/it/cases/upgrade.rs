@@ -1,0 +1,338 @@
+//! 101 is a success to the client, and what only works once is not used twice.
+
+use std::{
+    net::SocketAddr,
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
+
+use axum::{
+    Router,
+    extract::{
+        Extension,
+        ws::{Message, WebSocketUpgrade},
+    },
+    http::StatusCode,
+    response::{IntoResponse as _, Response},
+};
+use support::{Fault, Moment, Proxy, ServerError};
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    net::{TcpListener, TcpStream},
+    time::{sleep, timeout},
+};
+use tower_interlock::{Error, ErrorKind, Interlock, Outcome, Tx};
+
+use super::cause;
+use crate::kit::{Kit, anyone, conflict_once, get, guarded, note, test};
+
+// Through the router
+
+#[test]
+fn switching_protocols_is_committed_before_it_leaves() {
+    test(async |kit| {
+        let hook = Arc::new(AtomicUsize::new(0));
+        let ran = Arc::clone(&hook);
+        let handler = async move |mut tx: Tx| {
+            note(&mut tx, 1).await?;
+            tx.after_commit(async move {
+                ran.fetch_add(1, Ordering::SeqCst);
+            });
+            Ok::<_, Error>(StatusCode::SWITCHING_PROTOCOLS)
+        };
+        let app = guarded(kit.interlock.require(anyone), handler);
+        let answer = get(&app, "/1").await;
+        assert_eq!((answer.status.as_u16(), answer.outcome()), (101, Outcome::Committed));
+        kit.interlock.drain().await;
+        assert_eq!((kit.notes().await, hook.load(Ordering::SeqCst)), (vec![1], 1));
+    });
+}
+
+#[test]
+fn switching_protocols_over_a_swallowed_error_is_a_500() {
+    test(async |kit| {
+        let handler = async |mut tx: Tx| {
+            note(&mut tx, 1).await?;
+            let _ = sqlx::query("SELECT missing").execute(&mut tx).await;
+            Ok::<_, Error>(StatusCode::SWITCHING_PROTOCOLS)
+        };
+        let app = guarded(kit.interlock.require(anyone), handler);
+        let answer = get(&app, "/1").await;
+        assert_eq!((answer.status.as_u16(), answer.outcome()), (500, Outcome::RolledBack));
+        answer.assert_problem(ErrorKind::Aborted);
+        assert_eq!(kit.notes().await, [0_i64; 0]);
+    });
+}
+
+#[test]
+fn switching_protocols_over_the_denial_of_a_policy_is_a_500() {
+    test(async |kit| {
+        async fn no() -> Result<(), Error> {
+            Err(tower_interlock::Denied::new("no").into())
+        }
+        let app = Router::new()
+            .route("/{id}", axum::routing::any(async || ()))
+            .route_layer(kit.interlock.require(no))
+            .route_layer(axum::middleware::map_response(async |_: Response| {
+                StatusCode::SWITCHING_PROTOCOLS
+            }))
+            .route_layer(kit.interlock.require(anyone));
+        let answer = get(&app, "/1").await;
+        answer.assert_problem(ErrorKind::Aborted);
+        assert_eq!(answer.status, 500);
+    });
+}
+
+#[test]
+fn switching_protocols_that_commit_if_declines_is_rolled_back() {
+    test(async |kit| {
+        let interlock = kit.interlock.clone().commit_if(|_| false);
+        let handler = async |mut tx: Tx| {
+            note(&mut tx, 1).await?;
+            Ok::<_, Error>(StatusCode::SWITCHING_PROTOCOLS)
+        };
+        let answer = get(&guarded(interlock.require(anyone), handler), "/1").await;
+        assert_eq!((answer.status.as_u16(), answer.outcome()), (101, Outcome::RolledBack));
+        assert_eq!(kit.notes().await, [0_i64; 0]);
+    });
+}
+
+/// hyper sends a 500 in place of any other 1xx that a handler answers with.
+#[test]
+fn other_informational_answers_are_rolled_back() {
+    test(async |kit| {
+        for status in [100, 102, 103] {
+            let handler = async move |mut tx: Tx| {
+                note(&mut tx, 1).await?;
+                Ok::<_, Error>(StatusCode::from_u16(status).unwrap())
+            };
+            let answer = get(&guarded(kit.interlock.require(anyone), handler), "/1").await;
+            assert_eq!(answer.outcome(), Outcome::RolledBack, "{status}");
+            assert_eq!(kit.notes().await, [0_i64; 0]);
+        }
+    });
+}
+
+// Through a socket
+
+async fn serve(app: Router) -> SocketAddr {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    tokio::spawn(async move { axum::serve(listener, app).await.unwrap() });
+    address
+}
+
+/// Asks for a WebSocket. Returns the status, and the connection.
+async fn handshake(address: SocketAddr) -> (String, TcpStream) {
+    let mut stream = TcpStream::connect(address).await.unwrap();
+    let request = "GET /1 HTTP/1.1\r\nHost: localhost\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
+                   Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n";
+    stream.write_all(request.as_bytes()).await.unwrap();
+    let mut head = Vec::new();
+    while !head.ends_with(b"\r\n\r\n") {
+        let byte = timeout(Duration::from_secs(20), stream.read_u8()).await;
+        head.push(byte.expect("no answer").unwrap());
+    }
+    let head = String::from_utf8(head).unwrap();
+    let status = head.split(' ').nth(1).unwrap().to_owned();
+    (status, stream)
+}
+
+/// The text of the next frame, `None` if none comes.
+async fn text(stream: &mut TcpStream) -> Option<String> {
+    timeout(Duration::from_secs(5), async {
+        let mut head = [0; 2];
+        stream.read_exact(&mut head).await.ok()?;
+        let mut text = vec![0; usize::from(head[1])];
+        stream.read_exact(&mut text).await.ok()?;
+        String::from_utf8(text).ok()
+    })
+    .await
+    .ok()?
+}
+
+/// What became of the upgrades that the attempts have asked for.
+#[derive(Clone, Default)]
+struct Upgrades {
+    asked: Arc<AtomicUsize>,
+    ran: Arc<Mutex<Vec<u32>>>,
+    over: Arc<AtomicUsize>,
+}
+
+/// Lives as long as what waits for the socket.
+struct Waiting(Upgrades);
+
+impl Drop for Waiting {
+    fn drop(&mut self) {
+        self.0.over.fetch_add(1, Ordering::SeqCst);
+    }
+}
+
+impl Upgrades {
+    /// The answer that opens a socket, on which the number of the attempt is said.
+    fn open(&self, upgrade: WebSocketUpgrade, attempt: u32) -> Response {
+        self.asked.fetch_add(1, Ordering::SeqCst);
+        let waiting = Waiting(self.clone());
+        upgrade.on_upgrade(async move |mut socket| {
+            waiting.0.ran.lock().unwrap().push(attempt);
+            let said = Message::Text(format!("attempt {attempt}").into());
+            let _ = socket.send(said).await;
+            drop(waiting);
+        })
+    }
+
+    /// Nothing waits any more for a socket that it will not get.
+    async fn assert_over(&self) {
+        let asked = self.asked.load(Ordering::SeqCst);
+        for _ in 0..200 {
+            if self.over.load(Ordering::SeqCst) == asked {
+                return;
+            }
+            sleep(Duration::from_millis(10)).await;
+        }
+        let over = self.over.load(Ordering::SeqCst);
+        panic!("{asked} upgrades were asked for, {over} are over");
+    }
+
+    fn ran(&self) -> Vec<u32> {
+        self.ran.lock().unwrap().clone()
+    }
+}
+
+/// A handler that notes that the session is open.
+fn app(interlock: &Interlock, kit: &Kit, upgrades: &Upgrades) -> Router {
+    let (kit, upgrades) = (kit.clone(), upgrades.clone());
+    let handler = async move |upgrade: WebSocketUpgrade, mut tx: Tx| {
+        note(&mut tx, 1).await?;
+        Ok::<_, Error>(upgrades.open(upgrade, tx.attempt()))
+    };
+    drop(kit);
+    guarded(interlock.require(anyone), handler)
+}
+
+#[test]
+fn web_socket_opens_once_its_session_is_committed() {
+    test(async |kit| {
+        let (upgrades, hook) = (Upgrades::default(), Arc::new(AtomicUsize::new(0)));
+        let (own, ran) = (upgrades.clone(), Arc::clone(&hook));
+        let handler = async move |upgrade: WebSocketUpgrade, mut tx: Tx| {
+            note(&mut tx, 1).await?;
+            tx.after_commit(async move {
+                ran.fetch_add(1, Ordering::SeqCst);
+            });
+            Ok::<_, Error>(own.open(upgrade, tx.attempt()))
+        };
+        let address = serve(guarded(kit.interlock.require(anyone), handler)).await;
+        let (status, mut stream) = handshake(address).await;
+        assert_eq!(status, "101");
+        assert_eq!(kit.notes().await, [1], "the session is not stored");
+        assert_eq!(text(&mut stream).await.as_deref(), Some("attempt 1"));
+        kit.interlock.drain().await;
+        assert_eq!(hook.load(Ordering::SeqCst), 1);
+        upgrades.assert_over().await;
+    });
+}
+
+/// The conflict comes before the upgrade is asked for: the next attempt has it, too.
+#[test]
+fn web_socket_opens_after_a_conflict() {
+    test(async |kit| {
+        let upgrades = Upgrades::default();
+        let (own, outside) = (upgrades.clone(), kit.outside.clone());
+        let handler = async move |upgrade: WebSocketUpgrade, mut tx: Tx| {
+            conflict_once(&mut tx, &outside).await?;
+            note(&mut tx, 1).await?;
+            Ok::<_, Error>(own.open(upgrade, tx.attempt()))
+        };
+        let address = serve(guarded(kit.interlock.require(anyone), handler)).await;
+        let (status, mut stream) = handshake(address).await;
+        assert_eq!(status, "101");
+        assert_eq!(text(&mut stream).await.as_deref(), Some("attempt 2"));
+        assert_eq!((kit.notes().await, upgrades.ran()), (vec![1], vec![2]));
+        upgrades.assert_over().await;
+    });
+}
+
+/// COMMIT is refused when the upgrade was asked for already: a task waits for the socket. It must not
+/// get it, and must not wait for ever.
+#[test]
+fn web_socket_whose_commit_is_refused_is_not_opened_by_that_attempt() {
+    test(async |kit| {
+        let proxy = Proxy::start(&kit.database);
+        let pool = Interlock::pool_options().connect_lazy_with(proxy.options());
+        let (interlock, upgrades) = (Interlock::new(pool), Upgrades::default());
+        proxy.inject(Moment::Commit, Fault::Refuse(ServerError::RESTART));
+        let address = serve(app(&interlock, &kit, &upgrades)).await;
+        let (status, mut stream) = handshake(address).await;
+        let said = text(&mut stream).await;
+        let notes = kit.notes().await;
+        if status == "101" {
+            // It was run again, with all that it needs.
+            assert_eq!((said.as_deref(), notes), (Some("attempt 2"), vec![1]));
+            assert_eq!(upgrades.ran(), [2]);
+        } else {
+            assert_eq!((&*status, notes, upgrades.ran()), ("503", vec![], vec![]));
+        }
+        upgrades.assert_over().await;
+        interlock.drain().await;
+    });
+}
+
+#[test]
+fn web_socket_whose_commit_is_unknown_is_not_opened() {
+    test(async |kit| {
+        let proxy = Proxy::start(&kit.database);
+        let pool = Interlock::pool_options().connect_lazy_with(proxy.options());
+        let (interlock, upgrades) = (Interlock::new(pool), Upgrades::default());
+        proxy.inject(Moment::Commit, Fault::CutAfter);
+        let address = serve(app(&interlock, &kit, &upgrades)).await;
+        let (status, _stream) = handshake(address).await;
+        assert_eq!((&*status, kit.notes().await), ("500", vec![1]));
+        upgrades.assert_over().await;
+        assert_eq!(upgrades.ran(), [0_u32; 0]);
+        interlock.drain().await;
+    });
+}
+
+/// A denial, a rollback: whatever waits for the socket is told that it does not come.
+#[test]
+fn web_socket_of_a_request_that_is_refused_is_not_opened() {
+    test(async |kit| {
+        let upgrades = Upgrades::default();
+        let own = upgrades.clone();
+        let handler = async move |upgrade: WebSocketUpgrade, mut tx: Tx| {
+            note(&mut tx, 1).await?;
+            drop(own.open(upgrade, tx.attempt()));
+            Err::<(), _>(Error::not_found())
+        };
+        let address = serve(guarded(kit.interlock.require(anyone), handler)).await;
+        let (status, _stream) = handshake(address).await;
+        assert_eq!((&*status, kit.notes().await), ("404", vec![]));
+        upgrades.assert_over().await;
+        assert_eq!(upgrades.ran(), [0_u32; 0]);
+    });
+}
+
+/// A one-shot value that only its owner knows to be one: the route says that there is one attempt.
+#[test]
+fn one_shot_extension_with_one_attempt_is_never_missing() {
+    type Once = Arc<Mutex<Option<&'static str>>>;
+    test(async |kit| {
+        let outside = kit.outside.clone();
+        let handler = async move |Extension(once): Extension<Once>, mut tx: Tx| {
+            let taken = once.lock().unwrap().take();
+            assert!(taken.is_some(), "missing");
+            conflict_once(&mut tx, &outside).await?;
+            Ok::<_, Error>("done".into_response())
+        };
+        let interlock = kit.interlock.clone().max_attempts(1);
+        let once: Once = Arc::new(Mutex::new(Some("once")));
+        let app = guarded(interlock.require(anyone), handler).layer(Extension(once));
+        let answer = get(&app, "/1").await;
+        assert_eq!(answer.report().attempts(), 1, "{}", cause(&answer));
+        answer.assert_problem(ErrorKind::Contended);
+    });
+}
