@@ -6,11 +6,7 @@
 use std::sync::Arc;
 
 use axum::{
-    Router,
-    extract::Path,
-    http::StatusCode,
-    response::IntoResponse as _,
-    routing::put as put_route,
+    Router, extract::Path, http::StatusCode, response::IntoResponse as _, routing::put as put_route,
 };
 use futures::future::join_all;
 use sqlx::AssertSqlSafe;
@@ -277,7 +273,10 @@ fn savepoint_rename_onto_unseen_name_counts_the_row() {
             Ok(String::new())
         });
         assert_committed(&put(&app, "/1", "").await, "");
-        assert_eq!((names(&kit).await, seen(&kit).await), (vec!["a".into(), "b".into()], 1));
+        assert_eq!(
+            (names(&kit).await, seen(&kit).await),
+            (vec!["a".into(), "b".into()], 1)
+        );
     });
 }
 
@@ -334,7 +333,9 @@ fn savepoint_insert_of_another_unseen_row_in_each_attempt_counts_each_row() {
         let app = app(&kit, async |mut tx, kit| {
             for (attempt, name) in [(1, "a"), (2, "b"), (3, "c")] {
                 if tx.attempt() == attempt {
-                    sqlx::query("SELECT 1 FROM documents").execute(&mut tx).await?;
+                    sqlx::query("SELECT 1 FROM documents")
+                        .execute(&mut tx)
+                        .await?;
                     sqlx::query("INSERT INTO names (name) VALUES ($1)")
                         .bind(name)
                         .execute(&kit.outside)
@@ -354,10 +355,11 @@ fn savepoint_insert_of_another_unseen_row_in_each_attempt_counts_each_row() {
         });
         let answer = put(&app, "/1", "").await;
         assert_eq!(answer.status, 200, "{}", answer.body);
-        let stored: Vec<(String, i64)> = sqlx::query_as("SELECT name, seen FROM names ORDER BY name")
-            .fetch_all(&kit.outside)
-            .await
-            .unwrap();
+        let stored: Vec<(String, i64)> =
+            sqlx::query_as("SELECT name, seen FROM names ORDER BY name")
+                .fetch_all(&kit.outside)
+                .await
+                .unwrap();
         for (name, seen) in stored {
             assert_eq!(seen, 1, "{name}");
         }
@@ -443,7 +445,9 @@ fn conditional_write_on_a_tx_of_unseen_row_answers_by_its_condition() {
             ADD.unbound().execute(&mut tx).await?;
             Ok(String::new())
         });
-        put(&app, "/1", "").await.assert_problem(ErrorKind::Conflict);
+        put(&app, "/1", "")
+            .await
+            .assert_problem(ErrorKind::Conflict);
         assert_eq!(names(&kit).await, ["a"]);
     });
 }
@@ -503,7 +507,10 @@ fn raw_connection_insert_of_unseen_row_runs_again() {
             meanwhile(&mut tx, &kit, RIVAL).await?;
             let connection = tx.connection().await?;
             let there = "SELECT EXISTS (SELECT 1 FROM names WHERE name = 'a')";
-            if sqlx::query_scalar(there).fetch_one(&mut *connection).await? {
+            if sqlx::query_scalar(there)
+                .fetch_one(&mut *connection)
+                .await?
+            {
                 return Ok("taken".to_owned());
             }
             sqlx::query(RIVAL).execute(connection).await?;
@@ -522,10 +529,15 @@ fn copy_of_unseen_row_runs_again() {
             meanwhile(&mut tx, &kit, RIVAL).await?;
             let connection = tx.connection().await?;
             let there = "SELECT EXISTS (SELECT 1 FROM names WHERE name = 'a')";
-            if sqlx::query_scalar(there).fetch_one(&mut *connection).await? {
+            if sqlx::query_scalar(there)
+                .fetch_one(&mut *connection)
+                .await?
+            {
                 return Ok("taken".to_owned());
             }
-            let mut copy = connection.copy_in_raw("COPY names (name) FROM STDIN").await?;
+            let mut copy = connection
+                .copy_in_raw("COPY names (name) FROM STDIN")
+                .await?;
             copy.send(&b"a\n"[..]).await?;
             copy.finish().await?;
             Ok("made".to_owned())
@@ -542,7 +554,8 @@ fn deferred_unique_violation_by_unseen_row_runs_again() {
         if kit.database.kind() == Kind::CockroachDb {
             return println!("CockroachDB v22.1 has no deferrable unique constraints");
         }
-        let names = "CREATE TABLE names (name TEXT UNIQUE DEFERRABLE INITIALLY DEFERRED, seen INT8)";
+        let names =
+            "CREATE TABLE names (name TEXT UNIQUE DEFERRABLE INITIALLY DEFERRED, seen INT8)";
         kit.database.run(names).await;
         let app = app(&kit, async |mut tx, kit| {
             meanwhile(&mut tx, &kit, RIVAL).await?;
@@ -717,7 +730,10 @@ fn honest_duplicate_is_the_same_409_on_a_tx_and_on_the_interlock() {
         let app = Router::new()
             .route("/alone", put_route(alone))
             .route("/plain", put_route(plain).route_layer(require()))
-            .route("/conditional", put_route(conditional).route_layer(require()));
+            .route(
+                "/conditional",
+                put_route(conditional).route_layer(require()),
+            );
         let alone = put(&app, "/alone", "").await;
         alone.assert_problem(ErrorKind::Rejected);
         assert_eq!(alone.status, 409);
@@ -825,7 +841,9 @@ fn unseen_row_that_is_gone_again_is_made() {
         let retried = Arc::new(Notify::new());
         let app = app(&kit, async move |mut tx, kit| {
             if tx.attempt() == 2 {
-                sqlx::raw_sql("DELETE FROM names").execute(&kit.outside).await?;
+                sqlx::raw_sql("DELETE FROM names")
+                    .execute(&kit.outside)
+                    .await?;
                 retried.notify_one();
             }
             meanwhile(&mut tx, &kit, RIVAL).await?;

@@ -37,7 +37,7 @@ use axum::{
 };
 use futures::future::join_all;
 use tower_interlock::{
-    ConditionalWrite, Condition, CreateOnly, ETag, Error, ErrorKind, IfMatch, Outcome, Tx,
+    Condition, ConditionalWrite, CreateOnly, ETag, Error, ErrorKind, IfMatch, Outcome, Tx,
 };
 
 use super::meanwhile;
@@ -72,7 +72,10 @@ async fn create_checked(
     mut tx: Tx,
 ) -> Result<StatusCode, Error> {
     let there = "SELECT EXISTS (SELECT 1 FROM documents WHERE id = $1)";
-    let there = sqlx::query_scalar(there).bind(id).fetch_one(&mut tx).await?;
+    let there = sqlx::query_scalar(there)
+        .bind(id)
+        .fetch_one(&mut tx)
+        .await?;
     create.check(there)?;
     sqlx::query("INSERT INTO documents (id, body) VALUES ($1, 'made')")
         .bind(id)
@@ -126,7 +129,10 @@ fn create_only_makes_a_row_that_is_not_there() {
     test(async |kit| {
         for (id, app) in (10..).zip(apps(&kit)) {
             let answer = put_if_none_match(&app, &format!("/{id}"), &[b"*"]).await;
-            assert_eq!((answer.status.as_u16(), answer.outcome()), (201, Outcome::Committed));
+            assert_eq!(
+                (answer.status.as_u16(), answer.outcome()),
+                (201, Outcome::Committed)
+            );
         }
         assert_eq!(ids(&kit).await, [1, 2, 10, 11, 12, 13]);
     });
@@ -182,14 +188,22 @@ fn create_only_with_a_malformed_header_is_a_400_and_writes_nothing() {
         }
         assert_eq!(ids(&kit).await, [1, 2]);
         assert_eq!(put_if_none_match(&optional, "/10", &[]).await.status, 418);
-        assert_eq!(put_if_none_match(&optional, "/10", &[b" * "]).await.status, 201);
+        assert_eq!(
+            put_if_none_match(&optional, "/10", &[b" * "]).await.status,
+            201
+        );
     });
 }
 
 #[test]
 fn create_only_with_a_list_of_tags_is_a_412_and_writes_nothing() {
     test(async |kit| {
-        for lines in [&[&b"\"7\""[..]][..], &[b"\"*\""], &[b"W/\"7\", \"8\""], &[b""]] {
+        for lines in [
+            &[&b"\"7\""[..]][..],
+            &[b"\"*\""],
+            &[b"W/\"7\", \"8\""],
+            &[b""],
+        ] {
             for app in apps(&kit) {
                 let answer = put_if_none_match(&app, "/10", lines).await;
                 assert_eq!(answer.status, 412, "{lines:?}");
@@ -204,7 +218,12 @@ fn create_only_of_a_row_made_meanwhile_is_a_412() {
     test(async |kit| {
         let own = kit.clone();
         let handler = async move |path: Path<i64>, only: CreateOnly, mut tx: Tx| {
-            meanwhile(&mut tx, &own, "INSERT INTO documents VALUES (10, 'theirs', 0)").await?;
+            meanwhile(
+                &mut tx,
+                &own,
+                "INSERT INTO documents VALUES (10, 'theirs', 0)",
+            )
+            .await?;
             create(path, only, tx).await
         };
         let app = guarded(kit.interlock.require(anyone), handler);
@@ -220,7 +239,10 @@ fn create_only_by_many_at_once_makes_it_once() {
         for (id, app) in (10..).zip(apps(&kit)) {
             let path = format!("/{id}");
             let answers = join_all((0..8).map(|_| put_if_none_match(&app, &path, &[b"*"]))).await;
-            let mut statuses: Vec<_> = answers.iter().map(|answer| answer.status.as_u16()).collect();
+            let mut statuses: Vec<_> = answers
+                .iter()
+                .map(|answer| answer.status.as_u16())
+                .collect();
             statuses.sort_unstable();
             assert_eq!(statuses, [201, 412, 412, 412, 412, 412, 412, 412]);
         }
@@ -232,13 +254,18 @@ fn create_only_by_many_at_once_makes_it_once() {
 #[test]
 fn create_only_beside_if_match_tells_a_create_from_an_update() {
     test(async |kit| {
-        let save = async |id: Path<i64>, new: Option<CreateOnly>, seen: Option<IfMatch>, mut tx: Tx| {
+        let save = async |id: Path<i64>,
+                          new: Option<CreateOnly>,
+                          seen: Option<IfMatch>,
+                          mut tx: Tx| {
             match (new, seen) {
                 (Some(new), None) => create(id, new, tx).await.map(|(status, _)| status),
                 (None, Some(seen)) => {
                     let update = "UPDATE documents SET version = version + 1
                                    WHERE id = $1 AND (version = ANY ($2) OR $2 IS NULL)";
-                    let update = sqlx::query(update).bind(id.0).bind(seen.versions().map(<[_]>::to_vec));
+                    let update = sqlx::query(update)
+                        .bind(id.0)
+                        .bind(seen.versions().map(<[_]>::to_vec));
                     match update.execute(&mut tx).await?.rows_affected() {
                         0 => Err(Error::precondition_failed()),
                         _ => Ok(StatusCode::OK),
@@ -252,7 +279,12 @@ fn create_only_beside_if_match_tells_a_create_from_an_update() {
         assert_eq!(put_if_none_match(&app, "/10", &[b"*"]).await.status, 412);
         assert_eq!(put_if_none_match(&app, "/10", &[]).await.status, 428);
         let request = Request::put("/10").header(header::IF_MATCH, "\"0\"");
-        assert_eq!(send(&app, request.body(Body::empty()).unwrap()).await.status, 200);
+        assert_eq!(
+            send(&app, request.body(Body::empty()).unwrap())
+                .await
+                .status,
+            200
+        );
         assert_eq!(ids(&kit).await, [1, 2, 10]);
     });
 }

@@ -8,7 +8,10 @@ use std::{
     time::Duration,
 };
 
-use tokio::{sync::Notify, time::{sleep, timeout}};
+use tokio::{
+    sync::Notify,
+    time::{sleep, timeout},
+};
 use tower_interlock::{Condition, ConditionalWrite, Error, ErrorKind, Interlock, Tx};
 
 use super::{cause, version};
@@ -133,7 +136,10 @@ fn accepted_request_runs_again_during_drain() {
         started.notified().await;
         drain(&kit.interlock).await;
         let answer = request.await.unwrap();
-        assert_eq!((answer.status.as_u16(), answer.report().attempts()), (200, 2));
+        assert_eq!(
+            (answer.status.as_u16(), answer.report().attempts()),
+            (200, 2)
+        );
         assert_eq!(kit.notes().await, [1]);
     });
 }
@@ -160,7 +166,9 @@ fn conditional_write_of_nobody_accepted_is_refused_during_drain() {
         sleep(Duration::from_millis(100)).await;
         let refused = write(&kit.interlock).await.unwrap_err();
         assert_eq!(refused.kind(), ErrorKind::Unavailable, "{refused:?}");
-        put(&app, "/1", "").await.assert_problem(ErrorKind::Unavailable);
+        put(&app, "/1", "")
+            .await
+            .assert_problem(ErrorKind::Unavailable);
         release.notify_one();
         released.notified().await;
         draining.await.unwrap();

@@ -52,9 +52,7 @@ fn not_modified_through_compression_has_no_coding_and_no_body() {
         let inside = route()
             .route_layer(CompressionLayer::new())
             .route_layer(layer());
-        let outside = route()
-            .route_layer(layer())
-            .layer(CompressionLayer::new());
+        let outside = route().route_layer(layer()).layer(CompressionLayer::new());
         for app in [outside, inside] {
             let full = get_compressed(&app, "\"7\"").await;
             assert_eq!(full.status, 200);
@@ -78,7 +76,10 @@ fn render(error: &Error) -> Response {
 
 #[track_caller]
 fn assert_rendered(answer: &Answer, status: u16) {
-    assert_eq!((answer.status.as_u16(), &*answer.body), (status, "rendered"));
+    assert_eq!(
+        (answer.status.as_u16(), &*answer.body),
+        (status, "rendered")
+    );
     let text = Some("text/plain; charset=utf-8");
     assert_eq!(answer.header(header::CONTENT_TYPE), text);
     let length = answer.header(header::CONTENT_LENGTH);
@@ -150,7 +151,8 @@ fn rendered_error_keeps_retry_after() {
     test(async |kit| {
         let interlock = kit.interlock.clone().error_response(render).max_attempts(1);
         let outside = kit.outside.clone();
-        let handler = async move |mut tx: Tx| Ok::<_, Error>(conflict_once(&mut tx, &outside).await?);
+        let handler =
+            async move |mut tx: Tx| Ok::<_, Error>(conflict_once(&mut tx, &outside).await?);
         let answer = put(&guarded(interlock.require(anyone), handler), "/1", "").await;
         assert_rendered(&answer, 503);
         assert_eq!(values(&answer, header::RETRY_AFTER), ["1"]);
@@ -178,7 +180,9 @@ fn body_limit_alone_admits_a_larger_body() {
         let app = length(&kit.interlock.clone().body_limit(10 * MIB));
         let answer = upload(&app, 3 * MIB).await;
         assert_eq!((answer.status.as_u16(), &*answer.body), (200, "3145728"));
-        upload(&app, 11 * MIB).await.assert_problem(ErrorKind::BodyTooLarge);
+        upload(&app, 11 * MIB)
+            .await
+            .assert_problem(ErrorKind::BodyTooLarge);
     });
 }
 
@@ -205,7 +209,9 @@ fn default_body_limit_that_is_smaller_counts() {
 fn body_over_no_set_limit_is_refused_as_a_problem() {
     test(async |kit| {
         let app = length(&kit.interlock);
-        upload(&app, 3 * MIB).await.assert_problem(ErrorKind::BodyTooLarge);
+        upload(&app, 3 * MIB)
+            .await
+            .assert_problem(ErrorKind::BodyTooLarge);
     });
 }
 
@@ -275,7 +281,8 @@ fn documented_conditions_for_if_match_any_ask_for_the_row() {
         for (number, line) in (1..).zip(text.lines()) {
             // A subquery on the left is NULL without a row, and the other side is true.
             let subquery = line.contains("(SELECT version FROM documents");
-            let open = line.contains("IS NULL") && !line.contains("EXISTS (SELECT 1 FROM documents");
+            let open =
+                line.contains("IS NULL") && !line.contains("EXISTS (SELECT 1 FROM documents");
             let at = format!("{}:{number}", path.display());
             assert!(!(subquery && open), "{at} creates with If-Match: *: {line}");
         }
@@ -290,7 +297,10 @@ fn malformed_if_match_never_writes() {
                           WHERE id = $1 AND (version = ANY ($2) OR $3)";
             let versions = seen.as_ref().and_then(IfMatch::versions);
             let any = seen.as_ref().is_none_or(|seen| seen == &IfMatch::Any);
-            let write = sqlx::query(AssertSqlSafe(write)).bind(id).bind(versions).bind(any);
+            let write = sqlx::query(AssertSqlSafe(write))
+                .bind(id)
+                .bind(versions)
+                .bind(any);
             let done = write.execute(&mut tx).await?;
             match done.rows_affected() {
                 0 => Err(Error::precondition_failed()),
@@ -325,6 +335,9 @@ fn malformed_if_match_never_writes() {
                 assert_eq!(answer.status, StatusCode::PRECONDITION_FAILED, "{lines:?}");
             }
         }
-        assert_eq!((version(&kit, 1).await, kit.body(1).await), (0, "old".into()));
+        assert_eq!(
+            (version(&kit, 1).await, kit.body(1).await),
+            (0, "old".into())
+        );
     });
 }

@@ -6,7 +6,9 @@ use crate::kit::{Kit, anyone, guarded, put, test};
 
 static COUNT: ConditionalWrite = ConditionalWrite::new(
     "UPDATE counters SET version = version + 1 WHERE id = $1 AND {conditions} RETURNING version",
-    &[Condition::exists("EXISTS (SELECT 1 FROM counters WHERE id = $1)")],
+    &[Condition::exists(
+        "EXISTS (SELECT 1 FROM counters WHERE id = $1)",
+    )],
 );
 
 const COUNTERS: &str = "CREATE TABLE counters (id INT8 PRIMARY KEY, version INT4 NOT NULL);
@@ -44,7 +46,10 @@ fn conditional_write_that_returns_int4_into_i32_is_made() {
         let _ = COUNT.bind(1_i64).fetch_one::<(i64,)>(&kit.interlock).await;
         let before = stored(&kit).await;
         let (version,): (i32,) = COUNT.bind(1_i64).fetch_one(&kit.interlock).await.unwrap();
-        assert_eq!((i64::from(version), stored(&kit).await), (before + 1, before + 1));
+        assert_eq!(
+            (i64::from(version), stored(&kit).await),
+            (before + 1, before + 1)
+        );
     });
 }
 
@@ -57,7 +62,10 @@ fn conditional_write_on_a_tx_that_returns_int4_into_i64_is_rolled_back() {
             Ok::<_, Error>(version.to_string())
         });
         let answer = put(&app, "/1", "").await;
-        assert_eq!((answer.status.as_u16(), answer.outcome()), (500, Outcome::RolledBack));
+        assert_eq!(
+            (answer.status.as_u16(), answer.outcome()),
+            (500, Outcome::RolledBack)
+        );
         assert_eq!(answer.report().attempts(), 1);
         assert_eq!(stored(&kit).await, 0);
     });

@@ -64,9 +64,8 @@ async fn formatted<F: Future>(level: Level, future: F) -> (F::Output, Vec<String
             Ok(())
         }
     }
-    let (output, writer) = (Output::default(), Output::default());
-    let shared = Output(Arc::clone(&output.0));
-    drop(writer);
+    let output = Output::default();
+    let shared = output.clone();
     let subscriber = tracing_subscriber::fmt()
         .with_ansi(false)
         .with_max_level(level)
@@ -113,7 +112,10 @@ fn policies_stand_in_a_line_of_the_log_once() {
     test(async |kit| {
         let (_, lines) = refused(&kit, Level::DEBUG).await;
         let last = lines.last().and_then(|line| span(line)).unwrap();
-        assert!(last.contains("anyone") && last.contains("may_enter"), "{last}");
+        assert!(
+            last.contains("anyone") && last.contains("may_enter"),
+            "{last}"
+        );
         for line in &lines {
             let fields = span(line).unwrap_or_default();
             assert!(fields.matches("policies=").count() <= 1, "{line}");
@@ -139,7 +141,10 @@ fn error_keeps_its_span_where_only_errors_are_logged() {
         let (_, lines) = refused(&kit, Level::ERROR).await;
         for line in &lines {
             let fields = span(line).unwrap_or_else(|| panic!("no span: {line}"));
-            assert!(fields.contains("anyone") && fields.contains("may_enter"), "{line}");
+            assert!(
+                fields.contains("anyone") && fields.contains("may_enter"),
+                "{line}"
+            );
         }
     });
 }
@@ -148,12 +153,16 @@ fn error_keeps_its_span_where_only_errors_are_logged() {
 fn warning_keeps_its_span_where_only_warnings_are_logged() {
     test(async |kit| {
         let outside = kit.outside.clone();
-        let handler = async move |mut tx: Tx| Ok::<_, Error>(conflict_once(&mut tx, &outside).await?);
+        let handler =
+            async move |mut tx: Tx| Ok::<_, Error>(conflict_once(&mut tx, &outside).await?);
         let interlock = kit.interlock.clone().max_attempts(1);
         let app = guarded(interlock.require(anyone), handler);
         let (answer, lines) = formatted(Level::WARN, get(&app, "/1")).await;
         answer.assert_problem(ErrorKind::Contended);
         let [line] = &*lines else { panic!("{lines:?}") };
-        assert!(span(line).is_some_and(|fields| fields.contains("anyone")), "{line}");
+        assert!(
+            span(line).is_some_and(|fields| fields.contains("anyone")),
+            "{line}"
+        );
     });
 }

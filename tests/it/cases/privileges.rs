@@ -156,7 +156,10 @@ fn nowait_on_a_held_row_is_a_503() {
                 .await?;
             Ok::<_, Error>(())
         };
-        let app = guarded(kit.interlock.clone().max_attempts(3).require(anyone), handler);
+        let app = guarded(
+            kit.interlock.clone().max_attempts(3).require(anyone),
+            handler,
+        );
         let answer = put(&app, "/1", "").await;
         held.rollback().await.unwrap();
         assert_contended(&kit, &answer).await;
@@ -177,7 +180,10 @@ fn lock_timeout_on_a_held_row_is_a_503() {
                 .await?;
             Ok::<_, Error>(())
         };
-        let app = guarded(kit.interlock.clone().max_attempts(3).require(anyone), handler);
+        let app = guarded(
+            kit.interlock.clone().max_attempts(3).require(anyone),
+            handler,
+        );
         let answer = put(&app, "/1", "").await;
         held.rollback().await.unwrap();
         assert_contended(&kit, &answer).await;

@@ -8,7 +8,7 @@ use tower::ServiceExt as _;
 use tower_interlock::{Condition, ConditionalWrite, Error, ErrorKind, Interlock, Outcome, Tx};
 
 use super::{cause, version};
-use crate::kit::{Answer, Kit, anyone, can_edit, guarded, note, put, test};
+use crate::kit::{Answer, Kit, anyone, can_edit, guarded, note, pool, put, test};
 
 static WRITE: ConditionalWrite = ConditionalWrite::new(
     "UPDATE documents SET version = version + 1 WHERE id = $1 AND {conditions}",
@@ -164,7 +164,11 @@ fn request_inside_a_request_whose_tx_is_open_is_refused_at_once() {
         let app = guarded(hurried(&kit).require(anyone), handler);
         let started = Instant::now();
         let answer = put(&app, "/1", "").await;
-        assert!(started.elapsed() < Duration::from_secs(2), "{:?}", started.elapsed());
+        assert!(
+            started.elapsed() < Duration::from_secs(2),
+            "{:?}",
+            started.elapsed()
+        );
         answer.assert_problem(ErrorKind::Misconfigured);
         assert_eq!(kit.body(1).await, "old");
     });
@@ -195,7 +199,7 @@ fn conditional_write_before_the_first_statement_is_made() {
 #[test]
 fn conditional_write_on_another_interlock_while_the_tx_is_open_is_made() {
     test(async |kit| {
-        let other = Interlock::new(kit.database.pool(1).await);
+        let other = Interlock::new(pool(&kit.database, 1));
         let handler = async move |mut tx: Tx| {
             note(&mut tx, 1).await?;
             write(&other, 1).await
@@ -223,7 +227,10 @@ fn conditional_write_in_a_hook_is_made() {
         let app = guarded(kit.interlock.require(anyone), handler);
         assert_committed(&put(&app, "/1", "").await);
         written.await.unwrap().unwrap();
-        assert_eq!((version(&kit, 1).await, kit.body(1).await), (1, "new".into()));
+        assert_eq!(
+            (version(&kit, 1).await, kit.body(1).await),
+            (1, "new".into())
+        );
     });
 }
 
@@ -236,7 +243,10 @@ fn conditional_write_after_a_request_in_the_same_task_is_made() {
         });
         assert_committed(&put(&app, "/1", "").await);
         write(&kit.interlock, 1).await.unwrap();
-        assert_eq!((version(&kit, 1).await, kit.body(1).await), (1, "new".into()));
+        assert_eq!(
+            (version(&kit, 1).await, kit.body(1).await),
+            (1, "new".into())
+        );
     });
 }
 

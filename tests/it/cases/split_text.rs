@@ -42,7 +42,8 @@ fn text_that_commits_in_its_middle_is_unknown() {
 #[test]
 fn text_that_commits_and_begins_anew_is_unknown() {
     test(async |kit| {
-        let text = "INSERT INTO notes VALUES (1, ''); COMMIT; BEGIN; INSERT INTO notes VALUES (2, '')";
+        let text =
+            "INSERT INTO notes VALUES (1, ''); COMMIT; BEGIN; INSERT INTO notes VALUES (2, '')";
         let answer = run(&kit, text).await;
         assert_eq!((version(&kit, 1).await, kit.notes().await), (1, vec![1]));
         assert_unknown(&answer);
@@ -66,10 +67,17 @@ fn text_that_commits_and_then_meets_a_conflict_is_not_run_again() {
             Kind::PostgreSql => {
                 "SELECT 1; COMMIT; DO $$ BEGIN RAISE EXCEPTION 'conflict' USING ERRCODE = '40001'; END $$"
             }
-            Kind::CockroachDb => "SELECT 1; COMMIT; SELECT crdb_internal.force_error('40001', 'conflict')",
+            Kind::CockroachDb => {
+                "SELECT 1; COMMIT; SELECT crdb_internal.force_error('40001', 'conflict')"
+            }
         };
         let answer = run(&kit.with_attempts(3), text).await;
-        assert_eq!(version(&kit, 1).await, 1, "{} attempts", answer.report().attempts());
+        assert_eq!(
+            version(&kit, 1).await,
+            1,
+            "{} attempts",
+            answer.report().attempts()
+        );
         assert_unknown(&answer);
     });
 }

@@ -311,7 +311,11 @@ fn lost_statement_on_a_pool_of_the_users_is_not_repeated() {
         assert_eq!(stored, (1, vec![]), "{} {}", answer.status, cause(&answer));
         assert!(answer.status.is_server_error());
         assert_eq!(answer.report().attempts(), 1);
-        assert!(!answer.body.contains("nothing was changed"), "{}", answer.body);
+        assert!(
+            !answer.body.contains("nothing was changed"),
+            "{}",
+            answer.body
+        );
     });
 }
 
@@ -328,7 +332,10 @@ fn unknown_write_that_is_swallowed_is_left_to_the_handler() {
         };
         let app = guarded(kit.interlock.require(anyone), handler);
         let answer = put(&app, "/1", "").await;
-        assert_eq!((answer.status.as_u16(), answer.outcome()), (200, Outcome::Committed));
+        assert_eq!(
+            (answer.status.as_u16(), answer.outcome()),
+            (200, Outcome::Committed)
+        );
         assert_eq!((version(&kit, 1).await, kit.notes().await), (1, vec![1]));
     });
 }
@@ -343,7 +350,10 @@ fn lost_connection_of_the_requests_own_is_still_overcome() {
             Ok::<_, Error>(())
         });
         let answer = put(&app, "/1", "").await;
-        assert_eq!((answer.status.as_u16(), answer.report().attempts()), (200, 2));
+        assert_eq!(
+            (answer.status.as_u16(), answer.report().attempts()),
+            (200, 2)
+        );
         assert_eq!(version(&kit, 1).await, 1);
     });
 }

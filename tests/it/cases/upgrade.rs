@@ -45,9 +45,15 @@ fn switching_protocols_is_committed_before_it_leaves() {
         };
         let app = guarded(kit.interlock.require(anyone), handler);
         let answer = get(&app, "/1").await;
-        assert_eq!((answer.status.as_u16(), answer.outcome()), (101, Outcome::Committed));
+        assert_eq!(
+            (answer.status.as_u16(), answer.outcome()),
+            (101, Outcome::Committed)
+        );
         kit.interlock.drain().await;
-        assert_eq!((kit.notes().await, hook.load(Ordering::SeqCst)), (vec![1], 1));
+        assert_eq!(
+            (kit.notes().await, hook.load(Ordering::SeqCst)),
+            (vec![1], 1)
+        );
     });
 }
 
@@ -61,7 +67,10 @@ fn switching_protocols_over_a_swallowed_error_is_a_500() {
         };
         let app = guarded(kit.interlock.require(anyone), handler);
         let answer = get(&app, "/1").await;
-        assert_eq!((answer.status.as_u16(), answer.outcome()), (500, Outcome::RolledBack));
+        assert_eq!(
+            (answer.status.as_u16(), answer.outcome()),
+            (500, Outcome::RolledBack)
+        );
         answer.assert_problem(ErrorKind::Aborted);
         assert_eq!(kit.notes().await, [0_i64; 0]);
     });
@@ -95,7 +104,10 @@ fn switching_protocols_that_commit_if_declines_is_rolled_back() {
             Ok::<_, Error>(StatusCode::SWITCHING_PROTOCOLS)
         };
         let answer = get(&guarded(interlock.require(anyone), handler), "/1").await;
-        assert_eq!((answer.status.as_u16(), answer.outcome()), (101, Outcome::RolledBack));
+        assert_eq!(
+            (answer.status.as_u16(), answer.outcome()),
+            (101, Outcome::RolledBack)
+        );
         assert_eq!(kit.notes().await, [0_i64; 0]);
     });
 }
@@ -141,9 +153,12 @@ async fn handshake(address: SocketAddr) -> (String, TcpStream) {
     (status, stream)
 }
 
-/// The text of the next frame, `None` if none comes.
-async fn text(stream: &mut TcpStream) -> Option<String> {
+/// Says "hi", and returns what is said to it, `None` if nothing is.
+async fn talk(stream: &mut TcpStream) -> Option<String> {
     timeout(Duration::from_secs(5), async {
+        // The final frame, a text of two bytes, under a mask of zeros.
+        let hi = [0x81, 0x82, 0, 0, 0, 0, b'h', b'i'];
+        stream.write_all(&hi).await.ok()?;
         let mut head = [0; 2];
         stream.read_exact(&mut head).await.ok()?;
         let mut text = vec![0; usize::from(head[1])];
@@ -177,9 +192,13 @@ impl Upgrades {
         self.asked.fetch_add(1, Ordering::SeqCst);
         let waiting = Waiting(self.clone());
         upgrade.on_upgrade(async move |mut socket| {
-            waiting.0.ran.lock().unwrap().push(attempt);
-            let said = Message::Text(format!("attempt {attempt}").into());
-            let _ = socket.send(said).await;
+            // Of a request that was refused, hyper hands over what is left when the connection has
+            // ended: nobody is there.
+            if let Some(Ok(Message::Text(_))) = socket.recv().await {
+                waiting.0.ran.lock().unwrap().push(attempt);
+                let said = Message::Text(format!("attempt {attempt}").into());
+                let _ = socket.send(said).await;
+            }
             drop(waiting);
         })
     }
@@ -203,13 +222,12 @@ impl Upgrades {
 }
 
 /// A handler that notes that the session is open.
-fn app(interlock: &Interlock, kit: &Kit, upgrades: &Upgrades) -> Router {
-    let (kit, upgrades) = (kit.clone(), upgrades.clone());
+fn app(interlock: &Interlock, upgrades: &Upgrades) -> Router {
+    let upgrades = upgrades.clone();
     let handler = async move |upgrade: WebSocketUpgrade, mut tx: Tx| {
         note(&mut tx, 1).await?;
         Ok::<_, Error>(upgrades.open(upgrade, tx.attempt()))
     };
-    drop(kit);
     guarded(interlock.require(anyone), handler)
 }
 
@@ -229,16 +247,33 @@ fn web_socket_opens_once_its_session_is_committed() {
         let (status, mut stream) = handshake(address).await;
         assert_eq!(status, "101");
         assert_eq!(kit.notes().await, [1], "the session is not stored");
-        assert_eq!(text(&mut stream).await.as_deref(), Some("attempt 1"));
+        assert_eq!(talk(&mut stream).await.as_deref(), Some("attempt 1"));
         kit.interlock.drain().await;
         assert_eq!(hook.load(Ordering::SeqCst), 1);
         upgrades.assert_over().await;
     });
 }
 
-/// The conflict comes before the upgrade is asked for: the next attempt has it, too.
+/// It was refused, and nothing is stored; or it was run again with all that it needs, and the socket
+/// is that of the attempt that is stored. What waited for the socket elsewhere is over.
+async fn assert_opened_once_or_refused(kit: &Kit, app: Router, upgrades: &Upgrades) {
+    let (status, mut stream) = handshake(serve(app).await).await;
+    let notes = kit.notes().await;
+    if status == "101" {
+        let (said, ran) = (talk(&mut stream).await, upgrades.ran());
+        let expected = (Some("attempt 2"), vec![1], vec![2]);
+        assert_eq!((said.as_deref(), notes, ran), expected);
+    } else {
+        assert_eq!((&*status, notes), ("503", vec![]));
+    }
+    // hyper gives an upgrade up when its connection ends.
+    drop(stream);
+    upgrades.assert_over().await;
+    assert!(upgrades.ran().len() <= 1);
+}
+
 #[test]
-fn web_socket_opens_after_a_conflict() {
+fn web_socket_after_a_conflict_is_opened_once_or_refused() {
     test(async |kit| {
         let upgrades = Upgrades::default();
         let (own, outside) = (upgrades.clone(), kit.outside.clone());
@@ -247,36 +282,37 @@ fn web_socket_opens_after_a_conflict() {
             note(&mut tx, 1).await?;
             Ok::<_, Error>(own.open(upgrade, tx.attempt()))
         };
-        let address = serve(guarded(kit.interlock.require(anyone), handler)).await;
-        let (status, mut stream) = handshake(address).await;
-        assert_eq!(status, "101");
-        assert_eq!(text(&mut stream).await.as_deref(), Some("attempt 2"));
-        assert_eq!((kit.notes().await, upgrades.ran()), (vec![1], vec![2]));
-        upgrades.assert_over().await;
+        let app = guarded(kit.interlock.require(anyone), handler);
+        assert_opened_once_or_refused(&kit, app, &upgrades).await;
     });
 }
 
-/// COMMIT is refused when the upgrade was asked for already: a task waits for the socket. It must not
-/// get it, and must not wait for ever.
+/// A task waits for the socket already. It must not get it, and must not wait for ever.
 #[test]
-fn web_socket_whose_commit_is_refused_is_not_opened_by_that_attempt() {
+fn web_socket_asked_for_before_a_conflict_is_opened_once_or_refused() {
+    test(async |kit| {
+        let upgrades = Upgrades::default();
+        let (own, outside) = (upgrades.clone(), kit.outside.clone());
+        let handler = async move |upgrade: WebSocketUpgrade, mut tx: Tx| {
+            note(&mut tx, 1).await?;
+            let answer = own.open(upgrade, tx.attempt());
+            conflict_once(&mut tx, &outside).await?;
+            Ok::<_, Error>(answer)
+        };
+        let app = guarded(kit.interlock.require(anyone), handler);
+        assert_opened_once_or_refused(&kit, app, &upgrades).await;
+    });
+}
+
+#[test]
+fn web_socket_whose_commit_is_refused_is_opened_once_or_refused() {
     test(async |kit| {
         let proxy = Proxy::start(&kit.database);
         let pool = Interlock::pool_options().connect_lazy_with(proxy.options());
         let (interlock, upgrades) = (Interlock::new(pool), Upgrades::default());
         proxy.inject(Moment::Commit, Fault::Refuse(ServerError::RESTART));
-        let address = serve(app(&interlock, &kit, &upgrades)).await;
-        let (status, mut stream) = handshake(address).await;
-        let said = text(&mut stream).await;
-        let notes = kit.notes().await;
-        if status == "101" {
-            // It was run again, with all that it needs.
-            assert_eq!((said.as_deref(), notes), (Some("attempt 2"), vec![1]));
-            assert_eq!(upgrades.ran(), [2]);
-        } else {
-            assert_eq!((&*status, notes, upgrades.ran()), ("503", vec![], vec![]));
-        }
-        upgrades.assert_over().await;
+        let app = app(&interlock, &upgrades);
+        assert_opened_once_or_refused(&kit, app, &upgrades).await;
         interlock.drain().await;
     });
 }
@@ -288,9 +324,10 @@ fn web_socket_whose_commit_is_unknown_is_not_opened() {
         let pool = Interlock::pool_options().connect_lazy_with(proxy.options());
         let (interlock, upgrades) = (Interlock::new(pool), Upgrades::default());
         proxy.inject(Moment::Commit, Fault::CutAfter);
-        let address = serve(app(&interlock, &kit, &upgrades)).await;
-        let (status, _stream) = handshake(address).await;
+        let address = serve(app(&interlock, &upgrades)).await;
+        let (status, stream) = handshake(address).await;
         assert_eq!((&*status, kit.notes().await), ("500", vec![1]));
+        drop(stream);
         upgrades.assert_over().await;
         assert_eq!(upgrades.ran(), [0_u32; 0]);
         interlock.drain().await;
@@ -309,8 +346,9 @@ fn web_socket_of_a_request_that_is_refused_is_not_opened() {
             Err::<(), _>(Error::not_found())
         };
         let address = serve(guarded(kit.interlock.require(anyone), handler)).await;
-        let (status, _stream) = handshake(address).await;
+        let (status, stream) = handshake(address).await;
         assert_eq!((&*status, kit.notes().await), ("404", vec![]));
+        drop(stream);
         upgrades.assert_over().await;
         assert_eq!(upgrades.ran(), [0_u32; 0]);
     });
