@@ -22,7 +22,7 @@ use crate::kit::{Answer, Kit, anyone, guarded, note, put, test, test_with_pool};
 const NAMES: &str = "CREATE TABLE names (name TEXT PRIMARY KEY, seen INT8 NOT NULL DEFAULT 0)";
 const RIVAL: &str = "INSERT INTO names (name) VALUES ('a')";
 
-async fn insert<'e>(on: &'e mut Savepoint<'_>) -> Result<(), sqlx::Error> {
+async fn insert(on: &mut Savepoint<'_>) -> Result<(), sqlx::Error> {
     sqlx::query(RIVAL).execute(on).await.map(drop)
 }
 
