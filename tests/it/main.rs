@@ -16,6 +16,7 @@
 mod body;
 mod cancellation;
 mod cases;
+mod cases_server;
 mod conditional;
 mod connection;
 mod contention;

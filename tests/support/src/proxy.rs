@@ -117,9 +117,30 @@ impl Proxy {
         let strike = Strike {
             moment,
             fault,
+            farewell: None,
             left: times,
         };
         lock(&self.shared.strikes).push(strike);
+    }
+
+    /// Injects `fault` at the next `moment`. After its reply the server sends `farewell`, which no
+    /// request has asked for, and closes the connection, as a CockroachDB node that drains does.
+    /// `Fault::Delay(Duration::ZERO)` leaves the reply as it is.
+    pub fn inject_farewell(&self, moment: Moment, fault: Fault, farewell: ServerError) {
+        let strike = Strike {
+            moment,
+            fault,
+            farewell: Some(farewell),
+            left: 1,
+        };
+        lock(&self.shared.strikes).push(strike);
+    }
+
+    /// Sends `farewell`, which no request has asked for, on every connection, and closes it.
+    pub fn dismiss(&self, farewell: &ServerError) {
+        for connection in lock(&self.shared.connections).iter() {
+            connection.dismiss(farewell);
+        }
     }
 
     /// Forgets the faults that were not injected yet.
@@ -215,22 +236,24 @@ struct Counters {
 struct Strike {
     moment: Moment,
     fault: Fault,
+    /// What the server sends after the answer, before it closes the connection.
+    farewell: Option<ServerError>,
     left: usize,
 }
 
 impl Shared {
-    /// The fault to inject at a moment.
-    fn strike(&self, is_now: impl Fn(&Moment) -> bool) -> Option<Fault> {
+    /// The fault to inject at a moment, and what the server sends after its reply.
+    fn strike(&self, is_now: impl Fn(&Moment) -> bool) -> Option<(Fault, Option<ServerError>)> {
         let mut strikes = lock(&self.strikes);
         let due = strikes.iter().position(|strike| is_now(&strike.moment))?;
         let strike = strikes.get_mut(due)?;
         strike.left = strike.left.saturating_sub(1);
-        let fault = strike.fault.clone();
+        let due_now = (strike.fault.clone(), strike.farewell.clone());
         if strike.left == 0 {
             strikes.remove(due);
         }
         count(&self.counters.faults);
-        Some(fault)
+        Some(due_now)
     }
 }
 

@@ -69,6 +69,13 @@ impl Connection {
         let _ = self.server.shutdown(Shutdown::Both);
     }
 
+    /// Sends the client `farewell`, and cuts the connection.
+    pub(super) fn dismiss(&self, farewell: &ServerError) {
+        // If it fails, the client is gone.
+        let _ = (&*self.client).write_all(&farewell.message().bytes());
+        self.cut();
+    }
+
     /// Relays messages, and cuts the connection at the end.
     fn spawn(&self, direction: impl FnOnce() -> io::Result<()> + Send + 'static) {
         let connection = self.clone();
@@ -114,6 +121,8 @@ impl Step {
 struct Awaited {
     step: Step,
     treatment: Treatment,
+    /// What the client gets after the reply, and then the end of the connection.
+    farewell: Option<ServerError>,
 }
 
 /// What the client gets.
@@ -206,7 +215,7 @@ impl Requests {
 
     fn request(&mut self, request: Vec<u8>, step: Step, text: &str) -> io::Result<()> {
         self.track(step);
-        let fault = self.fault(step, text);
+        let (fault, farewell) = self.fault(step, text).unzip();
         // A fault that prevents the ROLLBACK also prevents the BEGIN.
         let done = matches!(fault, None | Some(Fault::Delay(_)));
         if step == Step::Restart && done {
@@ -214,7 +223,11 @@ impl Requests {
         }
         let treatment = Treatment::of(fault.as_ref());
         // This must come before the server can reply.
-        lock(&self.awaited).push_back(Awaited { step, treatment });
+        lock(&self.awaited).push_back(Awaited {
+            step,
+            treatment,
+            farewell: farewell.flatten(),
+        });
         self.deliver(request, step, fault)
     }
 
@@ -246,8 +259,8 @@ impl Requests {
         }
     }
 
-    /// The fault to inject at the request.
-    fn fault(&self, step: Step, text: &str) -> Option<Fault> {
+    /// The fault to inject at the request, and what the server sends after its reply.
+    fn fault(&self, step: Step, text: &str) -> Option<(Fault, Option<ServerError>)> {
         let nth = self.statements;
         self.shared.strike(|moment| match moment {
             Moment::Connect => step == Step::Open,
@@ -256,6 +269,7 @@ impl Requests {
             Moment::Text(part) => step == Step::Statement && text.contains(part),
             Moment::Commit => step == Step::Commit,
             Moment::Rollback => matches!(step, Step::Rollback | Step::Restart),
+            Moment::Ping => step == Step::Ping,
         })
     }
 
@@ -327,7 +341,12 @@ impl Replies {
             }
             let reply = std::mem::take(&mut reply);
             let awaited = lock(&self.awaited).pop_front();
-            let Some(Awaited { step, treatment }) = awaited else {
+            let Some(Awaited {
+                step,
+                treatment,
+                farewell,
+            }) = awaited
+            else {
                 self.client.send(reply)?;
                 continue;
             };
@@ -349,6 +368,9 @@ impl Replies {
                 }
                 Treatment::Cut => return Ok(()),
                 Treatment::Nothing => return io::copy(&mut server, &mut io::sink()).map(drop),
+            }
+            if let Some(farewell) = farewell {
+                return self.client.send(farewell.message().bytes());
             }
         }
     }

@@ -20,6 +20,8 @@ pub enum Moment {
     Commit,
     /// A ROLLBACK that is not to a savepoint.
     Rollback,
+    /// At a round trip that only asks whether the server is there.
+    Ping,
 }
 
 /// What the proxy does to a request of the client.

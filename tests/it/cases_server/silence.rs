@@ -1,0 +1,267 @@
+//! A server that went silent, and clients that went away: no connection, no lock and no `drain`
+//! waits for them for ever.
+
+use std::time::{Duration, Instant};
+
+use axum::Router;
+use futures::future::join_all;
+use sqlx::Connection as _;
+use support::{Fault, Kind, Moment};
+use tokio::time::{sleep, timeout};
+use tower_interlock::{Error, ErrorKind, Interlock, Tx};
+
+use super::{LONG, behind_a_proxy, fill, updating, write};
+use crate::kit::{Kit, anyone, can_edit, guarded, put, test, test_with_pool};
+
+const DEADLINE: Duration = Duration::from_secs(1);
+const GRACE: Duration = Duration::from_millis(300);
+
+/// Within this, beyond deadline and grace, a connection is given up that nothing is heard of.
+const GIVEN_UP: Duration = Duration::from_secs(8);
+
+/// Within this a statement is stopped whose client has gone.
+const STOPPED: Duration = Duration::from_secs(4);
+
+fn in_a_hurry(interlock: &Interlock) -> Interlock {
+    interlock.clone().deadline(DEADLINE).grace(GRACE)
+}
+
+/// Sends requests until one succeeds.
+async fn assert_recovers(app: &Router) {
+    let asked = Instant::now();
+    let mut last;
+    loop {
+        last = put(app, "/1", "").await;
+        if last.status == 200 || asked.elapsed() > GIVEN_UP {
+            break;
+        }
+        sleep(Duration::from_millis(100)).await;
+    }
+    assert_eq!(last.status, 200, "still after {:?}", asked.elapsed());
+}
+
+async fn assert_drains(interlock: &Interlock) {
+    let drained = timeout(GIVEN_UP, interlock.drain()).await;
+    drained.expect("drain does not end");
+}
+
+#[test]
+fn unacknowledged_commits_give_their_connections_up() {
+    unacknowledged_commits(|interlock| interlock);
+}
+
+#[test]
+fn unacknowledged_commits_give_their_connections_up_with_handoff() {
+    unacknowledged_commits(Interlock::handoff);
+}
+
+fn unacknowledged_commits(set_up: fn(Interlock) -> Interlock) {
+    test(async |kit| {
+        let (kit, proxy) = behind_a_proxy(&kit, 2);
+        let interlock = set_up(in_a_hurry(&kit.interlock));
+        let app = updating(&interlock);
+        proxy.inject_times(2, Moment::Commit, Fault::Swallow);
+        for answer in join_all([(), ()].map(|()| put(&app, "/1", ""))).await {
+            answer.assert_problem(ErrorKind::OutcomeUnknown);
+        }
+        assert_recovers(&app).await;
+        assert_drains(&interlock).await;
+        kit.assert_nothing_leaked().await;
+    });
+}
+
+#[test]
+fn unacknowledged_commit_does_not_hold_drain_up() {
+    test(async |kit| {
+        let (kit, proxy) = behind_a_proxy(&kit, 2);
+        let interlock = in_a_hurry(&kit.interlock);
+        proxy.inject(Moment::Commit, Fault::Swallow);
+        let answer = put(&updating(&interlock), "/1", "").await;
+        answer.assert_problem(ErrorKind::OutcomeUnknown);
+        assert_drains(&interlock).await;
+    });
+}
+
+#[test]
+fn unacknowledged_conditional_writes_give_their_connections_up() {
+    test(async |kit| {
+        let (kit, proxy) = behind_a_proxy(&kit, 2);
+        let interlock = in_a_hurry(&kit.interlock);
+        proxy.inject_times(2, Moment::Text("UPDATE documents"), Fault::Swallow);
+        for written in join_all([(), ()].map(|()| write(&interlock))).await {
+            assert_eq!(written.unwrap_err().kind(), ErrorKind::OutcomeUnknown);
+        }
+        assert_recovers(&updating(&interlock)).await;
+        assert_drains(&interlock).await;
+        kit.assert_nothing_leaked().await;
+    });
+}
+
+#[test]
+fn unacknowledged_rollbacks_give_their_connections_up() {
+    test(async |kit| {
+        let (kit, proxy) = behind_a_proxy(&kit, 2);
+        let interlock = in_a_hurry(&kit.interlock);
+        proxy.inject_times(2, Moment::Rollback, Fault::Swallow);
+        let app = guarded(interlock.require(can_edit), super::update);
+        for answer in join_all([(), ()].map(|()| put(&app, "/2", ""))).await {
+            assert_eq!(answer.status, 403);
+        }
+        assert_recovers(&app).await;
+        assert_drains(&interlock).await;
+        kit.assert_nothing_leaked().await;
+    });
+}
+
+/// sqlx pings a connection on its way into the pool, and waits for the answer without a limit.
+#[test]
+fn silence_on_the_way_into_the_pool_gives_the_connections_up() {
+    test(async |kit| {
+        let (kit, proxy) = behind_a_proxy(&kit, 2);
+        let interlock = in_a_hurry(&kit.interlock);
+        let app = updating(&interlock);
+        proxy.inject_times(2, Moment::Ping, Fault::Stall);
+        for answer in join_all([(), ()].map(|()| put(&app, "/1", ""))).await {
+            assert!([200, 503].contains(&answer.status.as_u16()));
+        }
+        assert_recovers(&app).await;
+        kit.assert_nothing_leaked().await;
+    });
+}
+
+/// A firewall has forgotten them: nothing comes back, and no end of the connection either.
+#[test]
+fn silent_pooled_connections_do_not_use_up_the_deadline() {
+    test(async |kit| {
+        let (kit, proxy) = behind_a_proxy(&kit, 4);
+        fill(&kit.pool).await;
+        proxy.inject_times(4, Moment::Begin, Fault::Stall);
+        let interlock = kit.interlock.clone().deadline(Duration::from_secs(7));
+        let app = updating(&interlock);
+        let asked = Instant::now();
+        let answer = put(&app, "/1", "").await;
+        assert_eq!(answer.status, 200, "after {:?}", asked.elapsed());
+        proxy.relent();
+        assert_recovers(&app).await;
+        assert_drains(&interlock).await;
+        kit.assert_nothing_leaked().await;
+    });
+}
+
+/// Writes document 1, and keeps the server busy.
+async fn busy(mut tx: Tx) -> Result<(), Error> {
+    sqlx::query("UPDATE documents SET body = 'busy' WHERE id = 1")
+        .execute(&mut tx)
+        .await?;
+    sqlx::query("SELECT pg_sleep(20)").execute(&mut tx).await?;
+    Ok(())
+}
+
+/// The statements of others that the server is busy with.
+async fn assert_stopped(kit: &Kit) {
+    if kit.database.kind() == Kind::CockroachDb {
+        return;
+    }
+    let asked = Instant::now();
+    loop {
+        let running: i64 = sqlx::query_scalar(
+            "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() \
+             AND state = 'active' AND pid <> pg_backend_pid()",
+        )
+        .fetch_one(&kit.outside)
+        .await
+        .unwrap();
+        if running == 0 {
+            return;
+        }
+        assert!(asked.elapsed() < STOPPED, "{running} statements still run");
+        sleep(Duration::from_millis(100)).await;
+    }
+}
+
+/// Another client writes document 1 soon.
+async fn assert_unlocked(kit: &Kit) {
+    let interlock = kit.interlock.clone().deadline(STOPPED);
+    let answer = put(&updating(&interlock), "/1", "").await;
+    assert_eq!(answer.status, 200, "document 1 is still locked");
+    assert_eq!(kit.body(1).await, "new");
+}
+
+#[test]
+fn disconnected_client_leaves_no_lock_and_no_statement() {
+    test(async |kit| {
+        let app = guarded(kit.interlock.require(anyone), busy);
+        let request = timeout(Duration::from_millis(400), put(&app, "/1", ""));
+        assert!(request.await.is_err());
+        assert_unlocked(&kit).await;
+        assert_stopped(&kit).await;
+    });
+}
+
+#[test]
+fn request_past_its_deadline_leaves_no_lock_and_no_statement() {
+    test(async |kit| {
+        let interlock = kit.interlock.clone().deadline(Duration::from_millis(400));
+        let app = guarded(interlock.require(anyone), busy);
+        let answer = put(&app, "/1", "").await;
+        answer.assert_problem(ErrorKind::DeadlineExceeded);
+        assert_unlocked(&kit).await;
+        assert_stopped(&kit).await;
+    });
+}
+
+/// It would get the lock later, and hold it.
+#[test]
+fn disconnected_client_does_not_wait_for_a_lock() {
+    test(async |kit| {
+        if kit.database.kind() != Kind::PostgreSql {
+            println!("skipped: it looks at pg_stat_activity");
+            return;
+        }
+        let mut holder = sqlx::PgConnection::connect_with(&kit.database.options())
+            .await
+            .unwrap();
+        let mut held = holder.begin().await.unwrap();
+        sqlx::query("UPDATE documents SET body = 'held' WHERE id = 1")
+            .execute(&mut *held)
+            .await
+            .unwrap();
+        let app = updating(&kit.interlock);
+        let request = timeout(Duration::from_millis(400), put(&app, "/1", ""));
+        assert!(request.await.is_err());
+        assert_stopped(&kit).await;
+        held.rollback().await.unwrap();
+    });
+}
+
+/// However many come and go, the server has no more sessions than the pool has places.
+#[test]
+fn disconnected_clients_do_not_pile_sessions_up() {
+    test_with_pool(2, async |kit: Kit| {
+        if kit.database.kind() != Kind::PostgreSql {
+            println!("skipped: it looks at pg_stat_activity");
+            return;
+        }
+        let app = guarded(kit.interlock.require(anyone), async |mut tx: Tx| {
+            sqlx::query("SELECT pg_sleep(20)").execute(&mut tx).await?;
+            Ok::<_, Error>(())
+        });
+        let asked = Instant::now();
+        let mut most = 0;
+        while asked.elapsed() < LONG {
+            let request = || timeout(Duration::from_millis(300), put(&app, "/1", ""));
+            join_all([request(), request()]).await;
+            let asleep: i64 = sqlx::query_scalar(
+                "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() \
+                 AND query LIKE 'SELECT pg_sleep%'",
+            )
+            .fetch_one(&kit.outside)
+            .await
+            .unwrap();
+            most = most.max(asleep);
+        }
+        // Those that the server is about to stop, and those in their places.
+        assert!(most <= 2 * 5, "{most} sessions for a pool of 2");
+        assert_stopped(&kit).await;
+    });
+}
