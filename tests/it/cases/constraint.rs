@@ -17,7 +17,7 @@ use tower_interlock::{
 };
 
 use super::{meanwhile, until_somebody_waits};
-use crate::kit::{Answer, Kit, anyone, guarded, note, put, test, test_with_pool};
+use crate::kit::{Kit, TestResponse, anyone, guarded, note, put, test, test_with_pool};
 
 const NAMES: &str = "CREATE TABLE names (name TEXT PRIMARY KEY, seen INT8 NOT NULL DEFAULT 0)";
 const RIVAL: &str = "INSERT INTO names (name) VALUES ('a')";
@@ -79,7 +79,7 @@ where
 }
 
 #[track_caller]
-fn assert_committed(answer: &Answer, body: &str) {
+fn assert_committed(answer: &TestResponse, body: &str) {
     assert_eq!((answer.status.as_u16(), &*answer.body), (200, body));
     assert_eq!(answer.outcome(), Outcome::Committed);
     assert!(answer.report().attempts() <= 2, "{:?}", answer.report());
@@ -479,8 +479,8 @@ fn conditional_rename_on_the_interlock_onto_unseen_name_answers_by_its_condition
     static RENAME: ConditionalWrite = ConditionalWrite::new(
         "UPDATE names SET name = 'a' WHERE name = 'b' AND {conditions}",
         &[Condition::other(
-            StatusCode::LOCKED,
             "NOT EXISTS (SELECT 1 FROM names WHERE name = 'a')",
+            StatusCode::LOCKED,
         )],
     );
     test(async |kit| {
@@ -735,11 +735,11 @@ fn honest_duplicate_is_the_same_409_on_a_tx_and_on_the_interlock() {
                 put_route(conditional).route_layer(require()),
             );
         let alone = put(&app, "/alone", "").await;
-        alone.assert_problem(ErrorKind::Rejected);
+        alone.assert_problem(ErrorKind::ConstraintViolation);
         assert_eq!(alone.status, 409);
         for path in ["/plain", "/conditional"] {
             let answer = put(&app, path, "").await;
-            answer.assert_problem(ErrorKind::Rejected);
+            answer.assert_problem(ErrorKind::ConstraintViolation);
             assert_eq!((answer.status, &answer.body), (alone.status, &alone.body));
             assert_eq!(answer.outcome(), Outcome::RolledBack);
             assert!(answer.report().attempts() <= 2, "{:?}", answer.report());
@@ -771,7 +771,7 @@ fn broken_constraint_of_any_sort_is_the_same_409_on_a_tx() {
             });
             let answer = put(&app, "/1", "").await;
             assert_eq!(answer.status, 409, "{sql}: {}", super::cause(&answer));
-            answer.assert_problem(ErrorKind::Rejected);
+            answer.assert_problem(ErrorKind::ConstraintViolation);
             assert_eq!(kit.notes().await, [0_i64; 0]);
         }
     });

@@ -36,12 +36,10 @@ use axum::{
     http::{Request, StatusCode, header},
 };
 use futures::future::join_all;
-use tower_interlock::{
-    Condition, ConditionalWrite, CreateOnly, ETag, Error, ErrorKind, IfMatch, Outcome, Tx,
-};
+use tower_interlock::{Condition, ConditionalWrite, CreateOnly, Error, ErrorKind, Outcome, Tx, precondition::{ETag, IfMatch}};
 
 use super::meanwhile;
-use crate::kit::{Answer, Kit, anyone, guarded, send, test, test_with_pool};
+use crate::kit::{TestResponse, Kit, anyone, guarded, send, test, test_with_pool};
 
 async fn create(
     Path(id): Path<i64>,
@@ -51,7 +49,7 @@ async fn create(
     let insert = "INSERT INTO documents (id, body) VALUES ($1, 'made') RETURNING version";
     let insert = sqlx::query_scalar(insert).bind(id).fetch_optional(&mut tx);
     let version = create.created(insert.await)?;
-    Ok((StatusCode::CREATED, ETag::of(version)))
+    Ok((StatusCode::CREATED, ETag::new(version)))
 }
 
 async fn create_quietly(
@@ -63,7 +61,7 @@ async fn create_quietly(
                   ON CONFLICT DO NOTHING RETURNING version";
     let insert = sqlx::query_scalar(insert).bind(id).fetch_optional(&mut tx);
     let version = create.created(insert.await)?;
-    Ok((StatusCode::CREATED, ETag::of(version)))
+    Ok((StatusCode::CREATED, ETag::new(version)))
 }
 
 async fn create_checked(
@@ -109,7 +107,7 @@ fn apps(kit: &Kit) -> [Router; 4] {
     ]
 }
 
-async fn put_if_none_match(app: &Router, path: &str, lines: &[&[u8]]) -> Answer {
+async fn put_if_none_match(app: &Router, path: &str, lines: &[&[u8]]) -> TestResponse {
     let mut request = Request::put(path);
     for line in lines {
         request = request.header(header::IF_NONE_MATCH, *line);

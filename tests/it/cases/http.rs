@@ -14,12 +14,12 @@ use axum::{
 use sqlx::AssertSqlSafe;
 use tower_http::compression::CompressionLayer;
 use tower_interlock::{
-    Condition, ConditionalWrite, Denied, ETag, Error, ErrorKind, IfMatch, IfNoneMatch, Interlock,
-    Outcome, Tx,
+    Condition, ConditionalWrite, Denied, Error, ErrorKind, Interlock, Outcome, Tx,
+    precondition::{ETag, IfMatch, IfNoneMatch},
 };
 
 use super::version;
-use crate::kit::{Answer, anyone, conflict_once, guarded, note, put, send, test};
+use crate::kit::{TestResponse, anyone, conflict_once, guarded, note, put, read, send, test};
 
 // 304
 
@@ -27,21 +27,18 @@ const LONG: &str = "a body that is long enough to be worth the trouble of compre
 
 async fn document(seen: IfNoneMatch, mut tx: Tx) -> Result<Response, Error> {
     let version = sqlx::query_scalar("SELECT version FROM documents WHERE id = 1");
-    Ok(seen.unless_current(version.fetch_one(&mut tx).await?, || LONG))
+    Ok(seen.not_modified_or(version.fetch_one(&mut tx).await?, || LONG))
 }
 
-async fn get_compressed(app: &Router, tag: &str) -> Answer {
+async fn get_compressed(app: &Router, tag: &str) -> TestResponse {
     let request = Request::get("/1")
         .header(header::ACCEPT_ENCODING, "gzip")
         .header(header::IF_NONE_MATCH, tag);
     let response = tower::ServiceExt::oneshot(app.clone(), request.body(Body::empty()).unwrap());
     let (parts, body) = response.await.unwrap().into_parts();
     let bytes = axum::body::to_bytes(body, usize::MAX).await.unwrap();
-    Answer {
-        status: parts.status,
-        body: format!("{} bytes", bytes.len()),
-        response: Response::from_parts(parts, Body::empty()),
-    }
+    let length = Body::from(format!("{} bytes", bytes.len()));
+    read(Response::from_parts(parts, length)).await
 }
 
 #[test]
@@ -75,7 +72,7 @@ fn render(error: &Error) -> Response {
 }
 
 #[track_caller]
-fn assert_rendered(answer: &Answer, status: u16) {
+fn assert_rendered(answer: &TestResponse, status: u16) {
     assert_eq!(
         (answer.status.as_u16(), &*answer.body),
         (status, "rendered")
@@ -84,18 +81,18 @@ fn assert_rendered(answer: &Answer, status: u16) {
     assert_eq!(answer.header(header::CONTENT_TYPE), text);
     let length = answer.header(header::CONTENT_LENGTH);
     assert!(length.is_none_or(|length| length == "8"), "{length:?}");
-    assert!(answer.response.extensions().get::<Error>().is_some());
+    assert!(answer.error().is_some());
 }
 
-fn values(answer: &Answer, name: HeaderName) -> Vec<&str> {
-    let values = answer.response.headers().get_all(name).iter();
+fn values(answer: &TestResponse, name: HeaderName) -> Vec<&str> {
+    let values = answer.headers().get_all(name).iter();
     values.map(|value| value.to_str().unwrap()).collect()
 }
 
 #[test]
 fn rendered_error_keeps_the_handlers_headers() {
     test(async |kit| {
-        let interlock = kit.interlock.clone().error_response(render);
+        let interlock = kit.builder().error_response(render).build();
         let handler = async |mut tx: Tx| {
             note(&mut tx, 1).await.unwrap();
             let cookies = AppendHeaders([(header::SET_COOKIE, "a=1"), (header::SET_COOKIE, "b=2")]);
@@ -114,7 +111,7 @@ fn rendered_error_keeps_the_handlers_headers() {
 #[test]
 fn rendered_denial_keeps_the_policys_headers() {
     test(async |kit| {
-        let interlock = kit.interlock.clone().error_response(render);
+        let interlock = kit.builder().error_response(render).build();
         let policy = async || {
             let bearer = [(header::WWW_AUTHENTICATE, "Bearer")];
             Err::<(), _>((bearer, Denied::new("who?")))
@@ -128,7 +125,7 @@ fn rendered_denial_keeps_the_policys_headers() {
 #[test]
 fn rendered_error_keeps_the_headers_of_middleware_inside() {
     test(async |kit| {
-        let interlock = kit.interlock.clone().error_response(render);
+        let interlock = kit.builder().error_response(render).build();
         let mark = map_response(async |mut response: Response| {
             let mark = header::HeaderValue::from_static("*");
             let headers = response.headers_mut();
@@ -149,7 +146,7 @@ fn rendered_error_keeps_the_headers_of_middleware_inside() {
 #[test]
 fn rendered_error_keeps_retry_after() {
     test(async |kit| {
-        let interlock = kit.interlock.clone().error_response(render).max_attempts(1);
+        let interlock = kit.builder().error_response(render).max_attempts(1).build();
         let outside = kit.outside.clone();
         let handler =
             async move |mut tx: Tx| Ok::<_, Error>(conflict_once(&mut tx, &outside).await?);
@@ -161,7 +158,7 @@ fn rendered_error_keeps_retry_after() {
 
 // Limits
 
-async fn upload(app: &Router, bytes: usize) -> Answer {
+async fn upload(app: &Router, bytes: usize) -> TestResponse {
     let request = Request::put("/1").body(Body::from(vec![b'x'; bytes]));
     send(app, request.unwrap()).await
 }
@@ -177,7 +174,7 @@ const MIB: usize = 1024 * 1024;
 #[test]
 fn body_limit_alone_admits_a_larger_body() {
     test(async |kit| {
-        let app = length(&kit.interlock.clone().body_limit(10 * MIB));
+        let app = length(&kit.builder().body_limit(10 * MIB).build());
         let answer = upload(&app, 3 * MIB).await;
         assert_eq!((answer.status.as_u16(), &*answer.body), (200, "3145728"));
         upload(&app, 11 * MIB)
@@ -230,10 +227,10 @@ static UPSERT: ConditionalWrite = ConditionalWrite::new(
 async fn upsert(Path(id): Path<i64>, seen: IfMatch, mut tx: Tx) -> Result<ETag, Error> {
     let write = UPSERT.bind(id).bind("new").bind(seen.versions());
     let (version,) = write.fetch_one(&mut tx).await?;
-    Ok(ETag::of(version))
+    Ok(ETag::new(version))
 }
 
-async fn put_if_match(app: &Router, path: &str, lines: &[&[u8]]) -> Answer {
+async fn put_if_match(app: &Router, path: &str, lines: &[&[u8]]) -> TestResponse {
     let mut request = Request::put(path);
     for line in lines {
         request = request.header(header::IF_MATCH, *line);

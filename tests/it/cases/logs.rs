@@ -10,8 +10,8 @@ use tower_interlock::{Authorized, Error, ErrorKind, Tx};
 use tracing::{Level, instrument::WithSubscriber as _};
 
 use crate::{
-    kit::{Answer, CanEdit, Kit, anyone, conflict_once, get, guarded, note, put, test},
-    trace::traced,
+    kit::traced,
+    kit::{CanEdit, Kit, TestResponse, anyone, conflict_once, get, guarded, note, put, test},
 };
 
 /// It is a 500, and there is one error in the log that says why.
@@ -82,7 +82,7 @@ async fn may_enter() -> Result<(), Error> {
 }
 
 /// Two layers, two attempts, and in the end an error that the handler swallows.
-async fn refused(kit: &Kit, level: Level) -> (Answer, Vec<String>) {
+async fn refused(kit: &Kit, level: Level) -> (TestResponse, Vec<String>) {
     let outside = kit.outside.clone();
     let handler = async move |mut tx: Tx| {
         conflict_once(&mut tx, &outside).await?;
@@ -95,7 +95,7 @@ async fn refused(kit: &Kit, level: Level) -> (Answer, Vec<String>) {
         .route_layer(kit.interlock.require(may_enter))
         .route_layer(kit.interlock.require(anyone));
     let (answer, lines) = formatted(level, put(&app, "/1", "")).await;
-    answer.assert_problem(ErrorKind::Aborted);
+    answer.assert_problem(ErrorKind::TransactionAborted);
     assert_eq!(answer.report().attempts(), 2);
     assert!(!lines.is_empty());
     (answer, lines)
@@ -155,10 +155,10 @@ fn warning_keeps_its_span_where_only_warnings_are_logged() {
         let outside = kit.outside.clone();
         let handler =
             async move |mut tx: Tx| Ok::<_, Error>(conflict_once(&mut tx, &outside).await?);
-        let interlock = kit.interlock.clone().max_attempts(1);
+        let interlock = kit.builder().max_attempts(1).build();
         let app = guarded(interlock.require(anyone), handler);
         let (answer, lines) = formatted(Level::WARN, get(&app, "/1")).await;
-        answer.assert_problem(ErrorKind::Contended);
+        answer.assert_problem(ErrorKind::RetriesExhausted);
         let [line] = &*lines else { panic!("{lines:?}") };
         assert!(
             span(line).is_some_and(|fields| fields.contains("anyone")),

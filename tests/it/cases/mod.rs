@@ -17,7 +17,7 @@ use support::Kind;
 use tokio::time::sleep;
 use tower_interlock::{Error, Tx};
 
-use crate::kit::{Answer, Kit};
+use crate::kit::{Kit, TestResponse};
 
 /// Runs `sql` as somebody else, once the first attempt has taken its snapshot. Further attempts see
 /// what it did.
@@ -61,6 +61,6 @@ async fn version(kit: &Kit, id: i64) -> i64 {
 }
 
 /// The error of an answer with its cause, as the log has it.
-fn cause(answer: &Answer) -> String {
-    format!("{:?}", answer.response.extensions().get::<Error>())
+fn cause(answer: &TestResponse) -> String {
+    format!("{:?}", answer.error())
 }

@@ -6,7 +6,7 @@ use support::Kind;
 use tower_interlock::{Condition, ConditionalWrite, Error, ErrorKind, Interlock, Outcome, Tx};
 
 use super::cause;
-use crate::kit::{Answer, Kit, anyone, guarded, note, put, test};
+use crate::kit::{Kit, TestResponse, anyone, guarded, note, put, test};
 
 /// Notes from 10 on may not be made by the role that is returned. PostgreSQL only.
 async fn role(kit: &Kit) -> Option<String> {
@@ -127,9 +127,9 @@ fn missing_grant_on_a_table_is_a_500() {
 
 // Locks
 
-async fn assert_contended(kit: &Kit, answer: &Answer) {
+async fn assert_contended(kit: &Kit, answer: &TestResponse) {
     assert_eq!(answer.status, 503, "{}", cause(answer));
-    answer.assert_problem(ErrorKind::Contended);
+    answer.assert_problem(ErrorKind::RetriesExhausted);
     assert_eq!(answer.header(header::RETRY_AFTER), Some("1"));
     assert_eq!(answer.outcome(), Outcome::RolledBack);
     assert_eq!(kit.notes().await, [0_i64; 0]);
@@ -157,7 +157,7 @@ fn nowait_on_a_held_row_is_a_503() {
             Ok::<_, Error>(())
         };
         let app = guarded(
-            kit.interlock.clone().max_attempts(3).require(anyone),
+            kit.builder().max_attempts(3).build().require(anyone),
             handler,
         );
         let answer = put(&app, "/1", "").await;
@@ -181,7 +181,7 @@ fn lock_timeout_on_a_held_row_is_a_503() {
             Ok::<_, Error>(())
         };
         let app = guarded(
-            kit.interlock.clone().max_attempts(3).require(anyone),
+            kit.builder().max_attempts(3).build().require(anyone),
             handler,
         );
         let answer = put(&app, "/1", "").await;
@@ -203,11 +203,11 @@ fn lock_timeout_of_a_conditional_write_is_a_503() {
             ("default_transaction_isolation", "serializable"),
         ]);
         let pool = PgPool::connect_with(options).await.unwrap();
-        let interlock = Interlock::new(pool).max_attempts(3);
+        let interlock = Interlock::builder(pool).max_attempts(3).build();
         let held = holder(&kit).await;
         let refused = WRITE.unbound().execute(&interlock).await.unwrap_err();
         held.rollback().await.unwrap();
-        assert_eq!(refused.kind(), ErrorKind::Contended, "{refused:?}");
+        assert_eq!(refused.kind(), ErrorKind::RetriesExhausted, "{refused:?}");
         assert_eq!(kit.body(1).await, "old");
         interlock.drain().await;
     });

@@ -8,7 +8,7 @@ use tower::ServiceExt as _;
 use tower_interlock::{Condition, ConditionalWrite, Error, ErrorKind, Interlock, Outcome, Tx};
 
 use super::{cause, version};
-use crate::kit::{Answer, Kit, anyone, can_edit, guarded, note, pool, put, test};
+use crate::kit::{Kit, TestResponse, anyone, can_edit, guarded, note, pool, put, test};
 
 static WRITE: ConditionalWrite = ConditionalWrite::new(
     "UPDATE documents SET version = version + 1 WHERE id = $1 AND {conditions}",
@@ -46,7 +46,7 @@ async fn assert_refused(kit: &Kit, app: &Router) {
 }
 
 fn hurried(kit: &Kit) -> Interlock {
-    kit.interlock.clone().deadline(Duration::from_secs(3))
+    kit.builder().deadline(Duration::from_secs(3)).build()
 }
 
 #[test]
@@ -123,7 +123,7 @@ fn conditional_write_beside_a_savepoint_is_refused_at_once() {
 #[test]
 fn conditional_write_on_a_clone_while_the_tx_is_open_is_refused_at_once() {
     test(async |kit| {
-        let interlock = kit.interlock.clone().max_attempts(1);
+        let interlock = kit.builder().max_attempts(1).build();
         let handler = async move |mut tx: Tx| {
             note(&mut tx, 1).await?;
             write(&interlock, 2).await
@@ -177,7 +177,7 @@ fn request_inside_a_request_whose_tx_is_open_is_refused_at_once() {
 // What is allowed
 
 #[track_caller]
-fn assert_committed(answer: &Answer) {
+fn assert_committed(answer: &TestResponse) {
     assert_eq!(answer.status, 200, "{}", cause(answer));
     assert_eq!(answer.outcome(), Outcome::Committed);
 }

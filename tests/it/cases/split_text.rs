@@ -4,9 +4,9 @@ use support::Kind;
 use tower_interlock::{Error, ErrorKind, Outcome, Tx};
 
 use super::{cause, version};
-use crate::kit::{Answer, Kit, anyone, guarded, put, test};
+use crate::kit::{Kit, TestResponse, anyone, guarded, put, test};
 
-async fn run(kit: &Kit, text: &'static str) -> Answer {
+async fn run(kit: &Kit, text: &'static str) -> TestResponse {
     let app = guarded(kit.interlock.require(anyone), async move |mut tx: Tx| {
         sqlx::query("UPDATE documents SET version = version + 1 WHERE id = 1")
             .execute(&mut tx)
@@ -20,11 +20,11 @@ async fn run(kit: &Kit, text: &'static str) -> Answer {
 /// `RolledBack` would say that nothing was kept. Whether it is `Aborted` as ever, or `OutcomeUnknown`,
 /// its documentation must not say so either.
 #[track_caller]
-fn assert_unknown(answer: &Answer) {
+fn assert_unknown(answer: &TestResponse) {
     assert_eq!(answer.status, 500);
     assert_eq!(answer.report().attempts(), 1, "{}", cause(answer));
-    let error = answer.response.extensions().get::<Error>().unwrap();
-    let honest = [ErrorKind::Aborted, ErrorKind::OutcomeUnknown];
+    let error = answer.error().unwrap();
+    let honest = [ErrorKind::TransactionAborted, ErrorKind::OutcomeUnknown];
     assert!(honest.contains(&error.kind()), "{error:?}");
     assert_eq!(answer.outcome(), Outcome::Unknown);
 }
@@ -96,7 +96,7 @@ impl Kit {
     /// With an end, should it be run again and again.
     fn with_attempts(&self, attempts: u32) -> Self {
         let mut kit = self.clone();
-        kit.interlock = kit.interlock.max_attempts(attempts);
+        kit.interlock = kit.builder().max_attempts(attempts).build();
         kit
     }
 }

@@ -369,9 +369,9 @@ fn unknown_write_through_middleware_that_reads_the_answer_is_not_repeated() {
         };
         let rewrite = axum::middleware::map_response(async |response: Response| {
             let answer = read(response).await;
-            let (mut parts, _) = answer.response.into_parts();
+            let (mut parts, body) = answer.into_parts();
             parts.headers.remove("content-length");
-            Ok::<_, Infallible>(Response::from_parts(parts, Body::from(answer.body)))
+            Ok::<_, Infallible>(Response::from_parts(parts, Body::from(body)))
         });
         let app = Router::new()
             .route("/{id}", axum::routing::put(handler))

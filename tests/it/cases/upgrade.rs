@@ -71,7 +71,7 @@ fn switching_protocols_over_a_swallowed_error_is_a_500() {
             (answer.status.as_u16(), answer.outcome()),
             (500, Outcome::RolledBack)
         );
-        answer.assert_problem(ErrorKind::Aborted);
+        answer.assert_problem(ErrorKind::TransactionAborted);
         assert_eq!(kit.notes().await, [0_i64; 0]);
     });
 }
@@ -90,7 +90,7 @@ fn switching_protocols_over_the_denial_of_a_policy_is_a_500() {
             }))
             .route_layer(kit.interlock.require(anyone));
         let answer = get(&app, "/1").await;
-        answer.assert_problem(ErrorKind::Aborted);
+        answer.assert_problem(ErrorKind::TransactionAborted);
         assert_eq!(answer.status, 500);
     });
 }
@@ -98,7 +98,7 @@ fn switching_protocols_over_the_denial_of_a_policy_is_a_500() {
 #[test]
 fn switching_protocols_that_commit_if_declines_is_rolled_back() {
     test(async |kit| {
-        let interlock = kit.interlock.clone().commit_if(|_| false);
+        let interlock = kit.builder().commit_if(|_| false).build();
         let handler = async |mut tx: Tx| {
             note(&mut tx, 1).await?;
             Ok::<_, Error>(StatusCode::SWITCHING_PROTOCOLS)
@@ -310,7 +310,7 @@ fn web_socket_whose_commit_is_refused_is_opened_once_or_refused() {
         let proxy = Proxy::start(&kit.database);
         let pool = Interlock::pool_options().connect_lazy_with(proxy.options());
         let (interlock, upgrades) = (Interlock::new(pool), Upgrades::default());
-        proxy.inject(Moment::Commit, Fault::Refuse(ServerError::RESTART));
+        proxy.inject(Moment::Commit, Fault::Reject(ServerError::RESTART));
         let app = app(&interlock, &upgrades);
         assert_opened_once_or_refused(&kit, app, &upgrades).await;
         interlock.drain().await;
@@ -366,11 +366,11 @@ fn one_shot_extension_with_one_attempt_is_never_missing() {
             conflict_once(&mut tx, &outside).await?;
             Ok::<_, Error>("done".into_response())
         };
-        let interlock = kit.interlock.clone().max_attempts(1);
+        let interlock = kit.builder().max_attempts(1).build();
         let once: Once = Arc::new(Mutex::new(Some("once")));
         let app = guarded(interlock.require(anyone), handler).layer(Extension(once));
         let answer = get(&app, "/1").await;
         assert_eq!(answer.report().attempts(), 1, "{}", cause(&answer));
-        answer.assert_problem(ErrorKind::Contended);
+        answer.assert_problem(ErrorKind::RetriesExhausted);
     });
 }

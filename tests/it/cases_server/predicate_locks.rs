@@ -13,8 +13,8 @@ use tower_interlock::{Denied, Error, Tx};
 
 use super::is_postgres;
 use crate::{
-    kit::{Answer, Kit, anyone, guarded, note, put, test},
-    trace::{Log, traced},
+    kit::{Kit, TestResponse, anyone, guarded, note, put, test},
+    kit::{Log, traced},
 };
 
 /// A rule, and how what it reads is revoked.
@@ -28,7 +28,7 @@ struct Rule {
 }
 
 struct Interleaved {
-    answer: Answer,
+    answer: TestResponse,
     log: Log,
     stored: usize,
 }
@@ -116,7 +116,7 @@ impl Interleaved {
 
     /// The crate says that `name` is not tracked, or has refused it.
     fn tells_of(&self, name: &str) -> bool {
-        let loud = self.log.loud();
+        let loud = self.log.above_debug();
         let told = loud
             .iter()
             .any(|event| event.fields.values().any(|value| value.contains(name)));

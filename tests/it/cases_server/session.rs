@@ -15,7 +15,7 @@ use tokio::{sync::Barrier, time::sleep};
 use tower_interlock::{Error, ErrorKind, Tx};
 
 use super::{fill, is_postgres, set_default, updating, version, write};
-use crate::kit::{self, Answer, Kit, anyone, can_edit, guarded, put, test, test_with_pool};
+use crate::kit::{self, Kit, TestResponse, anyone, can_edit, guarded, put, test, test_with_pool};
 
 #[test]
 fn idle_session_timeout_fails_no_request() {
@@ -182,7 +182,7 @@ fn type_made_anew_fails_no_request() {
             put(&app, "/1", "").await,
         ]
         .map(|answer| {
-            let error = answer.response.extensions().get::<Error>();
+            let error = answer.error();
             let code = error.and_then(Error::sqlstate).map(str::to_owned);
             (answer.status.as_u16(), code)
         });
@@ -371,7 +371,7 @@ fn temporary_table_of_a_request_does_not_stand_in_for_the_permissions() {
             Ok::<_, Error>(())
         };
         let reporting: Router = guarded(kit.interlock.require(anyone), report);
-        let answer: Answer = put(&reporting, "/1", "").await;
+        let answer: TestResponse = put(&reporting, "/1", "").await;
         assert!([200, 500].contains(&answer.status.as_u16()));
         let app = guarded(kit.interlock.require(can_edit), super::update);
         assert_eq!(put(&app, "/2", "").await.status, 403);

@@ -8,7 +8,7 @@ use futures::future::join_all;
 use sqlx::Connection as _;
 use support::{Fault, Kind, Moment};
 use tokio::time::{sleep, timeout};
-use tower_interlock::{Error, ErrorKind, Interlock, Tx};
+use tower_interlock::{Error, ErrorKind, Interlock, InterlockBuilder, Tx};
 
 use super::{LONG, behind_a_proxy, fill, is_postgres, updating, write};
 use crate::kit::{Kit, anyone, can_edit, guarded, put, test, test_with_pool};
@@ -22,8 +22,12 @@ const GIVEN_UP: Duration = Duration::from_secs(8);
 /// Within this a statement is stopped whose client has gone.
 const STOPPED: Duration = Duration::from_secs(4);
 
-fn in_a_hurry(interlock: &Interlock) -> Interlock {
-    interlock.clone().deadline(DEADLINE).grace(GRACE)
+fn in_a_hurry(kit: &Kit) -> Interlock {
+    hasty(kit.builder())
+}
+
+fn hasty(builder: InterlockBuilder) -> Interlock {
+    builder.deadline(DEADLINE).grace(GRACE).build()
 }
 
 /// Sends requests until one succeeds.
@@ -47,18 +51,18 @@ async fn assert_drains(interlock: &Interlock) {
 
 #[test]
 fn unacknowledged_commits_give_their_connections_up() {
-    unacknowledged_commits(|interlock| interlock);
+    unacknowledged_commits(|builder| builder);
 }
 
 #[test]
 fn unacknowledged_commits_give_their_connections_up_with_handoff() {
-    unacknowledged_commits(Interlock::handoff);
+    unacknowledged_commits(|builder| builder.handoff(true));
 }
 
-fn unacknowledged_commits(set_up: fn(Interlock) -> Interlock) {
+fn unacknowledged_commits(set_up: fn(InterlockBuilder) -> InterlockBuilder) {
     test(async |kit| {
         let (kit, proxy) = behind_a_proxy(&kit, 2);
-        let interlock = set_up(in_a_hurry(&kit.interlock));
+        let interlock = hasty(set_up(kit.builder()));
         let app = updating(&interlock);
         proxy.inject_times(2, Moment::Commit, Fault::Swallow);
         for answer in join_all([(), ()].map(|()| put(&app, "/1", ""))).await {
@@ -74,7 +78,7 @@ fn unacknowledged_commits(set_up: fn(Interlock) -> Interlock) {
 fn unacknowledged_commit_does_not_hold_drain_up() {
     test(async |kit| {
         let (kit, proxy) = behind_a_proxy(&kit, 2);
-        let interlock = in_a_hurry(&kit.interlock);
+        let interlock = in_a_hurry(&kit);
         proxy.inject(Moment::Commit, Fault::Swallow);
         let answer = put(&updating(&interlock), "/1", "").await;
         answer.assert_problem(ErrorKind::OutcomeUnknown);
@@ -86,7 +90,7 @@ fn unacknowledged_commit_does_not_hold_drain_up() {
 fn unacknowledged_conditional_writes_give_their_connections_up() {
     test(async |kit| {
         let (kit, proxy) = behind_a_proxy(&kit, 2);
-        let interlock = in_a_hurry(&kit.interlock);
+        let interlock = in_a_hurry(&kit);
         proxy.inject_times(2, Moment::Text("UPDATE documents"), Fault::Swallow);
         for written in join_all([(), ()].map(|()| write(&interlock))).await {
             assert_eq!(written.unwrap_err().kind(), ErrorKind::OutcomeUnknown);
@@ -101,7 +105,7 @@ fn unacknowledged_conditional_writes_give_their_connections_up() {
 fn unacknowledged_rollbacks_give_their_connections_up() {
     test(async |kit| {
         let (kit, proxy) = behind_a_proxy(&kit, 2);
-        let interlock = in_a_hurry(&kit.interlock);
+        let interlock = in_a_hurry(&kit);
         proxy.inject_times(2, Moment::Rollback, Fault::Swallow);
         let app = guarded(interlock.require(can_edit), super::update);
         for answer in join_all([(), ()].map(|()| put(&app, "/2", ""))).await {
@@ -118,7 +122,7 @@ fn unacknowledged_rollbacks_give_their_connections_up() {
 fn silence_on_the_way_into_the_pool_gives_the_connections_up() {
     test(async |kit| {
         let (kit, proxy) = behind_a_proxy(&kit, 2);
-        let interlock = in_a_hurry(&kit.interlock);
+        let interlock = in_a_hurry(&kit);
         let app = updating(&interlock);
         proxy.inject_times(2, Moment::Ping, Fault::Stall);
         for answer in join_all([(), ()].map(|()| put(&app, "/1", ""))).await {
@@ -136,7 +140,7 @@ fn silent_pooled_connections_do_not_use_up_the_deadline() {
         let (kit, proxy) = behind_a_proxy(&kit, 4);
         fill(&kit.pool).await;
         proxy.inject_times(4, Moment::Begin, Fault::Stall);
-        let interlock = kit.interlock.clone().deadline(Duration::from_secs(7));
+        let interlock = kit.builder().deadline(Duration::from_secs(7)).build();
         let app = updating(&interlock);
         let asked = Instant::now();
         let answer = put(&app, "/1", "").await;
@@ -190,7 +194,7 @@ async fn notices_disconnects(kit: &Kit) -> bool {
 
 /// Another client writes document 1 soon.
 async fn assert_unlocked(kit: &Kit) {
-    let interlock = kit.interlock.clone().deadline(STOPPED);
+    let interlock = kit.builder().deadline(STOPPED).build();
     let answer = put(&updating(&interlock), "/1", "").await;
     assert_eq!(answer.status, 200, "document 1 is still locked");
     assert_eq!(kit.body(1).await, "new");
@@ -216,7 +220,7 @@ fn request_past_its_deadline_leaves_no_lock_and_no_statement() {
         if !notices_disconnects(&kit).await {
             return;
         }
-        let interlock = kit.interlock.clone().deadline(Duration::from_millis(400));
+        let interlock = kit.builder().deadline(Duration::from_millis(400)).build();
         let app = guarded(interlock.require(anyone), busy);
         let answer = put(&app, "/1", "").await;
         answer.assert_problem(ErrorKind::DeadlineExceeded);

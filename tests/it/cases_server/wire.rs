@@ -19,9 +19,9 @@ const UPDATE: Moment = Moment::Text("UPDATE documents");
 /// A request whose every update meets `error`: how often it is made, and what its answer is.
 async fn refused(kit: &Kit, error: ServerError) -> (u32, ErrorKind) {
     let (kit, proxy) = behind_a_proxy(kit, 1);
-    proxy.inject_times(100, UPDATE, Fault::Refuse(error));
+    proxy.inject_times(100, UPDATE, Fault::Reject(error));
     let answer = put(&updating(&kit.interlock), "/1", "").await;
-    let kind = answer.response.extensions().get::<Error>().unwrap().kind();
+    let kind = answer.error().unwrap().kind();
     proxy.relent();
     // The connection is fine, or was replaced.
     assert_eq!(put(&updating(&kit.interlock), "/1", "").await.status, 200);
@@ -43,7 +43,7 @@ fn protocol_error_at_begin_is_no_lost_connection() {
     test(async |kit| {
         let (kit, proxy) = behind_a_proxy(&kit, 4);
         let error = ServerError::error("08P01", "unsupported");
-        proxy.inject_times(100, Moment::Begin, Fault::Refuse(error));
+        proxy.inject_times(100, Moment::Begin, Fault::Reject(error));
         let answer = put(&updating(&kit.interlock), "/1", "").await;
         answer.assert_problem(ErrorKind::Database);
         assert_eq!(proxy.counts().begins, 1);
@@ -56,7 +56,7 @@ fn protocol_error_of_a_conditional_write_is_no_unknown_outcome() {
     test(async |kit| {
         let (kit, proxy) = behind_a_proxy_as_cockroach(&kit, 1).await;
         let error = ServerError::error("08P01", "received too many type hints: 3 vs 2");
-        proxy.inject(UPDATE, Fault::Refuse(error));
+        proxy.inject(UPDATE, Fault::Reject(error));
         let refused = write(&kit.interlock).await.unwrap_err();
         assert_eq!(refused.kind(), ErrorKind::Database);
         assert_eq!(version(&kit).await, 0);
@@ -67,11 +67,11 @@ fn protocol_error_of_a_conditional_write_is_no_unknown_outcome() {
 async fn assert_overcome(kit: &Kit, error: ServerError) {
     let (kit, proxy) = behind_a_proxy(kit, 1);
     fill(&kit.pool).await;
-    proxy.inject(UPDATE, Fault::Refuse(error.clone()));
+    proxy.inject(UPDATE, Fault::Reject(error.clone()));
     let answer = put(&updating(&kit.interlock), "/1", "").await;
     assert_eq!(answer.status, 200, "{error:?}: {}", answer.body);
     assert_eq!(proxy.counts().connections, 2, "{error:?}");
-    proxy.inject(UPDATE, Fault::Refuse(error.clone()));
+    proxy.inject(UPDATE, Fault::Reject(error.clone()));
     let written = write(&kit.interlock).await;
     assert!(written.is_ok(), "{error:?}: {written:?}");
     assert_eq!(proxy.counts().connections, 3, "{error:?}");
@@ -161,7 +161,7 @@ fn draining_node_fails_no_request_between_its_statements() {
 fn draining_node_fails_no_request_in_a_statement() {
     test(async |kit| {
         let (kit, proxy) = behind_a_proxy_as_cockroach(&kit, 1).await;
-        proxy.inject_farewell(UPDATE, Fault::Refuse(CANCELLED), DRAINING);
+        proxy.inject_farewell(UPDATE, Fault::Reject(CANCELLED), DRAINING);
         let answer = put(&updating(&kit.interlock), "/1", "").await;
         assert_eq!(answer.status, 200, "{}", answer.body);
         assert_eq!(answer.report().attempts(), 2);
@@ -196,7 +196,7 @@ fn rollback_is_not_sent_after_a_failed_commit() {
     test(async |kit| {
         let (kit, proxy) = behind_a_proxy(&kit, 1);
         let outside = ServerError::error("XXUUU", "there is no transaction in progress");
-        proxy.inject(Moment::Commit, Fault::Refuse(ServerError::RESTART));
+        proxy.inject(Moment::Commit, Fault::Reject(ServerError::RESTART));
         proxy.inject_times(100, Moment::Rollback, Fault::Misreport(outside));
         let answer = put(&updating(&kit.interlock), "/1", "").await;
         assert_eq!(
@@ -220,7 +220,7 @@ fn savepoint_that_cannot_be_rolled_back_to_keeps_nothing() {
                 "ROLLBACK TO SAVEPOINT not yet supported after DDL statements",
             );
             let roll_back = Moment::Text("ROLLBACK TO SAVEPOINT");
-            proxy.inject_times(100, roll_back, Fault::Refuse(error));
+            proxy.inject_times(100, roll_back, Fault::Reject(error));
             let handler = async move |mut tx: Tx| {
                 note(&mut tx, 1).await?;
                 let mut savepoint = tx.savepoint().await?;
@@ -237,7 +237,7 @@ fn savepoint_that_cannot_be_rolled_back_to_keeps_nothing() {
             };
             let app = guarded(kit.interlock.require(anyone), handler);
             let answer = put(&app, "/1", "").await;
-            let (aborted, failed) = (ErrorKind::Aborted, ErrorKind::Database);
+            let (aborted, failed) = (ErrorKind::TransactionAborted, ErrorKind::Database);
             answer.assert_problem(if swallow { aborted } else { failed });
             assert_eq!(answer.outcome(), Outcome::RolledBack);
             assert_eq!(answer.report().attempts(), 1);
@@ -273,7 +273,7 @@ fn lock_that_is_not_available_is_contended() {
     test(async |kit| {
         let error = ServerError::error("55P03", "could not obtain lock on row");
         let (attempts, kind) = refused(&kit, error).await;
-        assert_eq!((attempts, kind), (1, ErrorKind::Contended));
+        assert_eq!((attempts, kind), (1, ErrorKind::RetriesExhausted));
     });
 }
 
@@ -289,7 +289,7 @@ fn row_level_security_that_refuses_a_write_is_a_denial() {
         let (attempts, kind) = refused(&kit, ROW_SECURITY).await;
         assert_eq!((attempts, kind.status().as_u16()), (1, 403));
         let (kit, proxy) = behind_a_proxy(&kit, 1);
-        proxy.inject(UPDATE, Fault::Refuse(ROW_SECURITY));
+        proxy.inject(UPDATE, Fault::Reject(ROW_SECURITY));
         let refused = write(&kit.interlock).await.unwrap_err();
         assert_eq!(refused.status().as_u16(), 403);
     });
@@ -337,7 +337,7 @@ fn missing_privilege_is_no_denial() {
 fn row_level_security_that_fails_a_policy_is_no_denial() {
     test(async |kit| {
         let (kit, proxy) = behind_a_proxy(&kit, 1);
-        proxy.inject(Moment::Text("FROM grants"), Fault::Refuse(ROW_SECURITY));
+        proxy.inject(Moment::Text("FROM grants"), Fault::Reject(ROW_SECURITY));
         let app = guarded(kit.interlock.require(can_edit), super::update);
         let answer = put(&app, "/1", "").await;
         assert!(answer.status.is_server_error(), "{}", answer.status);

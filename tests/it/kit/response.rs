@@ -3,7 +3,7 @@
 use axum::{
     Router,
     body::{Body, to_bytes},
-    http::{HeaderMap, Request, StatusCode, header},
+    http::{self, HeaderMap, Request, StatusCode, header},
     response::Response,
 };
 use tower::ServiceExt as _;
@@ -20,6 +20,11 @@ pub(crate) struct TestResponse {
 }
 
 impl TestResponse {
+    /// The head and the body.
+    pub(crate) fn into_parts(self) -> (http::response::Parts, String) {
+        (self.inner.into_parts().0, self.body)
+    }
+
     /// The observer of a request that ran `transact`.
     pub(crate) fn recorder(&self) -> Option<&Recorder> {
         self.inner.extensions().get()
