@@ -167,7 +167,7 @@ impl Interlock {
     ///
     /// # Nesting
     ///
-    /// While the task has a [`Tx`] of the same `Interlock` open, it is
+    /// While the task has a [`Tx`] on the same pool open, it is
     /// [`Misconfigured`](crate::ErrorKind::Misconfigured). It does not join that transaction, since
     /// it could then neither commit nor be retried on its own.
     ///
@@ -179,8 +179,8 @@ impl Interlock {
     /// [`ConstraintViolation`](crate::ErrorKind::ConstraintViolation),
     /// [`TransactionAborted`](crate::ErrorKind::TransactionAborted) if `work` returned `Ok`
     /// although a statement had failed, [`TxEscaped`](crate::ErrorKind::TxEscaped) if its `Tx` is
-    /// still alive, and [`OutcomeUnknown`](crate::ErrorKind::OutcomeUnknown). In every case but the
-    /// last, nothing was kept.
+    /// still alive, and [`OutcomeUnknown`](crate::ErrorKind::OutcomeUnknown). Nothing was kept unless
+    /// [`Error::outcome`] says so.
     ///
     /// # Cancellation
     ///
@@ -217,6 +217,9 @@ impl Interlock {
     /// Rejects new work with [`Unavailable`](crate::ErrorKind::Unavailable), and waits for the work
     /// under way, its COMMITs and ROLLBACKs, and its hooks.
     ///
+    /// A conditional write or a `transact` of accepted work, or of a hook, is not new: it is made. In
+    /// a task that such work has spawned it is.
+    ///
     /// It applies to all clones, and cannot be undone. Call it after the server's graceful shutdown
     /// and before the pool is closed. Dropping the future stops the waiting only.
     pub async fn drain(&self) {
@@ -238,6 +241,8 @@ impl InterlockBuilder {
 }
 
 impl write::sealed::Target for &Interlock {
+    const UNREADABLE: write::Unreadable = write::Unreadable::Kept;
+
     async fn run(self, statement: write::BoundStatement) -> Result<Option<write::Written>, Error> {
         write::run_autocommit(&self.engine, &self.limits, &statement).await
     }

@@ -120,8 +120,10 @@ kinds! {
     /// Nothing was written.
     ConditionFailed: UNPROCESSABLE_ENTITY, INFO, "condition-failed",
         "A condition does not hold, nothing was changed";
-    /// 500: the reply was a success, but the transaction could not be trusted: an error was
-    /// ignored, a statement was abandoned, or the transaction was ended by other means.
+    /// 500: the transaction could not be trusted. The reply was a success although an error was
+    /// ignored or a statement was abandoned: nothing was kept. Or the transaction was ended by
+    /// other means than the layer: its [`outcome`](crate::Error::outcome) is then
+    /// [`Unknown`](crate::Outcome::Unknown).
     TransactionAborted: INTERNAL_SERVER_ERROR, ERROR, "transaction-aborted",
         "Internal Server Error";
     /// 500: a [`Tx`](crate::Tx) outlived the work that it was made for. Nothing was kept.
@@ -132,6 +134,10 @@ kinds! {
     TxInUse: INTERNAL_SERVER_ERROR, ERROR, "tx-in-use", "Internal Server Error";
     /// 500: any other error of the database.
     Database: INTERNAL_SERVER_ERROR, ERROR, "database", "Internal Server Error";
+    /// 500: a conditional write on the [`Interlock`](crate::Interlock) has written, and the row that
+    /// it returned could not be decoded into the requested type. The write is kept.
+    WrittenButUnreadable: INTERNAL_SERVER_ERROR, ERROR, "written-but-unreadable",
+        "The change was made, but its result could not be read";
     /// 500: COMMIT was sent and its outcome cannot be known. The effects are kept or not; a
     /// repeated request can have them twice.
     OutcomeUnknown: INTERNAL_SERVER_ERROR, ERROR, "outcome-unknown",

@@ -38,6 +38,8 @@ struct Inner {
     sqlstate: Option<String>,
     challenge: Option<&'static str>,
     cause: Option<Cause>,
+    /// Whether the transaction was ended by other means, so that its outcome is unknown.
+    ended: bool,
 }
 
 type Cause = Arc<dyn StdError + Send + Sync>;
@@ -73,12 +75,19 @@ impl Error {
     }
 
     /// Returns what became of the work that ended with this error:
-    /// [`Unknown`](Outcome::Unknown) for [`OutcomeUnknown`](ErrorKind::OutcomeUnknown), else
-    /// [`RolledBack`](Outcome::RolledBack).
+    ///
+    /// * [`Unknown`](Outcome::Unknown) for [`OutcomeUnknown`](ErrorKind::OutcomeUnknown), and for
+    ///   [`TransactionAborted`](ErrorKind::TransactionAborted) if the transaction was ended by
+    ///   other means, such as a COMMIT in the middle of a text;
+    /// * [`Committed`](Outcome::Committed) for
+    ///   [`WrittenButUnreadable`](ErrorKind::WrittenButUnreadable);
+    /// * else [`RolledBack`](Outcome::RolledBack).
     #[must_use]
     pub fn outcome(&self) -> Outcome {
         match self.0.kind {
             ErrorKind::OutcomeUnknown => Outcome::Unknown,
+            ErrorKind::WrittenButUnreadable => Outcome::Committed,
+            _ if self.0.ended => Outcome::Unknown,
             _ => Outcome::RolledBack,
         }
     }
@@ -117,6 +126,20 @@ impl Error {
         Self::from(Inner {
             cause: Some(Cause::from(cause.into())),
             ..Inner::new(kind)
+        })
+    }
+
+    /// The error of work whose transaction was ended by other means, or may have been. `first` is
+    /// an error that occurred in it.
+    pub(crate) fn ended(first: Option<&Self>) -> Self {
+        let mut cause = ENDED.to_owned();
+        if let Some(first) = first.and_then(Self::describe) {
+            cause = format!("{cause}; {first}");
+        }
+        Self::from(Inner {
+            cause: Some(Cause::from(Box::<dyn StdError + Send + Sync>::from(cause))),
+            ended: true,
+            ..Inner::new(ErrorKind::TransactionAborted)
         })
     }
 
@@ -175,7 +198,7 @@ impl Error {
     /// What this error means for its transaction, if it is one of a transaction. An unknown
     /// outcome has no class: nothing may retry it.
     pub(crate) fn class(&self) -> Option<ErrorClass> {
-        let known = self.0.kind != ErrorKind::OutcomeUnknown;
+        let known = self.0.kind != ErrorKind::OutcomeUnknown && !self.0.ended;
         self.0.class.filter(|_| known)
     }
 
@@ -226,9 +249,13 @@ impl Inner {
             sqlstate: None,
             challenge: None,
             cause: None,
+            ended: false,
         }
     }
 }
+
+const ENDED: &str = "a text, or a statement on the raw connection, may have ended the transaction: \
+     what it had done until then may be kept";
 
 impl From<Inner> for Error {
     fn from(inner: Inner) -> Self {

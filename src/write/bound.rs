@@ -11,7 +11,7 @@ use crate::{
     error::{Error, ErrorKind},
     write::{
         statements::{BoundStatement, Plan, Written},
-        target::WriteTarget,
+        target::{Unreadable, WriteTarget},
     },
 };
 
@@ -83,6 +83,14 @@ impl<'w> BoundWrite<'w> {
     where
         R: for<'r> FromRow<'r, PgRow>,
     {
+        self.fetch(on).await
+    }
+
+    async fn fetch<R, T>(self, on: T) -> Result<Option<R>, Error>
+    where
+        R: for<'r> FromRow<'r, PgRow>,
+        T: WriteTarget,
+    {
         if !self.plan.returning {
             return Err(Error::because(
                 ErrorKind::Misconfigured,
@@ -90,7 +98,10 @@ impl<'w> BoundWrite<'w> {
             ));
         }
         match self.run(on).await? {
-            Some(Written { row: Some(row), .. }) => Ok(Some(R::from_row(&row)?)),
+            Some(Written { row: Some(row), .. }) => match R::from_row(&row) {
+                Ok(row) => Ok(Some(row)),
+                Err(error) => Err(unreadable(error, T::UNREADABLE)),
+            },
             Some(Written { row: None, .. }) | None => Ok(None),
         }
     }
@@ -125,6 +136,19 @@ impl fmt::Debug for BoundWrite<'_> {
         f.debug_struct("BoundWrite")
             .field("statement", &self.plan.name)
             .finish_non_exhaustive()
+    }
+}
+
+/// The error of a row that was written and cannot be decoded.
+fn unreadable(error: sqlx::Error, write: Unreadable) -> Error {
+    match write {
+        Unreadable::Kept => {
+            let error = Error::database(ErrorKind::WrittenButUnreadable, error);
+            // No layer sees this error on its way.
+            error.log();
+            error
+        }
+        Unreadable::Open => error.into(),
     }
 }
 

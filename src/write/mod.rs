@@ -15,7 +15,7 @@ use sqlx::{Encode, Postgres, Type};
 pub(crate) use self::{
     autocommit::run as run_autocommit,
     statements::{BoundStatement, Written},
-    target::sealed,
+    target::{Unreadable, sealed},
 };
 pub use self::{bound::BoundWrite, condition::Condition, target::WriteTarget};
 use self::{
@@ -79,7 +79,7 @@ use crate::error::{Error, ErrorKind};
 /// | `attribute_not_exists(id)` | `Condition::available("NOT EXISTS (SELECT 1 FROM documents WHERE id = $1)")` in an `INSERT … SELECT` |
 /// | `#owner = :user` | `Condition::permitted("(SELECT owner FROM documents WHERE id = $1) = $2")` |
 /// | `#version = :seen` | `Condition::current("(SELECT version FROM documents WHERE id = $1) = $3")` |
-/// | the same for the header `If-Match` | `Condition::current("(SELECT version FROM documents WHERE id = $1) = ANY ($3) OR $3 IS NULL")` and [`IfMatch::versions`](crate::precondition::IfMatch::versions) |
+/// | the same for the header `If-Match` | `Condition::current("(SELECT version FROM documents WHERE id = $1) = ANY ($3) OR ($3 IS NULL AND EXISTS (SELECT 1 FROM documents WHERE id = $1))")` and [`IfMatch::versions`](crate::precondition::IfMatch::versions) |
 /// | `attribute_not_exists(x) OR x = :y` | the same in one condition, with OR inside |
 /// | `ConditionCheck` on another item | a condition on any other table |
 /// | `ConditionalCheckFailedException` | the [`kind`](Error::kind) of the first condition that is not true |
@@ -91,9 +91,9 @@ use crate::error::{Error, ErrorKind};
 /// * On `&Interlock` it is a transaction of its own, and the statement is its own COMMIT. After a
 ///   serialization failure it is retried, within
 ///   [`max_attempts`](crate::InterlockBuilder::max_attempts) and the
-///   [`deadline`](crate::InterlockBuilder::deadline). While a task has a [`Tx`](crate::Tx) of the
-///   same `Interlock` open, it is [`Misconfigured`](ErrorKind::Misconfigured): it would wait for
-///   the locks of its own request.
+///   [`deadline`](crate::InterlockBuilder::deadline). While a task has a [`Tx`](crate::Tx) on the
+///   same pool open, it is [`Misconfigured`](ErrorKind::Misconfigured): it would wait for the locks
+///   of its own request.
 /// * On `&mut Tx` or `&mut Savepoint` it is part of that transaction.
 ///
 /// It writes in a SERIALIZABLE transaction or not at all, which the statement checks itself. On a
@@ -112,9 +112,11 @@ use crate::error::{Error, ErrorKind};
 ///   [`DeadlineExceeded`](ErrorKind::DeadlineExceeded),
 ///   [`ConstraintViolation`](ErrorKind::ConstraintViolation), [`Database`](ErrorKind::Database):
 ///   nothing was written.
+/// * [`WrittenButUnreadable`](ErrorKind::WrittenButUnreadable) if a row was written and cannot be
+///   decoded, such as an INT4 into an `i64`: the write is kept.
 ///
-/// On a `Tx` or a `Savepoint` they are those of any statement. A row that was written but cannot be
-/// decoded is a `Database` error; on `&Interlock` it remains written.
+/// On a `Tx` or a `Savepoint` they are those of any statement, and a row that cannot be decoded is a
+/// `Database` error.
 ///
 /// # Cancellation
 ///

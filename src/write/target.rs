@@ -26,10 +26,13 @@ pub trait WriteTarget: sealed::Target {}
 impl<T: sealed::Target> WriteTarget for T {}
 
 pub(crate) mod sealed {
-    use super::{BoundStatement, Error, Written};
+    use super::{BoundStatement, Error, Unreadable, Written};
 
     #[expect(unnameable_types, reason = "it seals WriteTarget")]
     pub trait Target: Send {
+        /// What became of a write whose row cannot be decoded.
+        const UNREADABLE: Unreadable;
+
         /// Writes, or finds the condition that is not true. `None` if there is none.
         fn run(
             self,
@@ -38,13 +41,27 @@ pub(crate) mod sealed {
     }
 }
 
+/// What becomes of a write whose row cannot be decoded.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[expect(unnameable_types, reason = "a part of what seals WriteTarget")]
+pub enum Unreadable {
+    /// It is kept: it was its own COMMIT.
+    Kept,
+    /// That is decided with its transaction.
+    Open,
+}
+
 impl sealed::Target for &mut Tx {
+    const UNREADABLE: Unreadable = Unreadable::Open;
+
     async fn run(self, statement: BoundStatement) -> Result<Option<Written>, Error> {
         run_in_transaction(self.lease(), &statement).await
     }
 }
 
 impl sealed::Target for &mut Savepoint<'_> {
+    const UNREADABLE: Unreadable = Unreadable::Open;
+
     async fn run(self, statement: BoundStatement) -> Result<Option<Written>, Error> {
         run_in_transaction(self.lease(), &statement).await
     }

@@ -30,10 +30,11 @@ fn conditional_write_that_returns_int4_into_i64_does_not_say_that_nothing_was_wr
         let stored = stored(&kit).await;
         match answer {
             Ok((version,)) => assert_eq!(version, stored),
-            Err(error) => assert!(
-                stored == 0 || error.kind() != ErrorKind::Database,
-                "{error:?}, but the version is {stored}"
-            ),
+            Err(error) => {
+                assert_eq!((error.kind(), stored), (ErrorKind::WrittenButUnreadable, 1));
+                assert_eq!(error.outcome(), Outcome::Committed);
+                assert!(!error.is_retryable());
+            }
         }
     });
 }
