@@ -36,8 +36,8 @@
 //!   denial.
 //! * [`Tx`]: the transaction, in policies and handlers; [`Savepoint`]: a part of it that may fail;
 //!   [`Tx::after_commit`]: effects that must follow the COMMIT.
-//! * [`ConditionalWrite`]: check and write in one statement; [`precondition`]: `If-Match` and
-//!   `ETag`.
+//! * [`ConditionalWrite`]: check and write in one statement; [`precondition`]: `If-Match`,
+//!   `If-None-Match` and `ETag`.
 //! * [`Interlock::transact`]: the same promises outside of requests.
 //! * [`AuthorizeLayer`]: **when it commits**, nesting, cancellation.
 //! * [`InterlockBuilder`]: the settings; [`Interlock::pool_options`]: the pool.
@@ -59,12 +59,17 @@
 //!   queries on the pool, clocks (`now()` is the start of the transaction).
 //! * It does not undo effects outside of the database. Use [`Tx::after_commit`], which a crash may
 //!   lose, or an outbox table.
+//! * It does not take back a COMMIT that a handler has sent itself, in the middle of a text or on the
+//!   raw [`connection`](Tx::connection). The response is then a 500, the outcome is
+//!   [`Unknown`](Outcome::Unknown), and nothing is retried.
 //! * It does not span two databases in one request, and has no isolation below SERIALIZABLE.
 //!
 //! # Deployment caveats
 //!
 //! * **Policies and handlers may run several times.** After a serialization failure they are
-//!   retried, with the body from memory. Their effects other than SQL are repeated.
+//!   retried, with the body from memory. Their effects other than SQL are repeated. Requests that
+//!   ask for an upgrade are not retried; for any other value in the extensions that works only once,
+//!   set [`max_attempts(1)`](AuthorizeLayer::max_attempts).
 //! * **PostgreSQL** tracks conflicts between [SERIALIZABLE
 //!   transactions](https://www.postgresql.org/docs/current/transaction-iso.html#XACT-SERIALIZABLE)
 //!   only. The second promise holds if everything that changes permissions is SERIALIZABLE,
@@ -83,7 +88,11 @@
 //!   one cannot tell a request that was rolled back from one whose COMMIT is under way.
 //! * **Bodies** are read to their end before a connection is acquired, so that slow clients hold
 //!   none. Uploads that do not fit into memory are [`unbuffered`](AuthorizeLayer::unbuffered), with
-//!   one attempt and without that protection.
+//!   one attempt and without that protection. One limit counts: axum's `DefaultBodyLimit`, or else
+//!   [`body_limit`](InterlockBuilder::body_limit).
+//! * **One transaction at a time.** While a task has a [`Tx`] open, a conditional write on the
+//!   `Interlock`, a `transact` or a request in the same task is rejected: it would wait for its own
+//!   locks. In a task of its own it is not noticed, and waits.
 //! * **Streamed responses** follow the commit: a `Tx` cannot be moved into one.
 //! * **A disconnect** cancels policy and handler and rolls back, except for a COMMIT that was sent.
 //! * **Shutdown:** first the server's own, then [`drain`](Interlock::drain), then the pool.
@@ -127,7 +136,7 @@ pub mod layer {
 
 /// HTTP preconditions on the integer version of a row.
 pub mod precondition {
-    pub use crate::http::precondition::{ETag, IfMatch, IfNoneMatch};
+    pub use crate::http::precondition::{CreateOnly, ETag, IfMatch, IfNoneMatch};
 }
 
 /// SQL for the database.

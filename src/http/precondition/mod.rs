@@ -1,23 +1,27 @@
 //! HTTP preconditions on the integer version of a row.
 
+mod create_only;
 mod header;
+mod not_modified;
 
 use std::{convert::Infallible, fmt};
 
 use axum_core::{
-    body::Body,
     extract::{FromRequestParts, OptionalFromRequestParts},
     response::{IntoResponse, IntoResponseParts, Response, ResponseParts},
 };
-use bytes::Bytes;
-use futures_util::stream;
 use http::{
     HeaderMap, HeaderValue, StatusCode,
     header::{ETAG, IF_MATCH, IF_NONE_MATCH},
     request::Parts,
 };
 
-use self::header::{Field, Malformed, versions};
+pub use self::create_only::CreateOnly;
+pub(crate) use self::not_modified::NotModified;
+use self::{
+    header::{Field, Malformed, versions},
+    not_modified::no_body,
+};
 use crate::error::{Error, ErrorKind};
 
 /// The versions that the client accepts to overwrite: the extractor of
@@ -69,8 +73,14 @@ use crate::error::{Error, ErrorKind};
 /// | `version = ANY ($2)` | [`versions()`](Self::versions) | 412 | each of it | 412 |
 /// | `version = $2` | [`single()?`](Self::single) | 400 | 400 | 412 |
 ///
-/// The same expressions serve as a condition of a conditional write, with
-/// `(SELECT version FROM documents WHERE id = $2)` on the left.
+/// In the WHERE of an UPDATE or DELETE there is a row, and `$2 IS NULL` is enough for `*`. The
+/// condition of an upsert has to ask for the row, because `*` creates none:
+///
+/// ```sql
+/// (SELECT version FROM documents WHERE id = $1) = ANY ($2) OR ($2 IS NULL AND EXISTS (SELECT 1 FROM documents WHERE id = $1))
+/// ```
+///
+/// It serves as a condition of any conditional write.
 ///
 /// # Deployment caveats
 ///
@@ -204,7 +214,7 @@ impl<S: Sync> OptionalFromRequestParts<S> for IfMatch {
 /// }
 /// ```
 ///
-/// Do not guard writes with it; rely on the primary key to reject duplicates.
+/// Do not guard writes with it: [`CreateOnly`] is for those.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum IfNoneMatch {
     /// `*`: any version.
@@ -242,7 +252,9 @@ impl IfNoneMatch {
     ) -> Response {
         let etag = ETag::new(version);
         if self.matches(version) {
-            (StatusCode::NOT_MODIFIED, etag, no_body()).into_response()
+            let mut response = (StatusCode::NOT_MODIFIED, etag, no_body()).into_response();
+            response.extensions_mut().insert(NotModified);
+            response
         } else {
             (etag, body()).into_response()
         }
@@ -330,12 +342,6 @@ fn if_match(headers: &HeaderMap) -> Result<Option<IfMatch>, Error> {
             "If-Match is neither * nor a list of entity tags",
         )),
     }
-}
-
-/// A body of unknown length. For a known one axum adds `Content-Length: 0`, which a cache could
-/// take for the length of its stored response.
-fn no_body() -> Body {
-    Body::from_stream(stream::empty::<Result<Bytes, Infallible>>())
 }
 
 #[cfg(test)]

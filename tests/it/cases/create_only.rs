@@ -1,30 +1,5 @@
 //! `If-None-Match: *` on a write: make it, or do nothing.
 //!
-//! Not a module yet, because the extractor is not there. What these tests propose:
-//!
-//! ```text
-//! /// The client makes something new: the extractor of `If-None-Match: *`.
-//! ///
-//! /// | `If-None-Match`                                 | handler                          |
-//! /// |-------------------------------------------------|----------------------------------|
-//! /// | `*`                                             | runs                             |
-//! /// | a list of entity tags, also an empty one        | 412 PreconditionFailed: only `*` |
-//! /// |                                                 | can be asked for on a create     |
-//! /// | anything else, `*` in several lines, `*, "7"`   | 400 InvalidPrecondition          |
-//! /// | none                                            | 428 PreconditionRequired         |
-//! ///
-//! /// `Option<CreateOnly>` is `None` without the header, and only then.
-//! #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-//! pub struct CreateOnly(());
-//!
-//! impl CreateOnly {
-//!     /// 412 if the row is there already.
-//!     pub fn check(&self, exists: bool) -> Result<(), Error>;
-//!     /// The row of an INSERT: 412 for `None` (ON CONFLICT DO NOTHING), and for a unique violation.
-//!     pub fn created<T>(&self, inserted: Result<Option<T>, sqlx::Error>) -> Result<T, Error>;
-//! }
-//! ```
-//!
 //! A list of tags is allowed by RFC 9110 on a write, too ("unless the row is one of these"). A
 //! create-only handler cannot grant it: it never overwrites. 412 fails closed, and is not a claim
 //! that the client's syntax is wrong.
@@ -36,10 +11,13 @@ use axum::{
     http::{Request, StatusCode, header},
 };
 use futures::future::join_all;
-use tower_interlock::{Condition, ConditionalWrite, CreateOnly, Error, ErrorKind, Outcome, Tx, precondition::{ETag, IfMatch}};
+use tower_interlock::{
+    Condition, ConditionalWrite, Error, ErrorKind, Outcome, Tx,
+    precondition::{CreateOnly, ETag, IfMatch},
+};
 
 use super::meanwhile;
-use crate::kit::{TestResponse, Kit, anyone, guarded, send, test, test_with_pool};
+use crate::kit::{Kit, TestResponse, anyone, guarded, send, test, test_with_pool};
 
 async fn create(
     Path(id): Path<i64>,

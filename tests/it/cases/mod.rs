@@ -1,6 +1,7 @@
 //! What people have reported of other libraries, tried on this one. A file per kind of failure.
 
 mod constraint;
+mod create_only;
 mod drain;
 mod http;
 mod int4;
