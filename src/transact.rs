@@ -95,7 +95,7 @@ impl<'i> TransactionBuilder<'i> {
         E: From<Error> + Send + 'static,
     {
         let name = self.name.unwrap_or_else(type_name::<F>);
-        let span = tracing::info_span!("transact", name, attempt = Empty);
+        let span = tracing::error_span!("transact", name, attempt = Empty);
         self.run_named(name, work).instrument(span).await
     }
 
@@ -108,8 +108,7 @@ impl<'i> TransactionBuilder<'i> {
     {
         let database = &self.engine.database;
         let running = database.token();
-        let allowed = scope::check_no_open_transaction(database);
-        if let Err(error) = allowed.and_then(|()| database.check_open()) {
+        if let Err(error) = scope::check_may_begin(database) {
             error.log();
             return Err(E::from(error));
         }
@@ -174,7 +173,6 @@ where
         attempt: &mut Attempt<'_>,
     ) -> Result<Step<Self::Output>, Infallible> {
         let attempts = attempt.number();
-        Span::current().record("attempt", attempts);
         let slot = attempt.open(self.access);
         let work = pin!(async { (self.work)(Tx::new(&slot)).await });
         let result = attempt.run(&slot, work).await;
@@ -182,6 +180,7 @@ where
         let failure = match result {
             Some(result) => match attempt.settle(state, reply_of(&result)).await {
                 Ok(outcome) => {
+                    record_attempt(attempts);
                     return Ok(Step::Done(FinishedClosure {
                         result,
                         error: None,
@@ -203,6 +202,7 @@ where
 
 impl<T, E: From<Error>> FinishedClosure<T, E> {
     fn failed(attempts: u32, error: Error, outcome: Outcome) -> Self {
+        record_attempt(attempts);
         error.log();
         Self {
             result: Err(E::from(error.clone())),
@@ -225,6 +225,11 @@ impl<T, E: From<Error>> FinishedClosure<T, E> {
             });
         }
     }
+}
+
+/// Records the last attempt in the span, once: a log repeats a field that is recorded again.
+fn record_attempt(attempt: u32) {
+    Span::current().record("attempt", attempt);
 }
 
 /// What the result of a closure says about its transaction. An `Err` is never kept.

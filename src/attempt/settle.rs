@@ -11,7 +11,10 @@ use crate::{
         decide::{Decision, decide},
         reply::{Reply, ReplyClass},
     },
-    database::{CommitError, CommitFailure, Database, Depth, Detached, Transaction, timeout_at},
+    database::{
+        CommitError, CommitFailure, Database, Depth, Detached, Doubt, Proof, Transaction,
+        timeout_at,
+    },
     error::{Error, ErrorClass, ErrorKind, describe, sqlstate},
     report::Outcome,
     tx::{
@@ -59,7 +62,12 @@ pub(crate) async fn settle(
         let error = Error::new(ErrorKind::DeadlineExceeded);
         return Err(Failure::Replaced(error, state.outcome()));
     }
-    match decide(&state, reply) {
+    let decision = decide(&state, reply);
+    // T9: what a text has committed in its middle is neither rolled back nor to be done again.
+    if !matches!(decision, Decision::Commit) && is_ended(&mut state, deadlines.work).await {
+        return Err(ended(&state, reply.error));
+    }
+    match decision {
         Decision::Retry(class, error) => Err(Failure::Retry(Retry {
             class,
             error,
@@ -79,20 +87,62 @@ pub(crate) async fn settle(
 
 /// Settles an attempt that ended with an error of the inner service. `None` if that error is the
 /// reply.
-pub(crate) fn settle_service_error(state: SlotState) -> Option<Failure> {
-    let recorded = state
-        .errors
-        .iter()
-        .find(|recorded| recorded.class().is_retryable());
-    let Some(recorded) = recorded.filter(|_| !state.has_escaped()) else {
+pub(crate) async fn settle_service_error(
+    mut state: SlotState,
+    deadlines: Deadlines,
+) -> Option<Failure> {
+    let mut recorded = state.errors.iter();
+    let recorded = recorded.find(|recorded| recorded.class().is_retryable());
+    let retried = recorded.map(|recorded| (recorded.class(), recorded.error.clone()));
+    let Some((class, error)) = retried.filter(|_| !state.has_escaped()) else {
         tracing::debug!("the service failed, rolling back");
         return None;
     };
+    if is_ended(&mut state, deadlines.work).await {
+        return Some(ended(&state, None));
+    }
     Some(Failure::Retry(Retry {
-        class: recorded.class(),
-        error: recorded.error.clone(),
+        class,
+        error,
         unfinished: state.transaction,
     }))
+}
+
+/// Settles an attempt that did not end before the deadline.
+pub(crate) fn settle_timeout(state: &SlotState) -> Failure {
+    if doubt(state) == Some(Doubt::Text) {
+        return ended(state, None);
+    }
+    let error = Error::new(ErrorKind::DeadlineExceeded);
+    Failure::Replaced(error, state.outcome())
+}
+
+/// What may have ended the transaction unseen.
+fn doubt(state: &SlotState) -> Option<Doubt> {
+    state.transaction.as_ref()?.doubt()
+}
+
+/// Whether the transaction was ended unseen. Without proof, a text with transaction control counts
+/// as having ended it, and statements on the raw connection do not.
+async fn is_ended(state: &mut SlotState, deadline: Instant) -> bool {
+    let Some(transaction) = &mut state.transaction else {
+        return false;
+    };
+    let Some(doubt) = transaction.doubt() else {
+        return false;
+    };
+    match timeout_at(deadline, pin!(transaction.prove())).await {
+        Some(Proof::Same) => false,
+        Some(Proof::Ended) => true,
+        Some(Proof::None) | None => doubt == Doubt::Text,
+    }
+}
+
+/// The failure of an attempt whose transaction was ended by other means, or may have been.
+fn ended(state: &SlotState, error: Option<&Error>) -> Failure {
+    let first = state.first_error();
+    let error = Error::ended(first.as_ref().or(error));
+    Failure::Replaced(error, Outcome::Unknown)
 }
 
 /// Verifies a transaction that is to be committed, as far as statements were not seen.
@@ -125,20 +175,20 @@ async fn verify(state: &mut SlotState, reply: Reply<'_>) {
 /// Commits, and waits for the acknowledgement.
 async fn commit(
     mut state: SlotState,
-    database: &Database,
+    database: &Arc<Database>,
     limit: Instant,
 ) -> Result<Outcome, Failure> {
     let hooks = std::mem::take(&mut state.hooks);
-    let running = database.token();
     let Some(transaction) = state.transaction.take() else {
-        run_hooks(hooks, running);
+        run_hooks(hooks, database.token(), database);
         return Ok(Outcome::NoTransaction);
     };
+    let (running, database) = (database.token(), Arc::clone(database));
     let committing = async move {
         let committed = transaction.commit().await;
         log_commit(committed.as_ref().err().map(|(error, _)| error), limit);
         if committed.is_ok() {
-            run_hooks(hooks, running);
+            run_hooks(hooks, running, &database);
         }
         committed
     };
@@ -194,13 +244,14 @@ async fn dry_run_commit(mut state: SlotState, deadline: Instant) -> Result<Outco
 }
 
 /// Runs the hooks in the background, one after the other. A panic in one does not stop the next.
-fn run_hooks(hooks: Vec<PendingHook>, running: TaskTrackerToken) {
+fn run_hooks(hooks: Vec<PendingHook>, running: TaskTrackerToken, database: &Arc<Database>) {
     if hooks.is_empty() {
         return;
     }
+    let scope = Scope::Hook(Arc::clone(database));
     let hooks = async move {
         for PendingHook { hook, .. } in hooks {
-            let hook = scope::enter(Scope::Hook, hook);
+            let hook = scope::enter(scope.clone(), hook);
             if tokio::spawn(hook.in_current_span()).await.is_err() {
                 tracing::error!("an after_commit hook panicked");
             }

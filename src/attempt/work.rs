@@ -10,6 +10,7 @@ use tokio::time::Instant;
 
 use crate::{
     attempt::{
+        budget::exhausted,
         limits::Limits,
         reply::Reply,
         settle::{self, Deadlines, Failure, Retry},
@@ -56,6 +57,16 @@ pub(crate) enum Step<T> {
 }
 
 impl Failure {
+    /// The failure of work that cannot be done again.
+    pub(crate) fn without_retry(self) -> Self {
+        match self {
+            Self::Retry(Retry { class, error, .. }) => {
+                Self::Replaced(exhausted(class, &error), Outcome::RolledBack)
+            }
+            replaced @ Self::Replaced(..) => replaced,
+        }
+    }
+
     /// The step after a failed attempt, whose output is made from the error if it is done.
     pub(crate) fn into_step<T>(self, done: impl FnOnce(Error, Outcome) -> T) -> Step<T> {
         match self {
@@ -125,7 +136,7 @@ impl<'w> Attempt<'w> {
             self.number,
             access,
             self.next_tx.take(),
-            scope::current_slot(),
+            scope::current(),
         )
     }
 
@@ -174,16 +185,15 @@ impl<'w> Attempt<'w> {
 
     /// Settles an attempt that ended with an error of the inner service. `None` if that error is
     /// the output.
-    pub(crate) fn settle_service_error(&mut self, state: SlotState) -> Option<Failure> {
-        let failure = settle::settle_service_error(state)?;
+    pub(crate) async fn settle_service_error(&mut self, state: SlotState) -> Option<Failure> {
+        let failure = settle::settle_service_error(state, self.deadlines).await?;
         self.note(&failure);
         Some(failure)
     }
 
     /// Settles an attempt that did not end before the deadline.
     pub(crate) fn settle_timeout(&mut self, state: &SlotState) -> Failure {
-        let error = Error::new(ErrorKind::DeadlineExceeded);
-        let failure = Failure::Replaced(error, state.outcome());
+        let failure = settle::settle_timeout(state);
         self.note(&failure);
         failure
     }

@@ -24,7 +24,7 @@ pub(crate) use self::{
     detached::Detached,
     server::Server,
     session::pool_options,
-    transaction::{Depth, Transaction},
+    transaction::{Depth, Doubt, Proof, Transaction},
 };
 use crate::error::{Error, ErrorClass, ErrorKind, kind_at_begin};
 
@@ -90,6 +90,12 @@ impl Database {
         let mut connection = handoff.take(is_exhausted, from_pool).await?;
         connection.hand_off_to(handoff);
         Ok(connection)
+    }
+
+    /// Whether both take their connections from one pool.
+    pub(crate) fn shares_pool(&self, other: &Self) -> bool {
+        // Clones of a pool share its options.
+        std::ptr::eq(self.pool.options(), other.pool.options())
     }
 
     /// Which server it is, if one of its connections was used.

@@ -18,7 +18,7 @@ use crate::{
         detached::spawn_on,
         server::Server,
     },
-    error::{Error, ErrorClass, ErrorKind, describe},
+    error::{Error, ErrorClass, ErrorKind, breaks_connection, describe, sqlstate},
 };
 
 /// An open transaction. Dropped, it is rolled back in the background.
@@ -29,8 +29,35 @@ pub(crate) struct Transaction {
     depth: Depth,
     /// The outermost savepoint that was dropped and has to be rolled back.
     dropped: Option<Depth>,
-    /// The depth at which the sentinel was set.
-    sentinel: Option<Depth>,
+    sentinel: Option<Sentinel>,
+}
+
+/// A savepoint that proves that the transaction is still the same one.
+#[derive(Debug, Clone, Copy)]
+struct Sentinel {
+    /// The depth at which it was set.
+    depth: Depth,
+    /// What was sent since that may have ended the transaction.
+    doubt: Option<Doubt>,
+}
+
+/// What may have ended a transaction unseen.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Doubt {
+    /// Statements on the raw connection, whose texts are not known.
+    RawConnection,
+    /// A text with transaction control in its middle.
+    Text,
+}
+
+/// What is known of a transaction that something may have ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Proof {
+    /// It is still the one that has begun, healthy or not.
+    Same,
+    Ended,
+    /// Its connection does not say.
+    None,
 }
 
 /// How many savepoints a position is inside of.
@@ -150,12 +177,40 @@ impl Transaction {
     pub(crate) async fn set_sentinel(&mut self) -> Result<(), sqlx::Error> {
         if self.sentinel.is_none() {
             self.sql()?.execute("SAVEPOINT interlock_sentinel").await?;
-            self.sentinel = Some(self.depth);
+            self.sentinel = Some(Sentinel {
+                depth: self.depth,
+                doubt: None,
+            });
             if let Some(connection) = &mut self.connection {
                 connection.mark_unseen();
             }
         }
         Ok(())
+    }
+
+    /// Records that what is sent next may end the transaction. The sentinel is set.
+    pub(crate) fn mark_doubtful(&mut self, doubt: Doubt) {
+        if let Some(sentinel) = &mut self.sentinel {
+            sentinel.doubt = sentinel.doubt.max(Some(doubt));
+        }
+    }
+
+    /// What may have ended the transaction unseen, so that a ROLLBACK would not undo all of it.
+    pub(crate) fn doubt(&self) -> Option<Doubt> {
+        self.sentinel?.doubt
+    }
+
+    /// Finds out whether the transaction is still the one that has begun.
+    ///
+    /// Both servers roll back to a savepoint inside of an aborted transaction, and reject one that
+    /// they do not know. Another error concerns the transaction that knows it.
+    pub(crate) async fn prove(&mut self) -> Proof {
+        let Ok(sql) = self.sql() else {
+            return Proof::None;
+        };
+        let _ = drain(sql).await;
+        let returned = execute_and_probe(sql, "ROLLBACK TO SAVEPOINT interlock_sentinel").await;
+        returned.map_or_else(|error| proof_of(&error), |()| Proof::Same)
     }
 
     /// Reads all pending replies, and removes the sentinel. Fails, each time, unless this
@@ -243,7 +298,16 @@ impl Transaction {
     /// be left proves what the sentinel would have proved.
     fn leave(&mut self, depth: Depth) {
         self.depth = depth.outside();
-        self.sentinel = self.sentinel.filter(|sentinel| *sentinel < depth);
+        self.sentinel = self.sentinel.filter(|sentinel| sentinel.depth < depth);
+    }
+}
+
+/// What the error of a return to the sentinel proves.
+fn proof_of(error: &sqlx::Error) -> Proof {
+    match sqlstate::code(error).as_deref() {
+        Some(sqlstate::NO_ACTIVE_SQL_TRANSACTION | sqlstate::INVALID_SAVEPOINT) => Proof::Ended,
+        Some(_) if !breaks_connection(error) => Proof::Same,
+        _ => Proof::None,
     }
 }
 

@@ -9,6 +9,7 @@ use sqlx::{
 use sqlx_core::try_stream;
 
 use crate::{
+    database::Doubt,
     error::{Error, ErrorKind},
     tx::{
         lease::{Lease, LeaseGuard, Progress},
@@ -24,6 +25,9 @@ impl Lease {
         }
         if statement.may_be_several() {
             lease.set_sentinel().await?;
+            if statement.may_end_transaction() {
+                lease.parts()?.0.mark_doubtful(Doubt::Text);
+            }
         }
         lease.observe_next(statement.text());
         Ok(lease)

@@ -10,7 +10,7 @@ use std::{
 use sqlx::{PgConnection, SqlStr};
 
 use crate::{
-    database::{Depth, Transaction},
+    database::{Depth, Doubt, Transaction},
     error::{Error, ErrorKind, breaks_connection},
     tx::slot::Slot,
 };
@@ -67,7 +67,9 @@ impl Lease {
     pub(crate) async fn raw_connection(&mut self) -> Result<&mut PgConnection, sqlx::Error> {
         self.checkout_verified().await?;
         self.set_sentinel().await?;
-        self.parts()?.0.sql()
+        let (transaction, _) = self.parts()?;
+        transaction.mark_doubtful(Doubt::RawConnection);
+        transaction.sql()
     }
 
     /// Verifies the transaction if no statement is using it, and records errors that no statement

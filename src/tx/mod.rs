@@ -74,8 +74,11 @@ impl Tx {
 
     /// Returns the raw connection, for what an [`Executor`](sqlx::Executor) cannot do.
     ///
-    /// Statements on it are not tracked. One round trip before it is returned and one before COMMIT
-    /// verify that it is still the same healthy transaction. A serialization failure on it is
+    /// Statements on it are not tracked. One round trip before it is returned and one before the end
+    /// verify that it is still the same transaction, and for a COMMIT that it is healthy. If it was
+    /// ended, the outcome is [`Unknown`](crate::Outcome::Unknown), and the work is not retried. A COMMIT
+    /// on it is not noticed if the connection is lost, or the deadline passes, right after: do not
+    /// send one. A serialization failure on it is
     /// retried only if the policy, handler or closure returns it as an [`Error`](crate::Error).
     ///
     /// # Errors

@@ -1,7 +1,8 @@
 //! The scope of a task: the work that it is running.
 
-use std::sync::Arc;
+use std::{iter::successors, sync::Arc};
 
+pub(crate) use crate::tx::slot::Scope;
 use crate::{
     database::Database,
     error::{Error, ErrorKind},
@@ -13,64 +14,88 @@ tokio::task_local! {
     static SCOPE: Scope;
 }
 
-/// What a task is running.
-#[derive(Clone)]
-pub(crate) enum Scope {
-    /// An attempt.
-    Attempt(Arc<Slot>),
-    /// A hook.
-    Hook,
-}
-
 /// Runs `future` inside of `scope`. Tasks that it spawns are outside.
 pub(crate) fn enter<F: Future>(scope: Scope, future: F) -> impl Future<Output = F::Output> {
     SCOPE.scope(scope, future)
 }
 
-/// The slot of the attempt that the task is running.
-pub(crate) fn current_slot() -> Option<Arc<Slot>> {
-    let slot = SCOPE.try_with(|scope| match scope {
-        Scope::Attempt(slot) => Some(Arc::clone(slot)),
-        Scope::Hook => None,
-    });
-    slot.ok().flatten()
+/// What the task is running.
+pub(crate) fn current() -> Option<Scope> {
+    SCOPE.try_with(Scope::clone).ok()
 }
 
 /// The phase of the work that the task is running.
 pub(crate) fn current_phase() -> Phase {
     let phase = SCOPE.try_with(|scope| match scope {
         Scope::Attempt(slot) => slot.phase(),
-        Scope::Hook => Phase::Hook,
+        Scope::Hook(_) => Phase::Hook,
     });
     phase.unwrap_or(Phase::Work)
 }
 
 /// Who the work that the task is running is recorded for.
 pub(crate) fn principal() -> Option<Arc<str>> {
-    current_slot()?.principal().cloned()
+    let principal = SCOPE.try_with(|scope| match scope {
+        Scope::Attempt(slot) => slot.principal().cloned(),
+        Scope::Hook(_) => None,
+    });
+    principal.ok().flatten()
 }
 
-/// Rejects a second transaction on `database` while the task has one open (T10): it would wait for
-/// a connection, or for locks, that its own work holds.
+/// Checks that work on `database` may begin.
+///
+/// While the task has a transaction open on its pool, other work would wait for a connection, or for
+/// locks, that its own work holds (T10). Inside of other work on `database`, or of a hook of it, it
+/// belongs to work that was accepted, and `drain` waits for it.
 ///
 /// # Errors
 ///
-/// Returns `Misconfigured`.
-pub(crate) fn check_no_open_transaction(database: &Arc<Database>) -> Result<(), Error> {
-    let is_open = SCOPE.try_with(|scope| {
-        let Scope::Attempt(slot) = scope else {
-            return false;
-        };
-        std::iter::successors(Some(&**slot), |slot| slot.outer())
-            .any(|slot| slot.is_of(database) && slot.is_open())
-    });
-    if is_open.unwrap_or(false) {
-        return Err(Error::because(
+/// Returns `Misconfigured` for a second transaction, and `Unavailable` for new work once `drain`
+/// was called.
+pub(crate) fn check_may_begin(database: &Arc<Database>) -> Result<(), Error> {
+    let around = SCOPE.try_with(|scope| Around::find(scope, database));
+    match around.unwrap_or(Around::Nothing) {
+        Around::Nothing => database.check_open(),
+        Around::Accepted => Ok(()),
+        Around::OpenTransaction => Err(Error::because(
             ErrorKind::Misconfigured,
-            "a second transaction of one Interlock while the task has its Tx open: \
-             it would wait for its own locks; run the statement on that Tx, before its first \
-             statement, or in Tx::after_commit",
-        ));
+            "a second transaction on one pool while the task has its Tx open: it would wait for its \
+             own locks; run the statement on that Tx, before its first statement, or in \
+             Tx::after_commit",
+        )),
     }
-    Ok(())
+}
+
+/// What the task has of one database.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Around {
+    Nothing,
+    /// Work without a transaction so far, or a hook.
+    Accepted,
+    OpenTransaction,
+}
+
+impl Around {
+    fn find(scope: &Scope, database: &Arc<Database>) -> Self {
+        let scopes = successors(Some(scope), |scope| match scope {
+            Scope::Attempt(slot) => slot.outer(),
+            Scope::Hook(_) => None,
+        });
+        let around = scopes.map(|scope| match scope {
+            Scope::Attempt(slot) => Self::of_attempt(slot, database),
+            Scope::Hook(hooked) if Arc::ptr_eq(hooked, database) => Self::Accepted,
+            Scope::Hook(_) => Self::Nothing,
+        });
+        around.max().unwrap_or(Self::Nothing)
+    }
+
+    fn of_attempt(slot: &Slot, database: &Arc<Database>) -> Self {
+        if slot.is_open() && slot.database().shares_pool(database) {
+            Self::OpenTransaction
+        } else if slot.is_of(database) {
+            Self::Accepted
+        } else {
+            Self::Nothing
+        }
+    }
 }

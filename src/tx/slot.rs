@@ -6,8 +6,6 @@ use std::{
     time::Duration,
 };
 
-use tracing::Span;
-
 use crate::{
     database::{Access, Database, Depth, Transaction},
     error::{Error, ErrorKind},
@@ -22,10 +20,8 @@ use crate::{
 pub(crate) struct Slot {
     context: WorkContext,
     attempt: u32,
-    /// The slot of the work around this one.
-    outer: Option<Arc<Slot>>,
-    /// The span of the request, in which the policies are recorded.
-    span: Span,
+    /// What the task was running when the attempt began.
+    outer: Option<Scope>,
     state: Mutex<SlotState>,
 }
 
@@ -36,6 +32,15 @@ pub(crate) struct WorkContext {
     pub(crate) observation: Option<Observation>,
     /// Who the work is recorded for.
     pub(crate) principal: Option<Arc<str>>,
+}
+
+/// What a task is running.
+#[derive(Clone)]
+pub(crate) enum Scope {
+    /// An attempt.
+    Attempt(Arc<Slot>),
+    /// A hook of work on this database.
+    Hook(Arc<Database>),
 }
 
 impl Slot {
@@ -55,8 +60,8 @@ impl Slot {
         self.context.principal.as_ref()
     }
 
-    pub(crate) fn outer(&self) -> Option<&Self> {
-        self.outer.as_deref()
+    pub(crate) fn outer(&self) -> Option<&Scope> {
+        self.outer.as_ref()
     }
 
     /// Whether the attempt is over.
@@ -95,9 +100,6 @@ impl Slot {
         let mut state = self.lock();
         state.phase = Some(Phase::Policy);
         state.names.push(name);
-        if !self.span.is_disabled() {
-            self.span.record("policies", state.names.join(", "));
-        }
     }
 
     pub(crate) fn set_phase(&self, phase: Phase) {
@@ -215,7 +217,7 @@ impl SlotGuard {
         attempt: u32,
         access: Access,
         transaction: Option<Transaction>,
-        outer: Option<Arc<Slot>>,
+        outer: Option<Scope>,
     ) -> Self {
         let state = Mutex::new(SlotState {
             transaction,
@@ -226,7 +228,6 @@ impl SlotGuard {
             context,
             attempt,
             outer,
-            span: Span::current(),
             state,
         }))
     }
@@ -242,10 +243,11 @@ impl Deref for SlotGuard {
 
 impl Drop for SlotGuard {
     fn drop(&mut self) {
-        if self.close().outcome() == Outcome::NoTransaction {
+        let state = self.close();
+        if state.outcome() == Outcome::NoTransaction {
             // Settled before, or nothing to roll back.
         } else if std::thread::panicking() {
-            tracing::error!("panic, rolling back");
+            tracing::error!(names = ?state.names, "panic, rolling back");
         } else {
             tracing::debug!("request dropped, rolling back");
         }

@@ -49,6 +49,12 @@ impl Statement {
                 .trim_end_matches([';', ' ', '\n', '\r', '\t'])
                 .contains(';')
     }
+
+    /// Whether one of several statements may end the transaction. A semicolon that separates
+    /// nothing, as in a literal, makes it doubtful as well.
+    pub(crate) fn may_end_transaction(&self) -> bool {
+        self.sql.as_str().split(';').any(controls_transaction)
+    }
 }
 
 impl Execute<'_, Postgres> for Statement {
@@ -211,6 +217,23 @@ mod tests {
             "commits",
         ] {
             assert!(!controls_transaction(sql), "{sql}");
+        }
+    }
+
+    #[test]
+    fn end_of_the_transaction_is_found_in_the_middle_of_a_text() {
+        for sql in [
+            "SELECT 1; COMMIT",
+            "SELECT 1; COMMIT; SELECT 2",
+            "SELECT 1; /* ; */ end; SELECT 2",
+            "SELECT ';'; -- ;\nROLLBACK",
+            "SELECT $$;$$; PREPARE TRANSACTION 'a'",
+            "SELECT '/*;'; COMMIT",
+        ] {
+            assert!(Statement::new(sql).may_end_transaction(), "{sql}");
+        }
+        for sql in ["SELECT 1; SELECT 'COMMIT'", "SELECT 1; SELECT 2;"] {
+            assert!(!Statement::new(sql).may_end_transaction(), "{sql}");
         }
     }
 

@@ -24,8 +24,7 @@ pub(crate) async fn run(
     statement: &BoundStatement,
 ) -> Result<Option<Written>, Error> {
     let running = engine.database.token();
-    let allowed = scope::check_no_open_transaction(&engine.database);
-    if let Err(error) = allowed.and_then(|()| engine.database.check_open()) {
+    if let Err(error) = scope::check_may_begin(&engine.database) {
         error.log();
         return Err(error);
     }

@@ -433,10 +433,11 @@ fn requests_side_by_side_use_separate_transactions() {
         let ran = Arc::new(AtomicBool::new(false));
         let set_ran = Arc::clone(&ran);
         let inner = guarded(kit.interlock.require(anyone), write);
-        // A separate request that is sent meanwhile has a separate transaction.
+        // A separate request that a task of its own sends meanwhile has a separate transaction.
         let handler = move |mut tx: Tx| async move {
             note(&mut tx, 2).await?;
-            assert_eq!(put(&inner, "/1", "").await.status, 200);
+            let sent = tokio::spawn(async move { put(&inner, "/1", "").await });
+            assert_eq!(sent.await.unwrap().status, 200);
             set_ran.store(true, Ordering::SeqCst);
             Err::<(), _>(Error::not_found())
         };

@@ -120,6 +120,54 @@ fn conditional_write_of_an_accepted_requests_policy_is_made_during_drain() {
     });
 }
 
+/// Everything that accepted work and its hooks can begin, and a hook of a hook.
+#[test]
+fn transactions_and_requests_of_a_hook_are_made_during_drain() {
+    test(async |kit| {
+        let interlock = kit.interlock.clone();
+        let inner = guarded(kit.interlock.require(anyone), async |mut tx: Tx| {
+            Ok::<_, Error>(note(&mut tx, 2).await?)
+        });
+        let handler = async move |mut tx: Tx| {
+            note(&mut tx, 1).await?;
+            tx.after_commit(async move {
+                sleep(Duration::from_millis(300)).await;
+                assert_eq!(put(&inner, "/1", "").await.status, 200);
+                let own = interlock.clone();
+                let work = async |mut tx: Tx| {
+                    let own = own.clone();
+                    tx.after_commit(async move { write(&own).await.unwrap() });
+                    Ok::<_, Error>(note(&mut tx, 3).await?)
+                };
+                interlock.transact(work).await.unwrap();
+            });
+            Ok::<_, Error>(())
+        };
+        let app = guarded(kit.interlock.require(anyone), handler);
+        assert_eq!(put(&app, "/1", "").await.status, 200);
+        drain(&kit.interlock).await;
+        assert_eq!(kit.notes().await, [1, 2, 3]);
+        assert_eq!(version(&kit, 1).await, 1);
+    });
+}
+
+/// The work of one interlock is not accepted by another one that is drained.
+#[test]
+fn work_on_another_interlock_that_is_drained_is_refused() {
+    test(async |kit| {
+        let other = Interlock::new(kit.outside.clone());
+        other.drain().await;
+        let handler = async move |mut tx: Tx| {
+            let refused = write(&other).await.unwrap_err();
+            assert_eq!(refused.kind(), ErrorKind::Unavailable);
+            Ok::<_, Error>(note(&mut tx, 1).await?)
+        };
+        let app = guarded(kit.interlock.require(anyone), handler);
+        assert_eq!(put(&app, "/1", "").await.status, 200);
+        assert_eq!((version(&kit, 1).await, kit.notes().await), (0, vec![1]));
+    });
+}
+
 #[test]
 fn accepted_request_runs_again_during_drain() {
     test(async |kit| {

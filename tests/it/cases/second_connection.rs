@@ -196,6 +196,60 @@ fn conditional_write_before_the_first_statement_is_made() {
     });
 }
 
+/// Neither waits for the other.
+#[test]
+fn request_inside_a_request_before_its_first_statement_is_made() {
+    test(async |kit| {
+        let inner = guarded(kit.interlock.require(anyone), async |mut tx: Tx| {
+            lock(&mut tx).await
+        });
+        let handler = async move |mut tx: Tx| {
+            let request = Request::put("/1").body(Body::empty()).unwrap();
+            assert_eq!(inner.oneshot(request).await.unwrap().status(), 200);
+            Ok::<_, Error>(note(&mut tx, 1).await?)
+        };
+        let app = guarded(kit.interlock.require(anyone), handler);
+        assert_committed(&put(&app, "/1", "").await);
+        assert_eq!(
+            (kit.body(1).await, kit.notes().await),
+            ("new".into(), vec![1])
+        );
+    });
+}
+
+/// It carries the extensions of the request, and joins its transaction.
+#[test]
+fn request_forwarded_inside_a_request_joins_its_transaction() {
+    test(async |kit| {
+        let inner = guarded(kit.interlock.require(anyone), async |mut tx: Tx| {
+            lock(&mut tx).await
+        });
+        let policy = async |mut tx: Tx| Ok::<_, Error>(note(&mut tx, 1).await?);
+        let handler = async move |request: Request| inner.oneshot(request).await.unwrap();
+        let app = guarded(kit.interlock.require(policy), handler);
+        assert_committed(&put(&app, "/1", "").await);
+        assert_eq!(
+            (kit.body(1).await, kit.notes().await),
+            ("new".into(), vec![1])
+        );
+    });
+}
+
+#[test]
+fn transact_while_the_tx_is_open_is_refused_at_once() {
+    test(async |kit| {
+        let interlock = hurried(&kit);
+        let handler = async move |mut tx: Tx| {
+            lock(&mut tx).await?;
+            interlock
+                .transact(async |mut tx: Tx| lock(&mut tx).await)
+                .await
+        };
+        let app = guarded(hurried(&kit).require(anyone), handler);
+        assert_refused(&kit, &app).await;
+    });
+}
+
 #[test]
 fn conditional_write_on_another_interlock_while_the_tx_is_open_is_made() {
     test(async |kit| {

@@ -1,7 +1,9 @@
 //! A text that commits in its middle: it is found out, but what it has kept cannot be taken back.
 
-use support::Kind;
-use tower_interlock::{Error, ErrorKind, Outcome, Tx};
+use axum::http::StatusCode;
+use sqlx::Executor as _;
+use support::{Fault, Kind, Moment, Proxy};
+use tower_interlock::{Error, ErrorKind, Interlock, Outcome, Tx};
 
 use super::{cause, version};
 use crate::kit::{Kit, TestResponse, anyone, guarded, put, test};
@@ -82,6 +84,88 @@ fn text_that_commits_and_then_meets_a_conflict_is_not_run_again() {
     });
 }
 
+/// The reply is lost, and with it the proof that nothing was committed before.
+#[test]
+fn text_that_commits_and_loses_its_connection_is_unknown() {
+    test(async |kit| {
+        let proxy = Proxy::start(&kit.database);
+        proxy.inject(Moment::Text("pg_typeof"), Fault::CutAfter);
+        let kit = kit.through(&proxy);
+        let answer = run(&kit, "SELECT 1; COMMIT; SELECT pg_typeof(1)").await;
+        assert_eq!(version(&kit, 1).await, 1);
+        assert_unknown(&answer);
+        kit.interlock.drain().await;
+    });
+}
+
+/// A text that cannot end the transaction is rolled back with its connection.
+#[test]
+fn text_of_several_statements_that_loses_its_connection_is_run_again() {
+    test(async |kit| {
+        let proxy = Proxy::start(&kit.database);
+        proxy.inject(Moment::Text("pg_typeof"), Fault::CutAfter);
+        let kit = kit.through(&proxy);
+        let answer = run(&kit, "SELECT 1; SELECT pg_typeof(1)").await;
+        assert_eq!(answer.status, 200, "{}", cause(&answer));
+        assert_eq!((answer.report().attempts(), version(&kit, 1).await), (2, 1));
+        kit.interlock.drain().await;
+    });
+}
+
+/// What the handler replies says nothing about the COMMIT in between.
+#[test]
+fn raw_commit_under_any_reply_is_unknown() {
+    test(async |kit| {
+        for status in [200, 302, 400, 404, 500, 503] {
+            let status = StatusCode::from_u16(status).unwrap();
+            let handler = async move |mut tx: Tx| {
+                tx.connection().await?.execute("COMMIT").await?;
+                Ok::<_, Error>(status)
+            };
+            let app = guarded(kit.interlock.require(anyone), handler);
+            assert_unknown(&put(&app, "/1", "").await);
+        }
+    });
+}
+
+/// An error on the raw connection does not end the transaction.
+#[test]
+fn raw_connection_under_an_error_is_rolled_back() {
+    test(async |kit| {
+        for text in ["SELECT missing", "INSERT INTO notes VALUES (1, '')"] {
+            let handler = async move |mut tx: Tx| {
+                let _ = tx.connection().await?.execute(text).await;
+                Err::<(), _>(Error::not_found())
+            };
+            let app = guarded(kit.interlock.require(anyone), handler);
+            let answer = put(&app, "/1", "").await;
+            assert_eq!(
+                (answer.status.as_u16(), answer.outcome()),
+                (404, Outcome::RolledBack)
+            );
+            assert_eq!(kit.notes().await, [0_i64; 0]);
+        }
+    });
+}
+
+#[test]
+fn error_of_transact_with_a_text_that_commits_says_that_the_outcome_is_unknown() {
+    test(async |kit| {
+        let work = async |mut tx: Tx| {
+            sqlx::raw_sql("INSERT INTO notes VALUES (1, ''); COMMIT")
+                .execute(&mut tx)
+                .await?;
+            Ok::<_, Error>(())
+        };
+        let error = kit.interlock.transact(work).await.unwrap_err();
+        assert_eq!(
+            (error.kind(), error.outcome()),
+            (ErrorKind::TransactionAborted, Outcome::Unknown)
+        );
+        assert_eq!(kit.notes().await, [1]);
+    });
+}
+
 /// What a text rolls back is not kept: that may be said.
 #[test]
 fn text_that_rolls_back_in_its_middle_keeps_nothing_before_it() {
@@ -97,6 +181,14 @@ impl Kit {
     fn with_attempts(&self, attempts: u32) -> Self {
         let mut kit = self.clone();
         kit.interlock = kit.builder().max_attempts(attempts).build();
+        kit
+    }
+
+    /// With an interlock whose connections lead through `proxy`.
+    fn through(&self, proxy: &Proxy) -> Self {
+        let mut kit = self.clone();
+        let pool = Interlock::pool_options().connect_lazy_with(proxy.options());
+        kit.interlock = Interlock::new(pool);
         kit
     }
 }

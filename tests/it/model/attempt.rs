@@ -3,7 +3,12 @@
 use tower_interlock::{ErrorKind, Outcome};
 
 use super::{
-    Reply, errors::Trouble, settlement::Settled, status_of, transaction::Transaction, wire::Wire,
+    Reply,
+    errors::Trouble,
+    settlement::{Settled, ended},
+    status_of,
+    transaction::Transaction,
+    wire::Wire,
 };
 use crate::script::{End, FOREVER, Layer, OnError, Part, Plain, Script, Step};
 
@@ -249,6 +254,15 @@ impl<'r> Attempt<'r> {
     }
 
     pub(super) fn stopped(&self, stop: Stop) -> Settled {
+        let timed_out = match stop {
+            Stop::Panic => false,
+            Stop::Deadline => true,
+            Stop::Hung => self.script.settings.deadline < FOREVER,
+        };
+        let transaction = self.transaction.as_ref();
+        if timed_out && transaction.is_some_and(Transaction::in_doubt) {
+            return ended(); // T9
+        }
         let reply = match stop {
             // Rule 1.
             Stop::Panic => Reply::Panic,

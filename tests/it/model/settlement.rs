@@ -7,6 +7,7 @@ use super::{
     Reply,
     attempt::{Attempt, Halt, LayerReply, Stop, Verdict},
     errors::{Commit, Retry},
+    transaction::Transaction,
 };
 
 /// The result of an attempt.
@@ -14,6 +15,12 @@ pub(super) enum Settled {
     Done(Reply, Outcome),
     /// With whether a transaction must be rolled back first.
     Retry(Retry, bool),
+}
+
+/// The transaction was ended by other means (T9).
+pub(super) fn ended() -> Settled {
+    let reply = Reply::Problem(ErrorKind::TransactionAborted);
+    Settled::Done(reply, Outcome::Unknown)
 }
 
 impl Attempt<'_> {
@@ -34,6 +41,11 @@ impl Attempt<'_> {
         let replaced = |reply| Ok(Settled::Done(reply, outcome));
         let aborted = replaced(Reply::Problem(ErrorKind::TransactionAborted));
 
+        // T9.
+        let transaction = self.transaction.as_ref();
+        if transaction.is_some_and(Transaction::ended_unseen) {
+            return Ok(ended());
+        }
         // Rule 2.
         if self.escaped {
             return replaced(Reply::Problem(ErrorKind::TxEscaped));

@@ -33,6 +33,20 @@ pub(super) struct Transaction {
     unread: Option<Trouble>,
     /// The depth of the savepoint with the first effect that the crate cannot see.
     unseen: Option<usize>,
+    /// A text that may have ended the transaction was sent.
+    doubtful: bool,
+}
+
+impl Transaction {
+    /// It may have been ended, and nothing has proved since that it was not (T9).
+    pub(super) fn in_doubt(&self) -> bool {
+        self.doubtful && self.unseen.is_some()
+    }
+
+    /// It was ended, or its connection cannot say that it was not (T9).
+    pub(super) fn ended_unseen(&self) -> bool {
+        self.in_doubt() && (self.ended || self.dead)
+    }
 }
 
 impl Attempt<'_> {
@@ -59,6 +73,7 @@ impl Attempt<'_> {
             Statement::HiddenEnd => {
                 self.hold(Holder::Own)?;
                 self.set_sentinel()?;
+                self.open().doubtful = true;
                 self.send()?;
                 self.open().ended = true;
                 Ok(())
