@@ -100,10 +100,15 @@ impl InterlockBuilder {
         self
     }
 
-    /// Sets how many bytes of a request body are kept in memory, to be replayed. Default: 2 MiB, as
-    /// axum's own limit.
+    /// Sets how many bytes of a request body are kept in memory, to be replayed. Default: axum's own
+    /// limit, which is 2 MiB unless a
+    /// [`DefaultBodyLimit`](https://docs.rs/axum/latest/axum/extract/struct.DefaultBodyLimit.html)
+    /// outside of the layer changes it.
+    ///
+    /// It takes the place of a `DefaultBodyLimit` outside of the layer, also of a smaller one. One
+    /// inside of the layer applies as well. Where a `DefaultBodyLimit` is disabled, set this limit.
     pub fn body_limit(mut self, bytes: usize) -> Self {
-        self.options.body_limit = bytes;
+        self.options.body_limit = Some(bytes);
         self
     }
 
@@ -115,7 +120,7 @@ impl InterlockBuilder {
         self
     }
 
-    /// Decides which responses of 2xx and 3xx are successes. Default: all of them.
+    /// Decides which responses of 2xx, 3xx and 101 are successes. Default: all of them.
     ///
     /// It is for protocols such as gRPC and GraphQL, which respond with 200 to errors. Where it
     /// returns false, the transaction is rolled back and the response is sent.
@@ -129,6 +134,10 @@ impl InterlockBuilder {
 
     /// Renders errors: those of the layer itself, and each [`Error`] or [`Denied`](crate::Denied)
     /// of a policy or handler. Default: problem documents.
+    ///
+    /// The response has its status and its body. Headers that the response had before, such as
+    /// `Set-Cookie`, `WWW-Authenticate` or `Retry-After`, remain, except for those that describe its
+    /// body; a header that `render` sets replaces the one of the same name.
     ///
     /// Do not put the error's source into the response: it may contain database text.
     pub fn error_response(

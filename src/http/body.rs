@@ -3,9 +3,9 @@
 
 use std::{error::Error as StdError, time::Duration};
 
-use axum_core::body::Body;
+use axum_core::{RequestExt as _, body::Body};
 use bytes::Bytes;
-use http::HeaderMap;
+use http::{HeaderMap, Request, request::Parts};
 use http_body::Body as _;
 use http_body_util::{BodyExt as _, Full, LengthLimitError, Limited};
 use tokio::time::timeout;
@@ -20,26 +20,42 @@ pub(crate) struct Buffered {
 }
 
 impl Buffered {
-    /// Reads `body`: at most `limit` bytes, for at most `time`.
-    pub(crate) async fn read(body: Body, limit: usize, time: Duration) -> Result<Self, Error> {
+    /// Reads `body`: at most `limit` bytes, or as many as axum's limit for the request allows, for
+    /// at most `time`.
+    pub(crate) async fn read(
+        parts: Parts,
+        body: Body,
+        limit: Option<usize>,
+        time: Duration,
+    ) -> Result<(Parts, Self), Error> {
         if body.is_end_stream() {
-            return Ok(Self::default());
+            return Ok((parts, Self::default()));
         }
-        if body.size_hint().lower() > limit as u64 {
+        let announced = body.size_hint().lower();
+        let request = Request::from_parts(parts, body);
+        let (parts, body) = match limit {
+            Some(limit) => request.map(|body| Body::new(Limited::new(body, limit))),
+            None => request.with_limited_body(),
+        }
+        .into_parts();
+        let allowed = body.size_hint().upper();
+        if allowed.is_some_and(|allowed| announced > allowed) {
             return Err(Error::new(ErrorKind::BodyTooLarge));
         }
-        match timeout(time, Limited::new(body, limit).collect()).await {
+        match timeout(time, body.collect()).await {
             Ok(Ok(collected)) => {
                 let trailers = collected.trailers().cloned();
-                Ok(Self {
-                    data: collected.to_bytes(),
-                    trailers,
-                })
+                let data = collected.to_bytes();
+                Ok((parts, Self { data, trailers }))
             }
-            Ok(Err(error)) if is_too_large(&*error) => Err(Error::new(ErrorKind::BodyTooLarge)),
+            Ok(Err(error)) if is_too_large(&error) => Err(Error::new(ErrorKind::BodyTooLarge)),
             Ok(Err(error)) => Err(Error::because(ErrorKind::BodyUnreadable, error)),
             Err(_) => Err(Error::new(ErrorKind::BodyTimeout)),
         }
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.data.is_empty()
     }
 
     pub(crate) fn into_body(self) -> Body {

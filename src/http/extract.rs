@@ -17,10 +17,21 @@ impl<S: Sync> FromRequestParts<S> for Tx {
     async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Error> {
         match parts.extensions.get::<Arc<Slot>>() {
             Some(slot) => Ok(Self::new(slot)),
-            None => Err(Error::because(
-                ErrorKind::Misconfigured,
-                "a Tx on a route without an AuthorizeLayer",
+            None => Err(logged_without_layer(
+                parts,
+                Error::because(
+                    ErrorKind::Misconfigured,
+                    "a Tx on a route without an AuthorizeLayer",
+                ),
             )),
         }
     }
+}
+
+/// Logs the error of an extractor, unless there is a layer to log it.
+pub(crate) fn logged_without_layer(parts: &Parts, error: Error) -> Error {
+    if parts.extensions.get::<Arc<Slot>>().is_none() {
+        error.log();
+    }
+    error
 }

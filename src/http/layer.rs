@@ -38,9 +38,10 @@ use crate::{
 ///    rolled back, and policy and handler are retried.
 /// 4. If a policy denied, the transaction is rolled back: the policy's response.
 /// 5. If a policy failed, the transaction is rolled back and the handler does not run: 5xx.
-/// 6. A response of 4xx or 5xx rolls back, unless
+/// 6. A response of 4xx or 5xx, or of 1xx except for 101, rolls back, unless
 ///    [`commit_on_client_error`](crate::Tx::commit_on_client_error) keeps a 4xx.
-/// 7. A success over a recorded error that no savepoint has cleared rolls back: 500.
+/// 7. A success (2xx, 3xx or 101) over a recorded error that no savepoint has cleared rolls back:
+///    500.
 /// 8. A success over the 4xx or 5xx of an inner layer rolls back: 500.
 /// 9. [`rollback_only`](crate::Tx::rollback_only) and
 ///    [`dry_run`](crate::InterlockBuilder::dry_run) roll back.
@@ -51,10 +52,20 @@ use crate::{
 /// that does not prove that nothing was kept is
 /// [`OutcomeUnknown`](crate::ErrorKind::OutcomeUnknown), and is never retried.
 ///
+/// # What is not retried
+///
+/// A request that asks for an upgrade, such as `WebSocketUpgrade`, has one attempt, because all
+/// copies of it share one connection; an upgrade to `h2c` does not count. A request with another
+/// value in its extensions that works only once, such as the sender of a channel, needs
+/// [`max_attempts(1)`](Self::max_attempts): each attempt gets a clone of the extensions.
+///
 /// # Nesting
 ///
 /// Inside of another layer of the same [`Interlock`](crate::Interlock) it joins that layer's
 /// transaction. The outermost layer settles, and its settings apply.
+///
+/// A request that is made while the task has the transaction of another one open, and does not
+/// carry its extensions, is [`Misconfigured`](crate::ErrorKind::Misconfigured).
 ///
 /// # Cancellation
 ///
@@ -123,10 +134,10 @@ impl AuthorizeLayer {
         self.change(|route| route.limits.set_max_attempts(attempts))
     }
 
-    /// Overrides [`InterlockBuilder::body_limit`](crate::InterlockBuilder::body_limit) for this
-    /// route.
+    /// Overrides [`InterlockBuilder::body_limit`](crate::InterlockBuilder::body_limit), and axum's
+    /// limit, for this route.
     pub fn body_limit(self, bytes: usize) -> Self {
-        self.change(|route| route.options.body_limit = bytes)
+        self.change(|route| route.options.body_limit = Some(bytes))
     }
 
     /// Overrides [`InterlockBuilder::body_timeout`](crate::InterlockBuilder::body_timeout) for this

@@ -7,8 +7,10 @@ mod options;
 mod policy;
 pub(crate) mod precondition;
 mod problem;
+mod response;
 mod route;
 mod service;
+mod source;
 mod work;
 
 pub use self::{

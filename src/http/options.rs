@@ -14,7 +14,8 @@ pub(crate) type Principal = dyn Fn(&Parts) -> Option<String> + Send + Sync;
 /// The settings for requests.
 #[derive(Clone)]
 pub(crate) struct Options {
-    pub(crate) body_limit: usize,
+    /// `None` is axum's own limit.
+    pub(crate) body_limit: Option<usize>,
     pub(crate) body_timeout: Duration,
     pub(crate) commit_if: Option<Arc<CommitIf>>,
     pub(crate) error_response: Option<Arc<RenderError>>,
@@ -32,7 +33,7 @@ impl Options {
 impl Default for Options {
     fn default() -> Self {
         Self {
-            body_limit: 2 * 1024 * 1024,
+            body_limit: None,
             body_timeout: Duration::from_secs(30),
             commit_if: None,
             error_response: None,

@@ -9,7 +9,10 @@ use axum_core::{
 use futures_core::future::BoxFuture;
 use http::request::Parts;
 
-use crate::error::{Error, ErrorKind};
+use crate::{
+    error::{Error, ErrorKind},
+    http::extract::logged_without_layer,
+};
 
 /// A permission check: an async function of extractors, like a handler.
 ///
@@ -166,9 +169,12 @@ where
     async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Error> {
         match parts.extensions.get::<Granted<G>>() {
             Some(Granted(grant)) => Ok(Self(grant.clone())),
-            None => Err(Error::because(
-                ErrorKind::Misconfigured,
-                format!("no policy of this route grants {}", type_name::<G>()),
+            None => Err(logged_without_layer(
+                parts,
+                Error::because(
+                    ErrorKind::Misconfigured,
+                    format!("no policy of this route grants {}", type_name::<G>()),
+                ),
             )),
         }
     }

@@ -15,21 +15,17 @@ use axum_core::{
     response::{IntoResponse as _, Response},
 };
 use bytes::Bytes;
-use http::{Request, request::Parts};
+use http::{Request, StatusCode, header};
 use tower_service::Service;
 use tracing::{Instrument as _, Span, field::Empty};
 
 use crate::{
     attempt::{self, Attempt, Reply, ReplyClass, Step, Work},
     error::Error,
-    http::{
-        body::Buffered,
-        options::Options,
-        route::{BodyMode, Route},
-    },
-    observe::{Finished, Phase, WorkKind},
+    http::{options::Options, response::FinalResponse, route::Route, source::RequestSource},
+    observe::Phase,
     report::{Outcome, Report},
-    tx::{Lease, Slot, Verdict, WorkContext},
+    tx::{Lease, Slot, Verdict, WorkContext, scope},
 };
 
 /// Runs a request: reads its body, and attempts it until there is a response.
@@ -45,13 +41,14 @@ where
     B: http_body::Body<Data = Bytes> + Send + 'static,
     B::Error: Into<BoxError>,
 {
-    let span = tracing::info_span!("authorize", policies = Empty, attempt = Empty);
+    let span = tracing::error_span!("authorize", policies = Empty, attempt = Empty);
     async move {
         let route = &*route;
         let (parts, body) = request.into_parts();
         let context = route.engine.context(route.options.principal(&parts));
+        let accepts_codings = parts.headers.contains_key(header::ACCEPT_ENCODING);
         let running = route.engine.database.token();
-        let source = match route.engine.database.check_open() {
+        let source = match scope::check_may_begin(&route.engine.database) {
             Ok(()) => RequestSource::read(route, parts, body).await,
             Err(error) => Err(error),
         };
@@ -61,7 +58,7 @@ where
             Err(error) => FinalResponse::rejected(error),
         };
         drop(running);
-        Ok(response.finish(&route.options, &context, started))
+        Ok(response.finish(&route.options, &context, started, accepts_codings))
     }
     .instrument(span)
 }
@@ -115,7 +112,7 @@ where
     B::Error: Into<BoxError>,
 {
     let mut limits = route.limits;
-    if route.body == BodyMode::Streamed {
+    if !source.is_repeatable() {
         limits.max_attempts = 1;
     }
     let work = RequestWork {
@@ -123,6 +120,7 @@ where
         inner,
         source,
         policies: Vec::new(),
+        recorded: 0,
         response_body: PhantomData,
     };
     attempt::run(&route.engine, context, &limits, route.access, work).await
@@ -135,6 +133,8 @@ struct RequestWork<'r, S, B> {
     source: RequestSource,
     /// Those of the last attempt.
     policies: Vec<&'static str>,
+    /// How many of them the span has.
+    recorded: usize,
     response_body: PhantomData<fn() -> B>,
 }
 
@@ -162,7 +162,6 @@ where
         attempt: &mut Attempt<'_>,
     ) -> Result<Step<FinalResponse>, S::Error> {
         let (number, is_last) = (attempt.number(), attempt.is_last());
-        Span::current().record("attempt", number);
         let route = self.route;
         let slot = attempt.open(route.access);
         let called = {
@@ -178,6 +177,7 @@ where
         };
         let mut state = slot.close();
         self.policies = std::mem::take(&mut state.names);
+        self.record_policies();
         let failure = match called {
             Some(Ok(response)) => {
                 let reply = reply_of(&response, &route.options);
@@ -186,10 +186,14 @@ where
                         let report = self.report(number, outcome);
                         return Ok(Step::Done(FinalResponse { response, report }));
                     }
+                    // Its connection may be in use already.
+                    Err(failure) if response.status() == StatusCode::SWITCHING_PROTOCOLS => {
+                        failure.without_retry()
+                    }
                     Err(failure) => failure,
                 }
             }
-            Some(Err(error)) => attempt.settle_service_error(state).ok_or(error)?,
+            Some(Err(error)) => attempt.settle_service_error(state).await.ok_or(error)?,
             None => attempt.settle_timeout(&state),
         };
         Ok(failure.into_step(|error, outcome| self.error_response(number, error, outcome)))
@@ -208,7 +212,19 @@ impl<S, B> RequestWork<'_, S, B> {
         }
     }
 
+    /// Records the policies in the span, once: a log repeats a field that is recorded again. Only
+    /// an attempt that gets further than those before it has more of them.
+    fn record_policies(&mut self) {
+        let span = Span::current();
+        if self.policies.len() > self.recorded && !span.is_disabled() {
+            span.record("policies", self.policies.join(", "));
+            self.recorded = self.policies.len();
+        }
+    }
+
+    /// The report of the last attempt.
     fn report(&mut self, attempts: u32, outcome: Outcome) -> Report {
+        Span::current().record("attempt", attempts);
         Report {
             policies: std::mem::take(&mut self.policies),
             attempts,
@@ -224,7 +240,8 @@ fn reply_of<'r>(response: &'r Response, options: &Options) -> Reply<'r> {
         let commit_if = options.commit_if.as_ref();
         commit_if.is_none_or(|commit_if| commit_if(response))
     };
-    let class = if status.is_success() && commits() {
+    let succeeds = status.is_success() || status == StatusCode::SWITCHING_PROTOCOLS;
+    let class = if succeeds && commits() {
         ReplyClass::Success
     } else if status.is_redirection() && commits() {
         ReplyClass::Redirect
@@ -239,94 +256,5 @@ fn reply_of<'r>(response: &'r Response, options: &Options) -> Reply<'r> {
         class,
         error: response.extensions().get(),
         status: Some(status.as_u16()),
-    }
-}
-
-/// Where the requests of the attempts come from.
-enum RequestSource {
-    Buffered(Request<Buffered>),
-    Streamed(Request<Body>),
-}
-
-impl RequestSource {
-    async fn read(route: &Route, parts: Parts, body: Body) -> Result<Self, Error> {
-        if route.body == BodyMode::Streamed {
-            return Ok(Self::Streamed(Request::from_parts(parts, body)));
-        }
-        let Options {
-            body_limit,
-            body_timeout,
-            ..
-        } = route.options;
-        let body = Buffered::read(body, body_limit, body_timeout).await?;
-        Ok(Self::Buffered(Request::from_parts(parts, body)))
-    }
-
-    fn path(&self) -> &str {
-        match self {
-            Self::Buffered(request) => request.uri().path(),
-            Self::Streamed(request) => request.uri().path(),
-        }
-    }
-
-    /// The request for an attempt. It is copied only if there can be another one.
-    fn next(&mut self, is_last: bool) -> Request<Body> {
-        match self {
-            Self::Buffered(request) if is_last => std::mem::take(request).map(Buffered::into_body),
-            Self::Buffered(request) => request.clone().map(Buffered::into_body),
-            Self::Streamed(request) => std::mem::take(request),
-        }
-    }
-}
-
-/// What leaves the layer.
-struct FinalResponse {
-    response: Response,
-    report: Report,
-}
-
-impl FinalResponse {
-    /// The response to a request that was not attempted.
-    fn rejected(error: Error) -> Self {
-        Self {
-            response: error.into_response(),
-            report: Report {
-                policies: Vec::new(),
-                attempts: 0,
-                outcome: Outcome::NoTransaction,
-            },
-        }
-    }
-
-    /// Logs the error in the response, renders it as the options say, tells the observer, and adds
-    /// the report.
-    fn finish(self, options: &Options, context: &WorkContext, started: Instant) -> Response {
-        let Self {
-            mut response,
-            report,
-        } = self;
-        let error = response.extensions().get::<Error>().cloned();
-        if let Some(observation) = &context.observation {
-            observation.work_finished(&Finished {
-                kind: WorkKind::Request,
-                names: &report.policies,
-                principal: context.principal.as_deref(),
-                attempts: report.attempts,
-                outcome: report.outcome,
-                error: error.as_ref(),
-                duration: started.elapsed(),
-            });
-        }
-        if let Some(error) = error {
-            error.log();
-            // Middleware that gave the response another status has taken it over.
-            let ours = error.status() == response.status();
-            if let Some(render) = options.error_response.as_ref().filter(|_| ours) {
-                response = render(&error);
-                response.extensions_mut().insert(error);
-            }
-        }
-        response.extensions_mut().insert(report);
-        response
     }
 }

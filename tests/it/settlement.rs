@@ -443,7 +443,7 @@ fn hidden_conflict_succeeds_on_retry() {
 #[test]
 fn unsuccessful_response_is_rolled_back() {
     test(async |kit| {
-        for status in [101, 400, 404, 409, 500, 503] {
+        for status in [100, 102, 103, 400, 404, 409, 500, 503] {
             let status = StatusCode::from_u16(status).unwrap();
             let handler = move |tx: Tx| async move {
                 write(tx).await?;

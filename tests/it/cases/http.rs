@@ -142,6 +142,33 @@ fn rendered_error_keeps_the_headers_of_middleware_inside() {
     });
 }
 
+/// What the renderer says about its own response stands, and nothing is left of the body before.
+#[test]
+fn rendered_error_replaces_the_headers_that_it_sets_and_those_of_the_body() {
+    test(async |kit| {
+        let render = |error: &Error| {
+            let retry = [(header::RETRY_AFTER, "7")];
+            (error.status(), retry, "rendered").into_response()
+        };
+        let interlock = kit.builder().error_response(render).build();
+        let handler = async || {
+            let before = [
+                (header::RETRY_AFTER, "1"),
+                (header::CONTENT_ENCODING, "gzip"),
+                (header::CONTENT_LANGUAGE, "de"),
+                (header::VARY, "origin"),
+            ];
+            (before, Error::not_found())
+        };
+        let answer = put(&guarded(interlock.require(anyone), handler), "/1", "").await;
+        assert_rendered(&answer, 404);
+        assert_eq!(values(&answer, header::RETRY_AFTER), ["7"]);
+        assert_eq!(values(&answer, header::VARY), ["origin"]);
+        assert_eq!(values(&answer, header::CONTENT_ENCODING), [""; 0]);
+        assert_eq!(values(&answer, header::CONTENT_LANGUAGE), [""; 0]);
+    });
+}
+
 /// The header is the layer's own.
 #[test]
 fn rendered_error_keeps_retry_after() {
@@ -198,6 +225,33 @@ fn default_body_limit_that_is_smaller_counts() {
     test(async |kit| {
         let app = length(&kit.interlock).layer(DefaultBodyLimit::max(10));
         assert_eq!(upload(&app, 10).await.status, 200);
+        assert_eq!(upload(&app, 11).await.status, 413);
+    });
+}
+
+/// The limit that is set for the route is the one that counts, smaller or larger.
+#[test]
+fn body_limit_takes_the_place_of_a_default_body_limit() {
+    test(async |kit| {
+        for (own, outside) in [(20, 10), (20, 30)] {
+            let layer = kit.interlock.require(anyone).body_limit(own);
+            let app = guarded(layer, async |body: String| body.len().to_string());
+            let app = app.layer(DefaultBodyLimit::max(outside));
+            assert_eq!(upload(&app, own).await.body, own.to_string());
+            let larger = upload(&app, own + 1).await;
+            larger.assert_problem(ErrorKind::BodyTooLarge);
+        }
+    });
+}
+
+#[test]
+fn default_body_limit_inside_of_the_layer_counts_as_well() {
+    test(async |kit| {
+        let app = Router::new()
+            .route("/{id}", any(async |body: String| body.len().to_string()))
+            .route_layer(DefaultBodyLimit::max(10))
+            .route_layer(kit.interlock.require(anyone).body_limit(20));
+        assert_eq!(upload(&app, 10).await.body, "10");
         assert_eq!(upload(&app, 11).await.status, 413);
     });
 }

@@ -11,11 +11,12 @@ use std::{
 
 use axum::{
     Router,
+    body::Body,
     extract::{
         Extension,
         ws::{Message, WebSocketUpgrade},
     },
-    http::StatusCode,
+    http::{Request, StatusCode, header},
     response::{IntoResponse as _, Response},
 };
 use support::{Fault, Moment, Proxy, ServerError};
@@ -27,7 +28,7 @@ use tokio::{
 use tower_interlock::{Error, ErrorKind, Interlock, Outcome, Tx};
 
 use super::cause;
-use crate::kit::{Kit, anyone, conflict_once, get, guarded, note, test};
+use crate::kit::{Kit, TestResponse, anyone, conflict_once, get, guarded, note, send, test};
 
 // Through the router
 
@@ -125,6 +126,62 @@ fn other_informational_answers_are_rolled_back() {
             assert_eq!(answer.outcome(), Outcome::RolledBack, "{status}");
             assert_eq!(kit.notes().await, [0_i64; 0]);
         }
+    });
+}
+
+/// Sends a GET with this `Upgrade`, whose first attempt meets a conflict.
+async fn conflict_with_upgrade(kit: &Kit, upgrade: &'static str) -> TestResponse {
+    let outside = kit.outside.clone();
+    let handler = async move |mut tx: Tx| {
+        conflict_once(&mut tx, &outside).await?;
+        Ok::<_, Error>(note(&mut tx, 1).await?)
+    };
+    let app = guarded(kit.interlock.require(anyone), handler);
+    let request = Request::get("/1").header(header::UPGRADE, upgrade);
+    send(&app, request.body(Body::empty()).unwrap()).await
+}
+
+#[test]
+fn request_that_asks_for_an_upgrade_is_not_run_again() {
+    test(async |kit| {
+        for upgrade in ["websocket", "WebSocket, h2c", "connect-ip"] {
+            let answer = conflict_with_upgrade(&kit, upgrade).await;
+            answer.assert_problem(ErrorKind::RetriesExhausted);
+            assert_eq!(answer.report().attempts(), 1);
+            assert_eq!(kit.notes().await, [0_i64; 0]);
+        }
+    });
+}
+
+/// Clients offer it with any request.
+#[test]
+fn request_that_offers_h2c_is_run_again() {
+    test(async |kit| {
+        let answer = conflict_with_upgrade(&kit, "h2c").await;
+        assert_eq!(
+            (answer.status.as_u16(), answer.report().attempts()),
+            (200, 2)
+        );
+        assert_eq!(kit.notes().await, [1]);
+    });
+}
+
+/// A middleware may have asked for the upgrade in a way that no header says.
+#[test]
+fn switching_protocols_after_a_conflict_is_not_run_again() {
+    test(async |kit| {
+        let outside = kit.outside.clone();
+        let handler = async move |mut tx: Tx| {
+            let _ = conflict_once(&mut tx, &outside).await;
+            StatusCode::SWITCHING_PROTOCOLS
+        };
+        let app = guarded(kit.interlock.require(anyone), handler);
+        let answer = get(&app, "/1").await;
+        answer.assert_problem(ErrorKind::RetriesExhausted);
+        assert_eq!(
+            (answer.report().attempts(), answer.outcome()),
+            (1, Outcome::RolledBack)
+        );
     });
 }
 
