@@ -18,7 +18,8 @@ pub enum Outcome {
     Committed,
     /// Nothing was kept.
     RolledBack,
-    /// COMMIT was sent and its outcome cannot be known.
+    /// COMMIT was sent and its outcome cannot be known, or the transaction was ended by other means
+    /// than this crate.
     Unknown,
 }
 
