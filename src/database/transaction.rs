@@ -18,7 +18,7 @@ use crate::{
         detached::spawn_on,
         server::Server,
     },
-    error::{Error, ErrorClass, ErrorKind, breaks_connection, describe, sqlstate},
+    error::{Error, ErrorClass, ErrorKind, describe, sqlstate},
 };
 
 /// An open transaction. Dropped, it is rolled back in the background.
@@ -203,14 +203,14 @@ impl Transaction {
     /// Finds out whether the transaction is still the one that has begun.
     ///
     /// Both servers roll back to a savepoint inside of an aborted transaction, and reject one that
-    /// they do not know. Another error concerns the transaction that knows it.
+    /// they do not know.
     pub(crate) async fn prove(&mut self) -> Proof {
         let Ok(sql) = self.sql() else {
             return Proof::None;
         };
         let _ = drain(sql).await;
         let returned = execute_and_probe(sql, "ROLLBACK TO SAVEPOINT interlock_sentinel").await;
-        returned.map_or_else(|error| proof_of(&error), |()| Proof::Same)
+        returned.map_or_else(|error| proof_of(&error, self.server), |()| Proof::Same)
     }
 
     /// Reads all pending replies, and removes the sentinel. Fails, each time, unless this
@@ -303,10 +303,11 @@ impl Transaction {
 }
 
 /// What the error of a return to the sentinel proves.
-fn proof_of(error: &sqlx::Error) -> Proof {
+fn proof_of(error: &sqlx::Error, server: Server) -> Proof {
     match sqlstate::code(error).as_deref() {
         Some(sqlstate::NO_ACTIVE_SQL_TRANSACTION | sqlstate::INVALID_SAVEPOINT) => Proof::Ended,
-        Some(_) if !breaks_connection(error) => Proof::Same,
+        // CockroachDB rejects the return to a savepoint of a transaction that must restart.
+        Some(sqlstate::SERIALIZATION_FAILURE) if server == Server::CockroachDb => Proof::Same,
         _ => Proof::None,
     }
 }
