@@ -19,12 +19,14 @@ use crate::{
 };
 
 /// Attempts `work` until an attempt is done.
+///
+/// It borrows the work, since a future that owned it would store it once for each caller.
 pub(crate) async fn run<W: Work>(
     engine: &Engine,
     context: &WorkContext,
     limits: &Limits,
     access: Access,
-    mut work: W,
+    work: &mut W,
 ) -> Result<W::Output, W::Error> {
     let mut retries = Retries::new(engine, limits);
     if access == Access::ReadWrite {
@@ -48,7 +50,7 @@ pub(crate) async fn run<W: Work>(
         let allowed = retries.budget.allows(retry.class);
         report(&attempt, allowed);
         let (class, error) = (retry.class, retry.error.clone());
-        if !allowed || !retries.prepare(retry, &mut work).await? {
+        if !allowed || !retries.prepare(retry, work).await? {
             return Ok(work.exhausted(number, exhausted(class, &error)));
         }
     }

@@ -48,27 +48,27 @@ pub(crate) struct Deadlines {
 ///
 /// Cancelled before COMMIT, it rolls back. Cancelled later, COMMIT and hooks are finished.
 pub(crate) async fn settle(
-    mut state: SlotState,
+    state: &mut SlotState,
     reply: Reply<'_>,
     database: &Arc<Database>,
     dry_run: bool,
     deadlines: Deadlines,
 ) -> Result<Outcome, Failure> {
-    let verified = timeout_at(deadlines.work, pin!(verify(&mut state, reply))).await;
+    let verified = timeout_at(deadlines.work, pin!(verify(state, reply))).await;
     if verified.is_none() {
         let error = Error::new(ErrorKind::DeadlineExceeded);
         return Err(Failure::Replaced(error, state.outcome()));
     }
-    match decide(&state, reply) {
+    match decide(state, reply) {
         Decision::Retry(class, error) => Err(Failure::Retry(Retry {
             class,
             error,
-            unfinished: state.transaction,
+            unfinished: state.transaction.take(),
         })),
         Decision::Replace(error) => Err(Failure::Replaced(error, state.outcome())),
         Decision::RollBack => {
             let outcome = state.outcome();
-            log_rollback(&state, reply, outcome);
+            log_rollback(state, reply, outcome);
             Ok(outcome)
         }
         // Boxed: what only tests need is not to enlarge the future of every request.
@@ -124,7 +124,7 @@ async fn verify(state: &mut SlotState, reply: Reply<'_>) {
 
 /// Commits, and waits for the acknowledgement.
 async fn commit(
-    mut state: SlotState,
+    state: &mut SlotState,
     database: &Database,
     limit: Instant,
 ) -> Result<Outcome, Failure> {
@@ -177,7 +177,7 @@ fn commit_failed(error: CommitError, unfinished: Option<Transaction>) -> Failure
 }
 
 /// Does everything that a commit does, except for the commit.
-async fn dry_run_commit(mut state: SlotState, deadline: Instant) -> Result<Outcome, Failure> {
+async fn dry_run_commit(state: &mut SlotState, deadline: Instant) -> Result<Outcome, Failure> {
     let outcome = state.outcome();
     let checked = match state.transaction.take() {
         Some(transaction) => timeout_at(deadline, pin!(transaction.dry_run_commit())).await,

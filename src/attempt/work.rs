@@ -152,7 +152,7 @@ impl<'w> Attempt<'w> {
     /// Settles the attempt, which ended with `reply`. `Ok` if the reply stands.
     pub(crate) async fn settle(
         &mut self,
-        state: SlotState,
+        state: &mut SlotState,
         reply: Reply<'_>,
     ) -> Result<Outcome, Failure> {
         let started = self.started();

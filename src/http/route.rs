@@ -29,6 +29,17 @@ pub(crate) enum BodyMode {
     Streamed,
 }
 
+impl Route {
+    /// The limits of a request. A body that streams cannot be replayed.
+    pub(crate) fn limits(&self) -> Limits {
+        let mut limits = self.limits;
+        if self.body == BodyMode::Streamed {
+            limits.set_max_attempts(1);
+        }
+        limits
+    }
+}
+
 impl fmt::Debug for Route {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("AuthorizeLayer")

@@ -57,7 +57,17 @@ where
         };
         let started = Instant::now();
         let response = match source {
-            Ok(source) => attempts(route, &context, inner, source).await?,
+            Ok(source) => {
+                let mut work = RequestWork {
+                    route,
+                    inner,
+                    source,
+                    policies: Vec::new(),
+                    response_body: PhantomData,
+                };
+                let (engine, limits) = (&route.engine, route.limits());
+                attempt::run(engine, &context, &limits, route.access, &mut work).await?
+            }
             Err(error) => FinalResponse::rejected(error),
         };
         drop(running);
@@ -99,33 +109,6 @@ where
     slot.set_phase(Phase::Handler);
     let response = inner.call(Request::from_parts(parts, body)).await?;
     Ok(response.map(Body::new))
-}
-
-async fn attempts<S, B>(
-    route: &Route,
-    context: &WorkContext,
-    inner: S,
-    source: RequestSource,
-) -> Result<FinalResponse, S::Error>
-where
-    S: Service<Request<Body>, Response = http::Response<B>> + Send,
-    S::Future: Send,
-    S::Error: Send,
-    B: http_body::Body<Data = Bytes> + Send + 'static,
-    B::Error: Into<BoxError>,
-{
-    let mut limits = route.limits;
-    if route.body == BodyMode::Streamed {
-        limits.max_attempts = 1;
-    }
-    let work = RequestWork {
-        route,
-        inner,
-        source,
-        policies: Vec::new(),
-        response_body: PhantomData,
-    };
-    attempt::run(&route.engine, context, &limits, route.access, work).await
 }
 
 /// A request, and the service that it is for.
@@ -181,7 +164,7 @@ where
         let failure = match called {
             Some(Ok(response)) => {
                 let reply = reply_of(&response, &route.options);
-                match attempt.settle(state, reply).await {
+                match attempt.settle(&mut state, reply).await {
                     Ok(outcome) => {
                         let report = self.report(number, outcome);
                         return Ok(Step::Done(FinalResponse { response, report }));

@@ -31,14 +31,14 @@ pub(crate) async fn run(
     }
     let context = engine.context(scope::principal());
     let started = Instant::now();
-    let work = AutocommitWrite {
+    let mut work = AutocommitWrite {
         statement,
         // A dry run needs a transaction that it can roll back.
         in_transaction: limits.dry_run,
         phase: scope::current_phase(),
     };
     let Ok((attempts, result)) =
-        attempt::run(engine, &context, limits, Access::ReadWrite, work).await;
+        attempt::run(engine, &context, limits, Access::ReadWrite, &mut work).await;
     drop(running);
     if let Some(observation) = &context.observation {
         observation.work_finished(&Finished {
@@ -140,9 +140,9 @@ impl AutocommitWrite<'_> {
             run_in_transaction(&mut lease, self.statement).await
         });
         let result = attempt.run(&slot, running).await;
-        let state = slot.close();
+        let mut state = slot.close();
         let failure = match result {
-            Some(result) => match attempt.settle(state, reply_of(&result)).await {
+            Some(result) => match attempt.settle(&mut state, reply_of(&result)).await {
                 Ok(_) => return Step::Done((number, result)),
                 Err(failure) => failure,
             },
