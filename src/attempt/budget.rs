@@ -1,6 +1,6 @@
 //! How many attempts there may be, and for which reasons.
 
-use crate::error::{Error, ErrorClass, ErrorKind};
+use crate::error::{Error, ErrorClass, ErrorKind, Violation};
 
 /// The attempts at one work.
 pub(crate) struct Budget {
@@ -8,6 +8,7 @@ pub(crate) struct Budget {
     max: u32,
     lost: bool,
     hidden: bool,
+    violations: Vec<Violation>,
 }
 
 impl Budget {
@@ -17,6 +18,7 @@ impl Budget {
             max,
             lost: false,
             hidden: false,
+            violations: Vec::new(),
         }
     }
 
@@ -34,11 +36,20 @@ impl Budget {
         self.made >= self.max
     }
 
-    /// Whether there may be another attempt after an error of this class (R1, R2, R3).
+    /// The violations that earlier attempts met.
+    pub(crate) fn violations(&self) -> &[Violation] {
+        &self.violations
+    }
+
+    pub(crate) fn add_violations(&mut self, violations: Vec<Violation>) {
+        self.violations.extend(violations);
+    }
+
+    /// Whether there may be another attempt after an error of this class (R1, R2, R3, R6).
     pub(crate) fn allows(&mut self, class: ErrorClass) -> bool {
         !self.is_last()
             && match class {
-                ErrorClass::SerializationFailure => true,
+                ErrorClass::SerializationFailure | ErrorClass::ConstraintViolation => true,
                 ErrorClass::ConnectionLost => !std::mem::replace(&mut self.lost, true),
                 ErrorClass::AlreadyAborted => !std::mem::replace(&mut self.hidden, true),
                 ErrorClass::Other => false,
@@ -51,6 +62,7 @@ pub(crate) fn exhausted(class: ErrorClass, error: &Error) -> Error {
     error.with_kind(match class {
         ErrorClass::SerializationFailure => ErrorKind::RetriesExhausted,
         ErrorClass::ConnectionLost => ErrorKind::Unavailable,
+        ErrorClass::ConstraintViolation => ErrorKind::ConstraintViolation,
         ErrorClass::AlreadyAborted | ErrorClass::Other => ErrorKind::TransactionAborted,
     })
 }

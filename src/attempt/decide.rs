@@ -35,7 +35,7 @@ pub(crate) fn decide(state: &SlotState, reply: Reply<'_>) -> Decision {
     }
     let kept = reply.class == ReplyClass::ClientError && state.ending.keep_client_errors;
     if !reply.class.is_success() && !kept {
-        return Decision::RollBack; // rule 6
+        return rule_6(state, reply);
     }
     if let Some(error) = error {
         return rule_7(state, error);
@@ -72,6 +72,15 @@ fn rule_5(state: &SlotState, class: ReplyClass, error: Option<Error>) -> Decisio
     error.map_or_else(|| aborted("a policy failed"), Decision::Replace)
 }
 
+/// The reply is an error. One for a row that an INSERT skipped because of a conflict says so.
+fn rule_6(state: &SlotState, reply: Reply<'_>) -> Decision {
+    if state.skipped_insert && reply.error.is_some_and(Error::is_row_not_found) {
+        let cause = "ON CONFLICT DO NOTHING has skipped the row";
+        return Decision::Replace(Error::because(ErrorKind::Conflict, cause));
+    }
+    Decision::RollBack
+}
+
 /// An error is recorded. If an earlier error was hidden, only its consequence is known.
 fn rule_7(state: &SlotState, error: Error) -> Decision {
     let first = state.errors.first().map(|recorded| recorded.class());
@@ -88,8 +97,7 @@ fn retryable<'s>(state: &'s SlotState, reply: Reply<'s>) -> Option<(ErrorClass, 
     let recorded = state.errors.iter().map(|recorded| &recorded.error);
     recorded
         .chain(reply.error)
-        .filter_map(|error| Some((error.class()?, error)))
-        .find(|(class, _)| class.is_retryable())
+        .find_map(|error| Some((error.retryable_class(&state.known)?, error)))
 }
 
 fn aborted(cause: &'static str) -> Decision {
@@ -99,7 +107,7 @@ fn aborted(cause: &'static str) -> Decision {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::database::Depth;
+    use crate::{database::Depth, error::Known};
 
     /// A row of the table: a state, a reply, and what is decided.
     fn decided(change: impl FnOnce(&mut SlotState), class: ReplyClass) -> String {
@@ -157,6 +165,29 @@ mod tests {
         for class in [Success, Redirect, ClientError, ServerError] {
             assert_eq!(decided(record(&lost()), class), "retry ConnectionLost");
         }
+    }
+
+    #[test]
+    fn rule_3_unique_violation_is_retried_unless_it_is_known() {
+        let violation = || {
+            let mut error = Error::new(ErrorKind::ConstraintViolation);
+            error.set_violation("notes_pkey");
+            error
+        };
+        let met = |state: &mut SlotState| {
+            state.known = Known::Earlier(Vec::new());
+            state.record(violation(), Depth::default());
+        };
+        assert_eq!(decided(met, Success), "retry ConstraintViolation");
+        let known = |state: &mut SlotState| {
+            state.known = Known::Earlier(violation().violation().cloned().into_iter().collect());
+            state.record(violation(), Depth::default());
+        };
+        assert_eq!(decided(known, Success), "TransactionAborted");
+        let on_cockroachdb = |state: &mut SlotState| {
+            state.record(violation(), Depth::default());
+        };
+        assert_eq!(decided(on_cockroachdb, ClientError), "roll back");
     }
 
     #[test]

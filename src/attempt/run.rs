@@ -36,17 +36,20 @@ pub(crate) async fn run<W: Work>(
         let number = retries.budget.next();
         let is_last = retries.budget.is_last();
         let next_tx = retries.next_tx.take();
-        let mut attempt =
-            Attempt::new(context, limits, retries.deadlines, number, is_last, next_tx);
+        let deadlines = retries.deadlines;
+        let mut attempt = Attempt::new(context, limits, deadlines, number, is_last, next_tx);
+        attempt.earlier_violations = retries.budget.violations().to_vec();
         attempt.durations.waited = std::mem::take(&mut retries.waited);
         let step = work.attempt(&mut attempt).await?;
-        let retry = match step {
+        let mut retry = match step {
             Step::Done(output) => {
                 report(&attempt, false);
                 return Ok(output);
             }
             Step::Retry(retry) => retry,
         };
+        let violations = std::mem::take(&mut retry.violations);
+        retries.budget.add_violations(violations);
         let allowed = retries.budget.allows(retry.class);
         report(&attempt, allowed);
         let (class, error) = (retry.class, retry.error.clone());

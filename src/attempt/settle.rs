@@ -12,7 +12,7 @@ use crate::{
         reply::{Reply, ReplyClass},
     },
     database::{CommitError, CommitFailure, Database, Depth, Detached, Transaction, timeout_at},
-    error::{Error, ErrorClass, ErrorKind, describe, sqlstate},
+    error::{Error, ErrorClass, ErrorKind, Known, Violation, describe, sqlstate},
     report::Outcome,
     tx::{
         PendingHook, SlotState, Verdict,
@@ -33,6 +33,29 @@ pub(crate) struct Retry {
     pub(crate) error: Error,
     /// The transaction, to be rolled back.
     pub(crate) unfinished: Option<Transaction>,
+    /// The constraints that the attempt violated.
+    pub(crate) violations: Vec<Violation>,
+}
+
+impl Retry {
+    pub(crate) fn new(class: ErrorClass, error: Error, unfinished: Option<Transaction>) -> Self {
+        let violations = error.violation().cloned().into_iter().collect();
+        Self {
+            class,
+            error,
+            unfinished,
+            violations,
+        }
+    }
+
+    fn of_state(class: ErrorClass, error: Error, state: &mut SlotState) -> Self {
+        let recorded = state.errors.iter().map(|recorded| &recorded.error);
+        let violations = recorded.filter_map(Error::violation).cloned().collect();
+        Self {
+            violations,
+            ..Self::new(class, error, state.transaction.take())
+        }
+    }
 }
 
 /// Until when the steps of a settlement may take.
@@ -60,11 +83,7 @@ pub(crate) async fn settle(
         return Err(Failure::Replaced(error, state.outcome()));
     }
     match decide(state, reply) {
-        Decision::Retry(class, error) => Err(Failure::Retry(Retry {
-            class,
-            error,
-            unfinished: state.transaction.take(),
-        })),
+        Decision::Retry(class, error) => Err(Failure::Retry(Retry::of_state(class, error, state))),
         Decision::Replace(error) => Err(Failure::Replaced(error, state.outcome())),
         Decision::RollBack => {
             let outcome = state.outcome();
@@ -79,20 +98,17 @@ pub(crate) async fn settle(
 
 /// Settles an attempt that ended with an error of the inner service. `None` if that error is the
 /// reply.
-pub(crate) fn settle_service_error(state: SlotState) -> Option<Failure> {
-    let recorded = state
-        .errors
-        .iter()
-        .find(|recorded| recorded.class().is_retryable());
-    let Some(recorded) = recorded.filter(|_| !state.has_escaped()) else {
+pub(crate) fn settle_service_error(mut state: SlotState) -> Option<Failure> {
+    let retryable = state.errors.iter().find_map(|recorded| {
+        let class = recorded.error.retryable_class(&state.known)?;
+        Some((class, recorded))
+    });
+    let Some((class, recorded)) = retryable.filter(|_| !state.has_escaped()) else {
         tracing::debug!("the service failed, rolling back");
         return None;
     };
-    Some(Failure::Retry(Retry {
-        class: recorded.class(),
-        error: recorded.error.clone(),
-        unfinished: state.transaction,
-    }))
+    let error = recorded.error.clone();
+    Some(Failure::Retry(Retry::of_state(class, error, &mut state)))
 }
 
 /// Verifies a transaction that is to be committed, as far as statements were not seen.
@@ -129,6 +145,7 @@ async fn commit(
     limit: Instant,
 ) -> Result<Outcome, Failure> {
     let hooks = std::mem::take(&mut state.hooks);
+    let known = std::mem::take(&mut state.known);
     let running = database.token();
     let Some(transaction) = state.transaction.take() else {
         run_hooks(hooks, running);
@@ -142,7 +159,7 @@ async fn commit(
         }
         committed
     };
-    await_commit(committing, limit).await?;
+    await_commit(committing, limit, &known).await?;
     Ok(Outcome::Committed)
 }
 
@@ -151,6 +168,7 @@ async fn commit(
 pub(crate) async fn await_commit<T: Send + 'static>(
     committing: impl Future<Output = Result<T, (CommitError, Option<Transaction>)>> + Send + 'static,
     limit: Instant,
+    known: &Known,
 ) -> Result<T, Failure> {
     let committing = Detached::new(committing.in_current_span());
     let Some(committed) = timeout_at(limit, committing).await else {
@@ -159,19 +177,24 @@ pub(crate) async fn await_commit<T: Send + 'static>(
         let error = Error::because(ErrorKind::OutcomeUnknown, cause);
         return Err(Failure::Replaced(error, Outcome::Unknown));
     };
-    committed.map_err(|(error, unfinished)| commit_failed(error, unfinished))
+    committed.map_err(|(error, unfinished)| commit_failed(error, unfinished, known))
 }
 
-fn commit_failed(error: CommitError, unfinished: Option<Transaction>) -> Failure {
+fn commit_failed(error: CommitError, unfinished: Option<Transaction>, known: &Known) -> Failure {
     let failure = error.failure;
     let error = error.into_error();
     match failure {
-        CommitFailure::SerializationFailure => Failure::Retry(Retry {
-            class: ErrorClass::SerializationFailure,
+        CommitFailure::SerializationFailure => Failure::Retry(Retry::new(
+            ErrorClass::SerializationFailure,
             error,
             unfinished,
-        }),
-        CommitFailure::RolledBack => Failure::Replaced(error, Outcome::RolledBack),
+        )),
+        CommitFailure::RolledBack => match error.retryable_class(known) {
+            Some(class @ ErrorClass::ConstraintViolation) => {
+                Failure::Retry(Retry::new(class, error, unfinished))
+            }
+            _ => Failure::Replaced(error, Outcome::RolledBack),
+        },
         CommitFailure::Unknown => Failure::Replaced(error, Outcome::Unknown),
     }
 }
@@ -185,7 +208,7 @@ async fn dry_run_commit(state: &mut SlotState, deadline: Instant) -> Result<Outc
     };
     match checked {
         Some(Ok(())) => Ok(outcome),
-        Some(Err(error)) => Err(commit_failed(error, None)),
+        Some(Err(error)) => Err(commit_failed(error, None, &state.known)),
         None => {
             let error = Error::new(ErrorKind::DeadlineExceeded);
             Err(Failure::Replaced(error, outcome))

@@ -14,8 +14,8 @@ use crate::{
         reply::Reply,
         settle::{self, Deadlines, Failure, Retry},
     },
-    database::{Access, CommitError, Transaction, timeout_at},
-    error::{Error, ErrorKind},
+    database::{Access, CommitError, Server, Transaction, timeout_at},
+    error::{Error, ErrorKind, Known, Violation},
     observe::Durations,
     report::Outcome,
     tx::{
@@ -74,6 +74,8 @@ pub(crate) struct Attempt<'w> {
     is_last: bool,
     /// A transaction that has begun in place of the previous attempt's.
     next_tx: Option<Transaction>,
+    /// The violations of constraints that earlier attempts met.
+    pub(crate) earlier_violations: Vec<Violation>,
     /// What the observer is told, if there is one.
     pub(crate) durations: Durations,
     pub(crate) error: Option<Error>,
@@ -95,6 +97,7 @@ impl<'w> Attempt<'w> {
             number,
             is_last,
             next_tx,
+            earlier_violations: Vec::new(),
             durations: Durations::default(),
             error: None,
         }
@@ -125,8 +128,17 @@ impl<'w> Attempt<'w> {
             self.number,
             access,
             self.next_tx.take(),
+            self.known(),
             scope::current_slot(),
         )
+    }
+
+    /// The violations of constraints that are no serialization failures.
+    fn known(&self) -> Known {
+        match self.context.database.known_server() {
+            Some(Server::CockroachDb) => Known::All,
+            Some(Server::PostgreSql) | None => Known::Earlier(self.earlier_violations.clone()),
+        }
     }
 
     /// Runs `future` in the scope of the slot, until the deadline.
@@ -200,7 +212,7 @@ impl<'w> Attempt<'w> {
             settle::log_commit(committed.as_ref().err(), limit);
             committed.map_err(|error| (error, None))
         };
-        let committed = settle::await_commit(committing, limit).await;
+        let committed = settle::await_commit(committing, limit, &self.known()).await;
         if let Some(started) = started {
             self.durations.committing = started.elapsed();
             if let Err(failure) = &committed {

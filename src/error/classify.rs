@@ -2,7 +2,7 @@
 
 use sqlx::postgres::{PgDatabaseError, PgSeverity};
 
-use crate::error::{kind::ErrorKind, sqlstate};
+use crate::error::{kind::ErrorKind, sqlstate, violation::Violation};
 
 /// What an error before COMMIT means for its transaction.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -12,6 +12,9 @@ pub enum ErrorClass {
     SerializationFailure,
     /// The connection is lost or unusable, and the transaction with it.
     ConnectionLost,
+    /// A unique, exclusion or foreign key constraint was violated. On PostgreSQL the row in the way may
+    /// be one that the transaction cannot see.
+    ConstraintViolation,
     /// The transaction had been aborted by an earlier error.
     AlreadyAborted,
     /// Any other error. The transaction is aborted.
@@ -21,7 +24,10 @@ pub enum ErrorClass {
 impl ErrorClass {
     /// Whether the error concerns the whole transaction, so that no savepoint can undo it.
     pub(crate) fn is_retryable(self) -> bool {
-        matches!(self, Self::SerializationFailure | Self::ConnectionLost)
+        matches!(
+            self,
+            Self::SerializationFailure | Self::ConnectionLost | Self::ConstraintViolation
+        )
     }
 }
 
@@ -37,6 +43,7 @@ pub(crate) fn classify(error: &sqlx::Error) -> Option<ErrorClass> {
             // statements, a wrong number of arguments.
             Some(sqlstate::PROTOCOL_VIOLATION) if !breaks_connection(error) => ErrorClass::Other,
             _ if is_stale_statement(error) => ErrorClass::ConnectionLost,
+            _ if Violation::of(error).is_some() => ErrorClass::ConstraintViolation,
             Some(code) if ends_session(code) => ErrorClass::ConnectionLost,
             _ => ErrorClass::Other,
         }),

@@ -103,7 +103,8 @@ kinds! {
     /// 409: a constraint rejected the COMMIT. Nothing was kept.
     ConstraintViolation: CONFLICT, INFO, "constraint-violation",
         "The change conflicts with other data, nothing was changed";
-    /// 409: an [`available`](crate::Condition::available) condition is not true. Nothing was
+    /// 409: an [`available`](crate::Condition::available) condition is not true, or
+    /// `INSERT … ON CONFLICT DO NOTHING` skipped the only row that it should return. Nothing was
     /// written.
     Conflict: CONFLICT, INFO, "conflict",
         "The change conflicts with other data, nothing was changed";

@@ -4,6 +4,7 @@ mod classify;
 mod denied;
 mod kind;
 pub(crate) mod sqlstate;
+mod violation;
 
 use std::{error::Error as StdError, fmt, sync::Arc};
 
@@ -13,6 +14,7 @@ use tracing::Level;
 pub(crate) use self::classify::{
     breaks_connection, describe, is_stale_statement, kind_at_begin, kind_of_write,
 };
+pub(crate) use self::violation::{Known, Violation};
 pub use self::{classify::ErrorClass, denied::Denied, kind::ErrorKind};
 use crate::report::Outcome;
 
@@ -36,6 +38,7 @@ struct Inner {
     status: StatusCode,
     class: Option<ErrorClass>,
     sqlstate: Option<String>,
+    violation: Option<Violation>,
     challenge: Option<&'static str>,
     cause: Option<Cause>,
 }
@@ -100,6 +103,13 @@ impl Error {
         })
     }
 
+    /// Returns the 409 for a resource that exists already, such as a row that
+    /// `INSERT … ON CONFLICT DO NOTHING` has skipped.
+    #[must_use]
+    pub fn conflict() -> Self {
+        Self::new(ErrorKind::Conflict)
+    }
+
     /// Returns the 412 for a resource that has changed since the client read it.
     #[must_use]
     pub fn precondition_failed() -> Self {
@@ -144,6 +154,7 @@ impl Error {
         Self::from(Inner {
             class: classify::classify(&error),
             sqlstate: sqlstate::code(&error).map(Into::into),
+            violation: Violation::of(&error),
             cause: Some(Arc::new(error)),
             ..Inner::new(kind)
         })
@@ -157,6 +168,7 @@ impl Error {
         Self::from(Inner {
             class: classify::classify(error),
             sqlstate: sqlstate::code(error).map(Into::into),
+            violation: Violation::of(error),
             cause: Some(Cause::from(Box::<dyn StdError + Send + Sync>::from(
                 describe(error),
             ))),
@@ -177,6 +189,34 @@ impl Error {
     pub(crate) fn class(&self) -> Option<ErrorClass> {
         let known = self.0.kind != ErrorKind::OutcomeUnknown;
         self.0.class.filter(|_| known)
+    }
+
+    /// The class, if it is one that may be retried: of a violation, if it is not among the `known`.
+    pub(crate) fn retryable_class(&self, known: &Known) -> Option<ErrorClass> {
+        let class = self.class().filter(|class| class.is_retryable())?;
+        let is_known = self.violation().is_some_and(|it| known.contains(it));
+        (!is_known).then_some(class)
+    }
+
+    #[cfg(test)]
+    pub(crate) fn set_violation(&mut self, constraint: &str) {
+        let mut inner = (*self.0).clone();
+        inner.class = Some(ErrorClass::ConstraintViolation);
+        inner.violation = Some(Violation::of_constraint(constraint));
+        *self = Self::from(inner);
+    }
+
+    /// Whether it comes of a query for one row that returned none.
+    pub(crate) fn is_row_not_found(&self) -> bool {
+        let cause = self.0.cause.as_deref();
+        let cause = cause.and_then(|cause| cause.downcast_ref());
+        matches!(cause, Some(sqlx::Error::RowNotFound))
+    }
+
+    /// The constraint that was violated, if the row in the way may be one that the transaction cannot
+    /// see.
+    pub(crate) fn violation(&self) -> Option<&Violation> {
+        self.0.violation.as_ref()
     }
 
     /// The same error with another kind.
@@ -224,6 +264,7 @@ impl Inner {
             status: kind.status(),
             class: None,
             sqlstate: None,
+            violation: None,
             challenge: None,
             cause: None,
         }

@@ -105,6 +105,11 @@ impl Lease {
         reply
     }
 
+    /// Records whether the last statement was an INSERT that skipped its row because of a conflict.
+    pub(crate) fn note_skipped(&self, skipped: bool) {
+        self.slot.lock().skipped_insert = skipped;
+    }
+
     /// Observes the statement that is sent next.
     pub(crate) fn observe_next(&mut self, sql: &SqlStr) {
         if self.slot.observation().is_some() {

@@ -10,7 +10,7 @@ use tracing::Span;
 
 use crate::{
     database::{Access, Database, Depth, Transaction},
-    error::{Error, ErrorKind},
+    error::{Error, ErrorKind, Known},
     observe::{Observation, Phase},
     report::Outcome,
     tx::state::{Hook, SlotState, Stage, Verdict},
@@ -215,11 +215,13 @@ impl SlotGuard {
         attempt: u32,
         access: Access,
         transaction: Option<Transaction>,
+        known: Known,
         outer: Option<Arc<Slot>>,
     ) -> Self {
         let state = Mutex::new(SlotState {
             transaction,
             access,
+            known,
             ..SlotState::default()
         });
         Self(Arc::new(Slot {

@@ -4,7 +4,7 @@ use std::{pin::Pin, time::Duration};
 
 use crate::{
     database::{Access, Depth, Transaction},
-    error::{Error, ErrorClass, ErrorKind},
+    error::{Error, ErrorClass, ErrorKind, Known},
     observe::Phase,
     report::Outcome,
 };
@@ -22,6 +22,8 @@ pub(crate) struct SlotState {
     pub(crate) errors: Vec<RecordedError>,
     /// Whether a statement was dropped while the server executed it, or a panic passed a `Tx`.
     pub(crate) abandoned: bool,
+    /// Whether the last statement was an INSERT that skipped its row because of a conflict.
+    pub(crate) skipped_insert: bool,
     pub(crate) verdict: Option<Verdict>,
     /// The names of the policies, or of the transaction.
     pub(crate) names: Vec<&'static str>,
@@ -30,6 +32,8 @@ pub(crate) struct SlotState {
     pub(crate) access: Access,
     pub(crate) phase: Option<Phase>,
     pub(crate) leases: Leases,
+    /// The violations that are no serialization failures.
+    pub(crate) known: Known,
     /// How long the attempt waited for its connection and BEGIN, if it is observed.
     pub(crate) waited: Duration,
 }
@@ -126,8 +130,10 @@ impl SlotState {
     /// outside of the lock, since they may own a `Tx`.
     #[must_use]
     pub(crate) fn roll_back_to(&mut self, depth: Depth) -> Vec<PendingHook> {
-        self.errors
-            .retain(|recorded| recorded.depth < depth || recorded.class().is_retryable());
+        let (errors, known) = (&mut self.errors, &self.known);
+        errors.retain(|recorded| {
+            recorded.depth < depth || recorded.error.retryable_class(known).is_some()
+        });
         self.hooks
             .extract_if(.., |hook| hook.depth >= depth)
             .collect()

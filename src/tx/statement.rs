@@ -39,6 +39,18 @@ impl Statement {
         controls_transaction(self.sql.as_str())
     }
 
+    /// Whether it is an INSERT that skips rows in conflict, so that it may return none.
+    pub(crate) fn may_skip_rows(&self) -> bool {
+        let text = self.sql.as_str().trim_ascii_start().as_bytes();
+        let is_insert = text
+            .get(..6)
+            .is_some_and(|verb| verb.eq_ignore_ascii_case(b"INSERT"));
+        is_insert
+            && text
+                .windows(10)
+                .any(|part| part.eq_ignore_ascii_case(b"DO NOTHING"))
+    }
+
     /// Whether the text may contain several statements. Only one without bind arguments can: the
     /// server does not prepare several.
     pub(crate) fn may_be_several(&self) -> bool {

@@ -227,11 +227,9 @@ async fn diagnose(
 /// What a failed diagnosis means: nothing was written.
 fn diagnosis_failed(error: sqlx::Error) -> Failure {
     match Error::classify(&error) {
-        Some(class) if class.is_retryable() => Failure::Retry(Retry {
-            class,
-            error: error.into(),
-            unfinished: None,
-        }),
+        Some(class) if class.is_retryable() => {
+            Failure::Retry(Retry::new(class, error.into(), None))
+        }
         _ => not_written(error.into()),
     }
 }
