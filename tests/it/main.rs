@@ -14,6 +14,7 @@
 )]
 
 mod body;
+mod builder;
 mod cancellation;
 mod cases;
 mod cases_server;
