@@ -2,6 +2,8 @@
 
 use std::{pin::Pin, time::Duration};
 
+use sqlx::SqlStr;
+
 use crate::{
     database::{Access, Depth, Transaction},
     error::{Error, ErrorClass, ErrorKind},
@@ -23,6 +25,8 @@ pub(crate) struct SlotState {
     /// Whether a statement was dropped while the server executed it, or a panic passed a `Tx`.
     pub(crate) abandoned: bool,
     pub(crate) verdict: Option<Verdict>,
+    /// The texts of the policy's statements, while they are kept.
+    pub(crate) texts: Vec<SqlStr>,
     /// The names of the policies, or of the transaction.
     pub(crate) names: Vec<&'static str>,
     pub(crate) ending: Ending,
