@@ -260,7 +260,8 @@ impl Requests {
                 self.statements = Some(0);
                 count(&counters.rollbacks);
             }
-            Step::Open | Step::Ping | Step::Prepare | Step::Look => {}
+            Step::Look => count(&counters.looks),
+            Step::Open | Step::Ping | Step::Prepare => {}
         }
     }
 
