@@ -9,6 +9,7 @@ mod handoff;
 mod server;
 mod session;
 mod transaction;
+mod untracked;
 
 use std::sync::{Arc, OnceLock};
 
@@ -25,6 +26,7 @@ pub(crate) use self::{
     server::Server,
     session::pool_options,
     transaction::{Depth, Transaction},
+    untracked::{Severity, UntrackedRead},
 };
 use crate::error::{Error, ErrorClass, ErrorKind, kind_at_begin};
 

@@ -17,6 +17,7 @@ use crate::{
         connection::{Connection, drain, execute_and_probe, gone},
         detached::spawn_on,
         server::Server,
+        untracked::{self, UntrackedRead},
     },
     error::{Error, ErrorClass, ErrorKind, describe},
 };
@@ -96,6 +97,14 @@ impl Transaction {
             self.access = access;
         }
         Ok(())
+    }
+
+    /// The relations that it has read, and that the server does not track.
+    pub(crate) async fn untracked_reads(&mut self) -> Result<Vec<UntrackedRead>, sqlx::Error> {
+        match self.server {
+            Server::PostgreSql => untracked::look(self.sql()?).await,
+            Server::CockroachDb => Ok(Vec::new()),
+        }
     }
 
     /// Opens a savepoint and returns its depth.

@@ -79,6 +79,7 @@ impl AuthorizeLayer {
             limits,
             options,
             policy,
+            reads: Arc::default(),
             name,
             access: Access::ReadWrite,
             body: BodyMode::Buffered,

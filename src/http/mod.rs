@@ -7,6 +7,7 @@ mod options;
 mod policy;
 pub(crate) mod precondition;
 mod problem;
+mod reads;
 mod route;
 mod service;
 mod work;

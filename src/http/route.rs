@@ -5,7 +5,7 @@ use std::{fmt, sync::Arc};
 use crate::{
     attempt::{Engine, Limits},
     database::Access,
-    http::{options::Options, policy::ErasedPolicy},
+    http::{options::Options, policy::ErasedPolicy, reads::PolicyReads},
 };
 
 /// What a layer is made of.
@@ -15,6 +15,7 @@ pub(crate) struct Route {
     pub(crate) limits: Limits,
     pub(crate) options: Options,
     pub(crate) policy: Arc<dyn ErasedPolicy>,
+    pub(crate) reads: Arc<PolicyReads>,
     pub(crate) name: &'static str,
     pub(crate) access: Access,
     pub(crate) body: BodyMode,

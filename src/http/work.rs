@@ -21,6 +21,7 @@ use tracing::{Instrument as _, Span, field::Empty};
 
 use crate::{
     attempt::{self, Attempt, Reply, ReplyClass, Step, Work},
+    database::Access,
     error::Error,
     http::{
         body::Buffered,
@@ -89,6 +90,10 @@ where
     B::Error: Into<BoxError>,
 {
     slot.begin_policy(route.name);
+    let is_looked_at = route.access == Access::ReadWrite && route.reads.is_due();
+    if is_looked_at {
+        slot.keep_texts();
+    }
     let (mut parts, body) = request.into_parts();
     let checked = route.policy.check(&mut parts).await;
     Lease::verify_idle(slot).await;
@@ -105,6 +110,14 @@ where
     if let Some(error) = slot.first_error() {
         slot.add_verdict(Verdict::Failed);
         return Ok(error.into_response());
+    }
+    if is_looked_at {
+        let texts = slot.take_texts();
+        let looked = route.reads.look(route.name, slot, &texts).await;
+        if let Some(error) = looked.err().or_else(|| slot.first_error()) {
+            slot.add_verdict(Verdict::Failed);
+            return Ok(error.into_response());
+        }
     }
     slot.set_phase(Phase::Handler);
     let response = inner.call(Request::from_parts(parts, body)).await?;

@@ -26,6 +26,7 @@ impl Lease {
             lease.set_sentinel().await?;
         }
         lease.observe_next(statement.text());
+        lease.slot().keep_text(statement.text());
         Ok(lease)
     }
 }

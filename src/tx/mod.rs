@@ -7,6 +7,7 @@ pub(crate) mod scope;
 mod slot;
 mod state;
 mod statement;
+mod untracked;
 
 use std::{fmt, sync::Arc};
 
@@ -17,6 +18,7 @@ pub(crate) use self::{
     lease::Lease,
     slot::{Slot, SlotGuard, WorkContext},
     state::{PendingHook, SlotState, Stage, Verdict},
+    untracked::{untracked_reads, untracked_words},
 };
 use crate::{database::Depth, tx::executor::delegate_executor};
 

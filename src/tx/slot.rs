@@ -2,10 +2,14 @@
 
 use std::{
     ops::Deref,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, Ordering::Relaxed},
+    },
     time::Duration,
 };
 
+use sqlx::SqlStr;
 use tracing::Span;
 
 use crate::{
@@ -26,6 +30,8 @@ pub(crate) struct Slot {
     outer: Option<Arc<Slot>>,
     /// The span of the request, in which the policies are recorded.
     span: Span,
+    /// Whether the texts of statements are kept.
+    keeps_texts: AtomicBool,
     state: Mutex<SlotState>,
 }
 
@@ -98,6 +104,23 @@ impl Slot {
         if !self.span.is_disabled() {
             self.span.record("policies", state.names.join(", "));
         }
+    }
+
+    /// Keeps the texts of statements from here on.
+    pub(crate) fn keep_texts(&self) {
+        self.keeps_texts.store(true, Relaxed);
+    }
+
+    pub(crate) fn keep_text(&self, sql: &SqlStr) {
+        if self.keeps_texts.load(Relaxed) {
+            self.lock().texts.push(sql.clone());
+        }
+    }
+
+    /// Returns the texts that were kept, and keeps no more.
+    pub(crate) fn take_texts(&self) -> Vec<SqlStr> {
+        self.keeps_texts.store(false, Relaxed);
+        std::mem::take(&mut self.lock().texts)
     }
 
     pub(crate) fn set_phase(&self, phase: Phase) {
@@ -229,6 +252,7 @@ impl SlotGuard {
             attempt,
             outer,
             span: Span::current(),
+            keeps_texts: AtomicBool::new(false),
             state,
         }))
     }

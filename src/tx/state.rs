@@ -2,6 +2,8 @@
 
 use std::{pin::Pin, time::Duration};
 
+use sqlx::SqlStr;
+
 use crate::{
     database::{Access, Depth, Transaction},
     error::{Error, ErrorClass, ErrorKind, Known},
@@ -25,6 +27,8 @@ pub(crate) struct SlotState {
     /// Whether the last statement was an INSERT that skipped its row because of a conflict.
     pub(crate) skipped_insert: bool,
     pub(crate) verdict: Option<Verdict>,
+    /// The texts of the policy's statements, while they are kept.
+    pub(crate) texts: Vec<SqlStr>,
     /// The names of the policies, or of the transaction.
     pub(crate) names: Vec<&'static str>,
     pub(crate) ending: Ending,

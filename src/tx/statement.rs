@@ -115,7 +115,7 @@ fn is_transaction_setting(word: &str) -> bool {
 
 /// The words that a text begins with, in upper case, without white space, comments and
 /// punctuation.
-fn sql_words(sql: &str) -> impl Iterator<Item = Cow<'_, str>> {
+pub(crate) fn sql_words(sql: &str) -> impl Iterator<Item = Cow<'_, str>> {
     let mut rest = sql;
     std::iter::from_fn(move || {
         rest = skip_to_word(rest);

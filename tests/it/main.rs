@@ -33,6 +33,7 @@ mod load;
 mod model;
 mod nesting;
 mod observe;
+mod policy_reads;
 mod precondition;
 mod programs;
 mod race;
