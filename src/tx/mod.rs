@@ -4,9 +4,11 @@ mod executor;
 mod lease;
 mod savepoint;
 pub(crate) mod scope;
+mod session;
 mod slot;
 mod state;
 mod statement;
+mod words;
 
 use std::{fmt, sync::Arc};
 
