@@ -7,7 +7,6 @@
 
 use std::{
     io,
-    pin::pin,
     sync::{Arc, OnceLock},
     time::Duration,
 };
@@ -26,7 +25,6 @@ use tokio_util::task::{TaskTracker, task_tracker::TaskTrackerToken};
 use crate::{
     database::{
         access::Access,
-        deadline::timeout_at,
         detached::spawn_on,
         handoff::{Handoff, MAX_BYPASS},
         server::{self, Server},
@@ -212,13 +210,6 @@ impl Connection {
         PgTransactionManager::rollback(sql).await
     }
 
-    /// Commits. It is given up at `limit`; the connection is then to be closed, which does not undo
-    /// what the server does meanwhile.
-    pub(crate) async fn commit(&mut self, limit: Instant) -> Result<(), sqlx::Error> {
-        let committed = pin!(PgTransactionManager::commit(self.sql()?));
-        timeout_at(limit, committed).await.unwrap_or_else(timed_out)
-    }
-
     /// The connection, for SQL.
     pub(crate) fn sql(&mut self) -> Result<&mut PgConnection, sqlx::Error> {
         self.inner.as_deref_mut().ok_or_else(gone)
@@ -260,42 +251,52 @@ impl Drop for Connection {
     fn drop(&mut self) {
         // sqlx needs a runtime where a connection is dropped.
         let _runtime = self.runtime.enter();
-        let Some(mut connection) = self.inner.take() else {
+        let Some(connection) = self.inner.take() else {
             return;
         };
-        if self.health != Health::Good {
-            return connection.close_on_drop();
+        if self.health == Health::Good && !self.ended_by_server {
+            return spawn_on(&self.runtime, return_to_pool(connection));
         }
-        let ended = self.ended_by_server.then(|| self.running.clone());
-        let give_back = async move {
-            if let Some(running) = ended {
-                let stepped = within(CONTROL_TIMEOUT, step_out(&mut connection)).await;
-                drop(running);
-                if stepped.is_err() {
-                    return connection.close_on_drop();
-                }
+        let (health, running) = (self.health, self.running.clone());
+        spawn_on(&self.runtime, async move {
+            if health == Health::Good {
+                step_out(connection).await;
+            } else {
+                close(connection).await;
             }
-            return_to_pool(connection).await;
-        };
-        spawn_on(&self.runtime, give_back);
+            drop(running);
+        });
     }
 }
 
-/// Lets sqlx know that the server has ended the transaction.
-async fn step_out(connection: &mut PgConnection) -> Result<(), sqlx::Error> {
-    connection.execute("BEGIN").await?;
-    PgTransactionManager::rollback(connection).await
+/// Lets sqlx know that the server has ended the transaction, and returns the connection to the pool.
+async fn step_out(mut connection: PoolConnection<Postgres>) {
+    let stepped = within(CONTROL_TIMEOUT, async {
+        connection.execute("BEGIN").await?;
+        PgTransactionManager::rollback(&mut connection).await
+    });
+    if stepped.await.is_ok() {
+        return_to_pool(connection).await;
+    } else {
+        close(connection).await;
+    }
 }
 
 /// Returns a connection to the pool, or closes it.
 ///
-/// sqlx pings it on its way, and would wait for a server that went silent for ever. Dropped
+/// sqlx pings it on its way, and would wait for ever for a server that went silent. Dropped
 /// meanwhile, the connection is closed, and its place in the pool is free.
 async fn return_to_pool(mut connection: PoolConnection<Postgres>) {
     let returned = timeout(CONTROL_TIMEOUT, connection.return_to_pool()).await;
     if returned.is_err() {
         tracing::debug!("closed a connection that gave no reply on its way into the pool");
     }
+}
+
+/// Closes a connection, which rolls back what is open on it.
+async fn close(connection: PoolConnection<Postgres>) {
+    // The server may be gone already.
+    let _ = timeout(CONTROL_TIMEOUT, connection.close()).await;
 }
 
 async fn within<T>(

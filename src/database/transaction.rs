@@ -5,6 +5,8 @@
     reason = "transactions are committed here, and their pending replies read"
 )]
 
+use std::pin::pin;
+
 use sqlx::{
     AssertSqlSafe, Executor as _, PgConnection, SqlSafeStr as _, postgres::PgTransactionManager,
 };
@@ -15,7 +17,8 @@ use crate::{
     database::{
         access::Access,
         commit::{CommitError, CommitFailure},
-        connection::{Connection, Health, drain, execute_and_probe, gone},
+        connection::{Connection, Health, drain, execute_and_probe, gone, timed_out},
+        deadline::timeout_at,
         detached::spawn_on,
         server::Server,
     },
@@ -208,8 +211,12 @@ impl Transaction {
     ) -> Result<(), (CommitError, Option<Self>)> {
         let unsent = |error| (CommitError::unsent(error), None);
         let mut connection = self.connection.take().ok_or_else(|| unsent(gone()))?;
-        connection.sql().map_err(unsent)?;
-        let Err(error) = connection.commit(limit).await else {
+        let committed = {
+            let sql = connection.sql().map_err(unsent)?;
+            let committing = pin!(PgTransactionManager::commit(sql));
+            timeout_at(limit, committing).await
+        };
+        let Err(error) = committed.unwrap_or_else(timed_out) else {
             connection.release();
             return Ok(());
         };

@@ -8,14 +8,16 @@ use crate::tx::words::{first_word, is_word, sql_words};
 /// What is called from inside of a function is not seen.
 pub(crate) fn alters_session(sql: &str) -> bool {
     let command = first_word(sql);
-    let is = |name: &&str| command.eq_ignore_ascii_case(name);
-    if COMMANDS.iter().any(|name| is(&name)) {
+    let is_one_of = |names: &[&str]| names.iter().any(|name| command.eq_ignore_ascii_case(name));
+    if is_one_of(&COMMANDS) {
         return true;
     }
-    if PARTLY.iter().any(|name| is(&name)) && command_alters_session(sql) {
+    if is_one_of(&PARTLY) && command_alters_session(sql) {
         return true;
     }
-    QUERIES.iter().any(|name| is(&name)) && selects_into_temporary_table(sql)
+    // A search for both is faster than one in any case.
+    let may_be_temporary = sql.contains("temp") || sql.contains("TEMP");
+    may_be_temporary && is_one_of(&QUERIES) && selects_into_temporary_table(sql)
         || calls_alter_session(sql)
 }
 
@@ -55,13 +57,13 @@ fn command_alters_session(sql: &str) -> bool {
 
 /// Whether `INTO TEMP` or `INTO LOCAL TEMPORARY` is in the text.
 fn selects_into_temporary_table(sql: &str) -> bool {
-    let starts = |(at, word): (usize, &[u8])| word.eq_ignore_ascii_case(b"temp").then_some(at);
-    let mut found = sql.as_bytes().windows(4).enumerate().filter_map(starts);
-    found.any(|at| {
-        let before = sql.get(..at).unwrap_or_default().trim_end();
-        let before = before.rsplit(|c| !is_word(c)).next().unwrap_or_default();
-        let names = ["INTO", "LOCAL", "GLOBAL"];
-        names.iter().any(|name| before.eq_ignore_ascii_case(name))
+    ["temp", "TEMP"].iter().any(|temp| {
+        sql.match_indices(temp).any(|(at, _)| {
+            let before = sql.get(..at).unwrap_or_default().trim_end();
+            let before = before.rsplit(|c| !is_word(c)).next().unwrap_or_default();
+            let names = ["INTO", "LOCAL", "GLOBAL"];
+            names.iter().any(|name| before.eq_ignore_ascii_case(name))
+        })
     })
 }
 
