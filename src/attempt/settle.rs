@@ -1,6 +1,6 @@
 //! The settlement of an attempt: verify, COMMIT, hooks; or roll back.
 
-use std::{pin::pin, sync::Arc};
+use std::{pin::pin, sync::Arc, time::Duration};
 
 use tokio::time::Instant;
 use tokio_util::task::task_tracker::TaskTrackerToken;
@@ -67,6 +67,16 @@ pub(crate) struct Deadlines {
     pub(crate) commit: Instant,
 }
 
+impl Deadlines {
+    /// When a COMMIT that is not acknowledged is given up in the background as well, and its
+    /// connection closed.
+    pub(crate) fn given_up(self) -> Instant {
+        self.commit + GIVEN_UP_AFTER
+    }
+}
+
+const GIVEN_UP_AFTER: Duration = Duration::from_secs(5);
+
 /// Settles an attempt that ended with `reply`. `Ok` if the reply stands.
 ///
 /// Cancelled before COMMIT, it rolls back. Cancelled later, COMMIT and hooks are finished.
@@ -92,7 +102,7 @@ pub(crate) async fn settle(
         }
         // Boxed: what only tests need is not to enlarge the future of every request.
         Decision::Commit if dry_run => Box::pin(dry_run_commit(state, deadlines.work)).await,
-        Decision::Commit => commit(state, database, deadlines.commit).await,
+        Decision::Commit => commit(state, database, deadlines).await,
     }
 }
 
@@ -142,8 +152,9 @@ async fn verify(state: &mut SlotState, reply: Reply<'_>) {
 async fn commit(
     state: &mut SlotState,
     database: &Database,
-    limit: Instant,
+    deadlines: Deadlines,
 ) -> Result<Outcome, Failure> {
+    let limit = deadlines.commit;
     let hooks = std::mem::take(&mut state.hooks);
     let known = std::mem::take(&mut state.known);
     let running = database.token();
@@ -152,7 +163,7 @@ async fn commit(
         return Ok(Outcome::NoTransaction);
     };
     let committing = async move {
-        let committed = transaction.commit().await;
+        let committed = transaction.commit(deadlines.given_up()).await;
         log_commit(committed.as_ref().err().map(|(error, _)| error), limit);
         if committed.is_ok() {
             run_hooks(hooks, running);
@@ -172,8 +183,7 @@ pub(crate) async fn await_commit<T: Send + 'static>(
 ) -> Result<T, Failure> {
     let committing = Detached::new(committing.in_current_span());
     let Some(committed) = timeout_at(limit, committing).await else {
-        let cause =
-            "there was no reply to COMMIT in time; it goes on, and its outcome will be logged";
+        let cause = "there was no reply to COMMIT in time; it goes on for a while, and its outcome will be logged";
         let error = Error::because(ErrorKind::OutcomeUnknown, cause);
         return Err(Failure::Replaced(error, Outcome::Unknown));
     };

@@ -121,6 +121,11 @@ impl<'w> Attempt<'w> {
         self.deadlines.work
     }
 
+    /// When a statement that is its own COMMIT is given up, and its connection closed.
+    pub(crate) fn given_up(&self) -> Instant {
+        self.deadlines.given_up()
+    }
+
     /// A slot for the attempt.
     pub(crate) fn open(&mut self, access: Access) -> SlotGuard {
         SlotGuard::new(

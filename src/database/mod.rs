@@ -20,7 +20,7 @@ use self::handoff::Handoff;
 pub(crate) use self::{
     access::Access,
     commit::{CommitError, CommitFailure},
-    connection::Connection,
+    connection::{Connection, Health, timed_out},
     deadline::timeout_at,
     detached::Detached,
     server::Server,
@@ -28,7 +28,7 @@ pub(crate) use self::{
     transaction::{Depth, Transaction},
     untracked::{Severity, UntrackedRead},
 };
-use crate::error::{Error, ErrorClass, ErrorKind, kind_at_begin};
+use crate::error::{Error, ErrorClass, ErrorKind, breaks_connection, kind_at_begin};
 
 /// A pool, what is known of its server, and the work that is under way on it. Shared by all
 /// clones of one `Interlock`.
@@ -53,8 +53,8 @@ impl Database {
 
     /// Begins a SERIALIZABLE transaction.
     ///
-    /// A connection that turns out to be dead costs no attempt: after a restart of the server the
-    /// pool is full of them. Cancelled, BEGIN is finished and rolled back in the background.
+    /// A connection that turns out to be dead costs no attempt: after a restart of the server, or an
+    /// idle-session timeout, the pool is full of them. Cancelled, BEGIN is finished and rolled back in the background.
     pub(crate) async fn begin(self: &Arc<Self>, access: Access) -> Result<Transaction, Error> {
         let mut tries = self.pool.options().get_max_connections().saturating_add(1);
         loop {
@@ -67,9 +67,7 @@ impl Database {
             };
             match Detached::new(begin).await {
                 Ok(transaction) => return Ok(transaction),
-                Err(error)
-                    if tries > 0 && Error::classify(&error) == Some(ErrorClass::ConnectionLost) =>
-                {
+                Err(error) if tries > 0 && is_lost(&error) => {
                     tracing::debug!(%error, "dead connection at BEGIN, taking another one");
                     tries -= 1;
                 }
@@ -145,4 +143,9 @@ impl Database {
         self.running.close();
         self.running.wait().await;
     }
+}
+
+/// Whether a BEGIN failed because of its connection.
+fn is_lost(error: &sqlx::Error) -> bool {
+    breaks_connection(error) || Error::classify(error) == Some(ErrorClass::ConnectionLost)
 }

@@ -5,16 +5,20 @@
     reason = "transactions are committed here, and their pending replies read"
 )]
 
+use std::pin::pin;
+
 use sqlx::{
     AssertSqlSafe, Executor as _, PgConnection, SqlSafeStr as _, postgres::PgTransactionManager,
 };
 use sqlx_core::transaction::TransactionManager as _;
+use tokio::time::Instant;
 
 use crate::{
     database::{
         access::Access,
         commit::{CommitError, CommitFailure},
-        connection::{Connection, drain, execute_and_probe, gone},
+        connection::{Connection, Health, drain, execute_and_probe, gone, timed_out},
+        deadline::timeout_at,
         detached::spawn_on,
         server::Server,
         untracked::{self, UntrackedRead},
@@ -78,10 +82,10 @@ impl Transaction {
         }
     }
 
-    /// Closes the connection after the transaction.
-    pub(crate) fn mark_broken(&mut self) {
+    /// Records what has become of the connection, unless worse is known.
+    pub(crate) fn mark(&mut self, health: Health) {
         if let Some(connection) = &mut self.connection {
-            connection.mark_broken();
+            connection.mark(health);
         }
     }
 
@@ -160,9 +164,7 @@ impl Transaction {
         if self.sentinel.is_none() {
             self.sql()?.execute("SAVEPOINT interlock_sentinel").await?;
             self.sentinel = Some(self.depth);
-            if let Some(connection) = &mut self.connection {
-                connection.mark_unseen();
-            }
+            self.mark(Health::Altered);
         }
         Ok(())
     }
@@ -210,13 +212,20 @@ impl Transaction {
         checked.map_err(|error| CommitError::of_dry_run(error, self.server))
     }
 
-    /// Commits. On a definite failure the transaction is returned for a restart. Not to be
-    /// cancelled: run it in a `Detached`.
-    pub(crate) async fn commit(mut self) -> Result<(), (CommitError, Option<Self>)> {
+    /// Commits, and awaits the acknowledgement until `limit`. On a definite failure the transaction
+    /// is returned for a restart. Not to be cancelled: run it in a `Detached`.
+    pub(crate) async fn commit(
+        mut self,
+        limit: Instant,
+    ) -> Result<(), (CommitError, Option<Self>)> {
         let unsent = |error| (CommitError::unsent(error), None);
         let mut connection = self.connection.take().ok_or_else(|| unsent(gone()))?;
-        let sql = connection.sql().map_err(unsent)?;
-        let Err(error) = PgTransactionManager::commit(sql).await else {
+        let committed = {
+            let sql = connection.sql().map_err(unsent)?;
+            let committing = pin!(PgTransactionManager::commit(sql));
+            timeout_at(limit, committing).await
+        };
+        let Err(error) = committed.unwrap_or_else(timed_out) else {
             connection.release();
             return Ok(());
         };

@@ -25,6 +25,9 @@ impl Lease {
         if statement.may_be_several() {
             lease.set_sentinel().await?;
         }
+        if statement.alters_session() {
+            lease.alter_session()?;
+        }
         lease.observe_next(statement.text());
         lease.slot().keep_text(statement.text());
         Ok(lease)

@@ -10,7 +10,7 @@ use std::{
 use sqlx::{PgConnection, SqlStr};
 
 use crate::{
-    database::{Depth, Transaction},
+    database::{Depth, Health, Transaction},
     error::{Error, ErrorKind, breaks_connection},
     tx::slot::Slot,
 };
@@ -123,6 +123,12 @@ impl Lease {
         self.done(set)
     }
 
+    /// Prepares for a statement that may leave something on its session.
+    pub(crate) fn alter_session(&mut self) -> Result<(), sqlx::Error> {
+        self.parts()?.0.mark(Health::Altered);
+        Ok(())
+    }
+
     /// Opens a savepoint.
     pub(crate) async fn savepoint(&mut self) -> Result<Depth, sqlx::Error> {
         let mut lease = self.checkout().await?;
@@ -221,6 +227,9 @@ impl Lease {
     fn checkin(&mut self) {
         let abandoned = self.progress == Progress::Waiting;
         self.progress = Progress::Idle;
+        if let Some(transaction) = self.transaction.as_mut().filter(|_| abandoned) {
+            transaction.mark(Health::Abandoned);
+        }
         if self.transaction.is_some() || abandoned {
             self.slot.checkin(self.transaction.take(), abandoned);
         }
@@ -236,7 +245,7 @@ impl Lease {
             .as_mut()
             .filter(|_| breaks_connection(error))
         {
-            transaction.mark_broken();
+            transaction.mark(Health::Broken);
         }
         if Error::classify(error).is_some() {
             let depth = self.depth();

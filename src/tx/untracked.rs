@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use crate::{
     database::UntrackedRead,
-    tx::{lease::Lease, slot::Slot, statement::sql_words},
+    tx::{lease::Lease, slot::Slot, words::sql_words},
 };
 
 /// Returns the relations that the transaction of `slot` has read without predicate locks, if it has

@@ -6,7 +6,9 @@ use tokio::time;
 
 use crate::{
     attempt::{self, Attempt, Engine, Failure, Limits, Reply, ReplyClass, Retry, Step, Work},
-    database::{Access, CommitError, CommitFailure, Connection, Database, Detached, timeout_at},
+    database::{
+        Access, CommitError, CommitFailure, Connection, Database, Detached, timed_out, timeout_at,
+    },
     error::{Error, ErrorKind, breaks_connection},
     observe::{Finished, Observation, Phase, WorkKind},
     report::Outcome,
@@ -113,7 +115,8 @@ impl AutocommitWrite<'_> {
         };
         let observed = self.observed(attempt);
         let statement = self.statement.clone();
-        let write = write(connection, database, statement, observed.clone());
+        let limit = attempt.given_up();
+        let write = write(connection, database, statement, limit, observed.clone());
         let connection = match attempt.commit(write).await? {
             (Some(written), connection) => {
                 connection.release();
@@ -177,16 +180,20 @@ impl Observed {
     }
 }
 
-/// Sends the write. Not to be cancelled: run it in a `Detached`.
+/// Sends the write, and awaits its reply until `limit`. Not to be cancelled: run it in a `Detached`.
 async fn write(
     mut connection: Connection,
     database: Arc<Database>,
     statement: BoundStatement,
+    limit: time::Instant,
     observed: Option<Observed>,
 ) -> Result<(Option<Written>, Connection), CommitError> {
     let unsent = CommitError::unsent;
     let server = database.server(&mut connection).await.map_err(unsent)?;
-    let written = statement.write(connection.sql().map_err(unsent)?).await;
+    let written = {
+        let writing = pin!(statement.write(connection.sql().map_err(unsent)?));
+        timeout_at(limit, writing).await.unwrap_or_else(timed_out)
+    };
     if let Some(observed) = observed {
         observed.statement(statement.write_text(), &written);
     }
