@@ -11,7 +11,9 @@ use crate::{
         decide::{Decision, decide},
         reply::{Reply, ReplyClass},
     },
-    database::{CommitError, CommitFailure, Database, Depth, Detached, Transaction, timeout_at},
+    database::{
+        CommitError, CommitFailure, Database, Depth, Detached, Server, Transaction, timeout_at,
+    },
     error::{Error, ErrorClass, ErrorKind, describe, sqlstate},
     report::Outcome,
     tx::{
@@ -54,8 +56,8 @@ pub(crate) async fn settle(
     dry_run: bool,
     deadlines: Deadlines,
 ) -> Result<Outcome, Failure> {
-    let verified = timeout_at(deadlines.work, pin!(verify(&mut state, reply))).await;
-    if verified.is_none() {
+    let examined = timeout_at(deadlines.work, pin!(examine(&mut state, reply))).await;
+    if examined.is_none() {
         let error = Error::new(ErrorKind::DeadlineExceeded);
         return Err(Failure::Replaced(error, state.outcome()));
     }
@@ -84,7 +86,8 @@ pub(crate) fn settle_service_error(state: SlotState) -> Option<Failure> {
         .errors
         .iter()
         .find(|recorded| recorded.class().is_retryable());
-    let Some(recorded) = recorded.filter(|_| !state.has_escaped()) else {
+    let stands = state.has_escaped() || state.is_uncertain();
+    let Some(recorded) = recorded.filter(|_| !stands) else {
         tracing::debug!("the service failed, rolling back");
         return None;
     };
@@ -93,6 +96,11 @@ pub(crate) fn settle_service_error(state: SlotState) -> Option<Failure> {
         error: recorded.error.clone(),
         unfinished: state.transaction,
     }))
+}
+
+async fn examine(state: &mut SlotState, reply: Reply<'_>) {
+    verify(state, reply).await;
+    find_lost(state, reply).await;
 }
 
 /// Verifies a transaction that is to be committed, as far as statements were not seen.
@@ -122,6 +130,38 @@ async fn verify(state: &mut SlotState, reply: Reply<'_>) {
     state.transaction = Some(transaction);
 }
 
+/// Finds out whether the connection is lost where an error leaves that open: nobody else can tell
+/// whether the work may be retried.
+async fn find_lost(state: &mut SlotState, reply: Reply<'_>) {
+    if state.has_retryable() || state.has_escaped() {
+        return;
+    }
+    let Some(mut transaction) = state.transaction.take() else {
+        return;
+    };
+    // A connection of the user's own may be meant: then the transaction is sound.
+    if let Some(error) = reply.error
+        && error.class() == Some(ErrorClass::ConnectionLost)
+        && transaction.has_unseen()
+        && transaction.verify().await.is_err()
+    {
+        transaction.mark_broken();
+        state.record(error.clone(), Depth::default());
+    }
+    // A CockroachDB node that drains cancels the statement first and closes the connection then.
+    let codes = state.errors.iter().map(|recorded| &recorded.error);
+    let canceled = codes
+        .chain(reply.error)
+        .any(|error| error.sqlstate() == Some(sqlstate::QUERY_CANCELED));
+    if canceled
+        && transaction.server() == Server::CockroachDb
+        && let Some(error) = transaction.find_lost().await
+    {
+        state.record_sqlx(&error, Depth::default());
+    }
+    state.transaction = Some(transaction);
+}
+
 /// Commits, and waits for the acknowledgement.
 async fn commit(
     mut state: SlotState,
@@ -130,6 +170,7 @@ async fn commit(
 ) -> Result<Outcome, Failure> {
     let hooks = std::mem::take(&mut state.hooks);
     let running = database.token();
+    let uncertain = state.is_uncertain();
     let Some(transaction) = state.transaction.take() else {
         run_hooks(hooks, running);
         return Ok(Outcome::NoTransaction);
@@ -142,8 +183,15 @@ async fn commit(
         }
         committed
     };
-    await_commit(committing, limit).await?;
-    Ok(Outcome::Committed)
+    match await_commit(committing, limit).await {
+        Ok(()) => Ok(Outcome::Committed),
+        // It would repeat what is not known to have failed.
+        Err(Failure::Retry(retry)) if uncertain => {
+            let error = retry.error.with_kind(ErrorKind::OutcomeUnknown);
+            Err(Failure::Replaced(error, Outcome::Unknown))
+        }
+        Err(failure) => Err(failure),
+    }
 }
 
 /// Awaits a COMMIT, or a statement that is its own COMMIT, until `limit`. Cancelled, it goes on in
@@ -152,6 +200,8 @@ pub(crate) async fn await_commit<T: Send + 'static>(
     committing: impl Future<Output = Result<T, (CommitError, Option<Transaction>)>> + Send + 'static,
     limit: Instant,
 ) -> Result<T, Failure> {
+    // Work around this one must not be retried until the outcome is known.
+    let pending = scope::PendingOutcome::new();
     let committing = Detached::new(committing.in_current_span());
     let Some(committed) = timeout_at(limit, committing).await else {
         let cause =
@@ -159,6 +209,10 @@ pub(crate) async fn await_commit<T: Send + 'static>(
         let error = Error::because(ErrorKind::OutcomeUnknown, cause);
         return Err(Failure::Replaced(error, Outcome::Unknown));
     };
+    let unknown = |(error, _): &(CommitError, _)| error.failure == CommitFailure::Unknown;
+    if !committed.as_ref().is_err_and(unknown) {
+        pending.known();
+    }
     committed.map_err(|(error, unfinished)| commit_failed(error, unfinished))
 }
 
@@ -166,8 +220,8 @@ fn commit_failed(error: CommitError, unfinished: Option<Transaction>) -> Failure
     let failure = error.failure;
     let error = error.into_error();
     match failure {
-        CommitFailure::SerializationFailure => Failure::Retry(Retry {
-            class: ErrorClass::SerializationFailure,
+        CommitFailure::Retryable(class) => Failure::Retry(Retry {
+            class,
             error,
             unfinished,
         }),

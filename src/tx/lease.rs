@@ -10,8 +10,8 @@ use std::{
 use sqlx::{PgConnection, SqlStr};
 
 use crate::{
-    database::{Depth, Transaction},
-    error::{Error, ErrorKind, breaks_connection},
+    database::{Access, Depth, Transaction},
+    error::{Error, ErrorKind, Moment, breaks_connection, kind, sqlstate},
     tx::slot::Slot,
 };
 
@@ -102,7 +102,27 @@ impl Lease {
         if let Some(sql) = self.observed.take() {
             self.observe(&sql, reply.is_ok(), reply.as_ref().err());
         }
-        reply
+        reply.map_err(|error| self.as_returned(error))
+    }
+
+    /// The error that the caller of the statement gets: a write of a READ ONLY transaction is a
+    /// mistake of the work, and elsewhere says that the server takes no writes.
+    fn as_returned(&self, error: sqlx::Error) -> sqlx::Error {
+        let moment = self.moment();
+        let read_only =
+            sqlstate::code(&error).as_deref() == Some(sqlstate::READ_ONLY_SQL_TRANSACTION);
+        if read_only && moment == Moment::ReadOnly {
+            Error::database(kind(&error, moment), error).into_sqlx()
+        } else {
+            error
+        }
+    }
+
+    fn moment(&self) -> Moment {
+        match self.transaction.as_ref().map(Transaction::access) {
+            Some(Access::ReadOnly) => Moment::ReadOnly,
+            _ => Moment::ReadWrite,
+        }
     }
 
     /// Observes the statement that is sent next.
@@ -226,16 +246,17 @@ impl Lease {
     }
 
     fn record(&mut self, error: &sqlx::Error) {
-        if let Some(transaction) = self
-            .transaction
-            .as_mut()
-            .filter(|_| breaks_connection(error))
+        let moment = self.moment();
+        if let Some(transaction) = &mut self.transaction
+            && breaks_connection(error, moment)
         {
             transaction.mark_broken();
         }
         if Error::classify(error).is_some() {
             let depth = self.depth();
-            self.slot.lock().record(Error::recorded(error), depth);
+            self.slot
+                .lock()
+                .record(Error::recorded(error, moment), depth);
         }
     }
 

@@ -4,7 +4,7 @@ use std::{pin::Pin, time::Duration};
 
 use crate::{
     database::{Access, Depth, Transaction},
-    error::{Error, ErrorClass, ErrorKind},
+    error::{Error, ErrorClass, ErrorKind, Moment},
     observe::Phase,
     report::Outcome,
 };
@@ -30,6 +30,8 @@ pub(crate) struct SlotState {
     pub(crate) access: Access,
     pub(crate) phase: Option<Phase>,
     pub(crate) leases: Leases,
+    /// How many COMMITs of work inside of the attempt were sent whose outcome is not known.
+    pub(crate) uncertain: usize,
     /// How long the attempt waited for its connection and BEGIN, if it is observed.
     pub(crate) waited: Duration,
 }
@@ -97,6 +99,18 @@ impl SlotState {
         self.leases.alive > 0
     }
 
+    /// Whether another attempt could repeat something that was committed by other means.
+    pub(crate) fn is_uncertain(&self) -> bool {
+        self.uncertain > 0
+    }
+
+    /// Whether an error is recorded that makes the work retryable.
+    pub(crate) fn has_retryable(&self) -> bool {
+        self.errors
+            .iter()
+            .any(|recorded| recorded.class().is_retryable())
+    }
+
     pub(crate) fn record(&mut self, error: Error, depth: Depth) {
         self.errors.push(RecordedError { error, depth });
     }
@@ -104,7 +118,7 @@ impl SlotState {
     /// Records an error of what was sent at settlement. Errors that leave the transaction
     /// unharmed do not occur there.
     pub(crate) fn record_sqlx(&mut self, error: &sqlx::Error, depth: Depth) {
-        self.record(Error::recorded(error), depth);
+        self.record(Error::recorded(error, Moment::ReadWrite), depth);
     }
 
     pub(crate) fn push_hook(&mut self, hook: Hook, depth: Depth) {
