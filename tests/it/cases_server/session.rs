@@ -27,9 +27,9 @@ fn idle_session_timeout_fails_no_request() {
         set_default(&kit, "idle_session_timeout = '300ms'").await;
         let app = updating(&kit.interlock);
         for _ in 0..3 {
+            sleep(Duration::from_millis(900)).await;
             let answer = put(&app, "/1", "").await;
             assert_eq!(answer.status, 200, "{}", answer.body);
-            sleep(Duration::from_millis(900)).await;
         }
     });
 }
@@ -44,8 +44,8 @@ fn idle_session_timeout_fails_no_conditional_write() {
         }
         set_default(&kit, "idle_session_timeout = '300ms'").await;
         for expected in 1..=3 {
-            assert_eq!(write(&kit.interlock).await.unwrap(), expected);
             sleep(Duration::from_millis(900)).await;
+            assert_eq!(write(&kit.interlock).await.unwrap(), expected);
         }
     });
 }
