@@ -2,7 +2,8 @@
 
 use crate::{
     attempt::reply::{Reply, ReplyClass},
-    error::{Error, ErrorClass, ErrorKind},
+    database::Access,
+    error::{Error, ErrorClass, ErrorKind, sqlstate},
     tx::{SlotState, Stage, Verdict},
 };
 
@@ -37,12 +38,12 @@ pub(crate) fn decide(state: &SlotState, reply: Reply<'_>) -> Decision {
     let error = state.first_error();
     match state.verdict {
         Some(Verdict::Denied) if error.is_none() => return rule_4(state, reply.class),
-        Some(Verdict::Denied | Verdict::Failed) => return rule_5(state, reply.class, error),
+        Some(Verdict::Denied | Verdict::Failed) => return rule_5(state, reply, error),
         Some(Verdict::Rejected) | None => {}
     }
     let kept = reply.class == ReplyClass::ClientError && state.ending.keep_client_errors;
     if !reply.class.is_success() && !kept {
-        return Decision::RollBack; // rule 6
+        return rule_6(state, reply);
     }
     if let Some(error) = error {
         return rule_7(state, error, repeatable);
@@ -72,14 +73,33 @@ fn rule_4(state: &SlotState, class: ReplyClass) -> Decision {
 }
 
 /// A policy failed, or denied although an error is recorded.
-fn rule_5(state: &SlotState, class: ReplyClass, error: Option<Error>) -> Decision {
-    if state.verdict == Some(Verdict::Failed) && class == ReplyClass::ServerError {
-        return Decision::RollBack;
+fn rule_5(state: &SlotState, reply: Reply<'_>, error: Option<Error>) -> Decision {
+    if state.verdict == Some(Verdict::Failed) && reply.class == ReplyClass::ServerError {
+        return rule_6(state, reply);
     }
     error.map_or_else(
         || aborted("a policy failed"),
         |error| Decision::Replace(error.of_check()),
     )
+}
+
+/// The reply is an error. In a READ ONLY transaction, one for a write is a mistake of the work, and
+/// says nothing about the server.
+fn rule_6(state: &SlotState, reply: Reply<'_>) -> Decision {
+    let mistake = reply.error.filter(|error| {
+        state.access == Access::ReadOnly
+            && error.kind() == ErrorKind::Unavailable
+            && error.sqlstate() == Some(sqlstate::READ_ONLY_SQL_TRANSACTION)
+    });
+    let ours = |error: &&Error| {
+        reply
+            .status
+            .is_none_or(|status| status == error.status().as_u16())
+    };
+    match mistake.filter(ours) {
+        Some(error) => Decision::Replace(error.with_kind(ErrorKind::Database)),
+        None => Decision::RollBack,
+    }
 }
 
 /// An error is recorded. If an earlier error was hidden, only its consequence is known.

@@ -11,7 +11,7 @@ use sqlx::{PgConnection, SqlStr};
 
 use crate::{
     database::{Access, Depth, Transaction},
-    error::{Error, ErrorKind, Moment, breaks_connection, kind, sqlstate},
+    error::{Error, ErrorKind, Moment, breaks_connection},
     tx::slot::Slot,
 };
 
@@ -102,20 +102,7 @@ impl Lease {
         if let Some(sql) = self.observed.take() {
             self.observe(&sql, reply.is_ok(), reply.as_ref().err());
         }
-        reply.map_err(|error| self.as_returned(error))
-    }
-
-    /// The error that the caller of the statement gets: a write of a READ ONLY transaction is a
-    /// mistake of the work, and elsewhere says that the server takes no writes.
-    fn as_returned(&self, error: sqlx::Error) -> sqlx::Error {
-        let moment = self.moment();
-        let read_only =
-            sqlstate::code(&error).as_deref() == Some(sqlstate::READ_ONLY_SQL_TRANSACTION);
-        if read_only && moment == Moment::ReadOnly {
-            Error::database(kind(&error, moment), error).into_sqlx()
-        } else {
-            error
-        }
+        reply
     }
 
     fn moment(&self) -> Moment {
