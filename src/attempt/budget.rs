@@ -9,16 +9,19 @@ pub(crate) struct Budget {
     lost: bool,
     hidden: bool,
     violations: Vec<Violation>,
+    /// How many stale sessions there may still be.
+    sessions: u32,
 }
 
 impl Budget {
-    pub(crate) fn new(max: u32) -> Self {
+    pub(crate) fn new(max: u32, sessions: u32) -> Self {
         Self {
             made: 0,
             max,
             lost: false,
             hidden: false,
             violations: Vec::new(),
+            sessions,
         }
     }
 
@@ -52,6 +55,11 @@ impl Budget {
                 ErrorClass::SerializationFailure | ErrorClass::ConstraintViolation => true,
                 ErrorClass::ConnectionLost => !std::mem::replace(&mut self.lost, true),
                 ErrorClass::AlreadyAborted => !std::mem::replace(&mut self.hidden, true),
+                ErrorClass::StaleSession => {
+                    let left = self.sessions.checked_sub(1);
+                    self.sessions = left.unwrap_or_default();
+                    left.is_some()
+                }
                 ErrorClass::Other => false,
             }
     }
@@ -61,7 +69,7 @@ impl Budget {
 pub(crate) fn exhausted(class: ErrorClass, error: &Error) -> Error {
     error.with_kind(match class {
         ErrorClass::SerializationFailure => ErrorKind::RetriesExhausted,
-        ErrorClass::ConnectionLost => ErrorKind::Unavailable,
+        ErrorClass::ConnectionLost | ErrorClass::StaleSession => ErrorKind::Unavailable,
         ErrorClass::ConstraintViolation => ErrorKind::ConstraintViolation,
         ErrorClass::AlreadyAborted | ErrorClass::Other => ErrorKind::TransactionAborted,
     })
@@ -73,7 +81,7 @@ mod tests {
 
     #[test]
     fn serialization_failures_are_retried_to_the_limit_and_lost_connections_once() {
-        let mut budget = Budget::new(4);
+        let mut budget = Budget::new(4, 1);
         budget.next();
         assert!(budget.allows(ErrorClass::ConnectionLost));
         budget.next();
@@ -85,5 +93,14 @@ mod tests {
         assert!(budget.allows(ErrorClass::SerializationFailure));
         budget.next();
         assert!(!budget.allows(ErrorClass::SerializationFailure));
+    }
+
+    #[test]
+    fn stale_sessions_are_replaced_once_each() {
+        let mut budget = Budget::new(100, 2);
+        budget.next();
+        assert!(budget.allows(ErrorClass::StaleSession));
+        assert!(budget.allows(ErrorClass::StaleSession));
+        assert!(!budget.allows(ErrorClass::StaleSession));
     }
 }

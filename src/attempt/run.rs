@@ -88,7 +88,7 @@ impl<'w> Retries<'w> {
             engine,
             limits,
             deadlines: Deadlines { work, commit },
-            budget: Budget::new(limits.max_attempts),
+            budget: Budget::new(limits.max_attempts, engine.database.sessions()),
             ticket: None,
             next_tx: None,
             waited: Duration::ZERO,

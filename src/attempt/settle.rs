@@ -11,7 +11,10 @@ use crate::{
         decide::{Decision, decide},
         reply::{Reply, ReplyClass},
     },
-    database::{CommitError, CommitFailure, Database, Depth, Detached, Transaction, timeout_at},
+    database::{
+        CommitError, CommitFailure, Database, Depth, Detached, Health, Server, Transaction,
+        timeout_at,
+    },
     error::{Error, ErrorClass, ErrorKind, Known, Violation, describe, sqlstate},
     report::Outcome,
     tx::{
@@ -87,8 +90,8 @@ pub(crate) async fn settle(
     dry_run: bool,
     deadlines: Deadlines,
 ) -> Result<Outcome, Failure> {
-    let verified = timeout_at(deadlines.work, pin!(verify(state, reply))).await;
-    if verified.is_none() {
+    let examined = timeout_at(deadlines.work, pin!(examine(state, reply))).await;
+    if examined.is_none() {
         let error = Error::new(ErrorKind::DeadlineExceeded);
         return Err(Failure::Replaced(error, state.outcome()));
     }
@@ -113,12 +116,18 @@ pub(crate) fn settle_service_error(mut state: SlotState) -> Option<Failure> {
         let class = recorded.error.retryable_class(&state.known)?;
         Some((class, recorded))
     });
-    let Some((class, recorded)) = retryable.filter(|_| !state.has_escaped()) else {
+    let stands = state.has_escaped() || state.is_uncertain();
+    let Some((class, recorded)) = retryable.filter(|_| !stands) else {
         tracing::debug!("the service failed, rolling back");
         return None;
     };
     let error = recorded.error.clone();
     Some(Failure::Retry(Retry::of_state(class, error, &mut state)))
+}
+
+async fn examine(state: &mut SlotState, reply: Reply<'_>) {
+    verify(state, reply).await;
+    find_lost(state, reply).await;
 }
 
 /// Verifies a transaction that is to be committed, as far as statements were not seen.
@@ -148,6 +157,38 @@ async fn verify(state: &mut SlotState, reply: Reply<'_>) {
     state.transaction = Some(transaction);
 }
 
+/// Finds out whether the connection is lost where an error leaves that open: nobody else can tell
+/// whether the work may be retried.
+async fn find_lost(state: &mut SlotState, reply: Reply<'_>) {
+    if state.has_retryable() || state.has_escaped() {
+        return;
+    }
+    let Some(mut transaction) = state.transaction.take() else {
+        return;
+    };
+    // A connection of the user's own may be meant: then the transaction is sound.
+    if let Some(error) = reply.error
+        && error.class() == Some(ErrorClass::ConnectionLost)
+        && transaction.has_unseen()
+        && transaction.verify().await.is_err()
+    {
+        transaction.mark(Health::Broken);
+        state.record(error.clone(), Depth::default());
+    }
+    // A CockroachDB node that drains cancels the statement first and closes the connection then.
+    let codes = state.errors.iter().map(|recorded| &recorded.error);
+    let canceled = codes
+        .chain(reply.error)
+        .any(|error| error.sqlstate() == Some(sqlstate::QUERY_CANCELED));
+    if canceled
+        && transaction.server() == Server::CockroachDb
+        && let Some(error) = transaction.find_lost().await
+    {
+        state.record_sqlx(&error, Depth::default());
+    }
+    state.transaction = Some(transaction);
+}
+
 /// Commits, and waits for the acknowledgement.
 async fn commit(
     state: &mut SlotState,
@@ -158,6 +199,7 @@ async fn commit(
     let hooks = std::mem::take(&mut state.hooks);
     let known = std::mem::take(&mut state.known);
     let running = database.token();
+    let uncertain = state.is_uncertain();
     let Some(transaction) = state.transaction.take() else {
         run_hooks(hooks, running);
         return Ok(Outcome::NoTransaction);
@@ -170,8 +212,15 @@ async fn commit(
         }
         committed
     };
-    await_commit(committing, limit, &known).await?;
-    Ok(Outcome::Committed)
+    match await_commit(committing, limit, &known).await {
+        Ok(()) => Ok(Outcome::Committed),
+        // It would repeat what is not known to have failed.
+        Err(Failure::Retry(retry)) if uncertain => {
+            let error = retry.error.with_kind(ErrorKind::OutcomeUnknown);
+            Err(Failure::Replaced(error, Outcome::Unknown))
+        }
+        Err(failure) => Err(failure),
+    }
 }
 
 /// Awaits a COMMIT, or a statement that is its own COMMIT, until `limit`. Cancelled, it goes on in
@@ -181,12 +230,18 @@ pub(crate) async fn await_commit<T: Send + 'static>(
     limit: Instant,
     known: &Known,
 ) -> Result<T, Failure> {
+    // Work around this one must not be retried until the outcome is known.
+    let pending = scope::PendingOutcome::new();
     let committing = Detached::new(committing.in_current_span());
     let Some(committed) = timeout_at(limit, committing).await else {
         let cause = "there was no reply to COMMIT in time; it goes on for a while, and its outcome will be logged";
         let error = Error::because(ErrorKind::OutcomeUnknown, cause);
         return Err(Failure::Replaced(error, Outcome::Unknown));
     };
+    let unknown = |(error, _): &(CommitError, _)| error.failure == CommitFailure::Unknown;
+    if !committed.as_ref().is_err_and(unknown) {
+        pending.known();
+    }
     committed.map_err(|(error, unfinished)| commit_failed(error, unfinished, known))
 }
 
@@ -194,11 +249,7 @@ fn commit_failed(error: CommitError, unfinished: Option<Transaction>, known: &Kn
     let failure = error.failure;
     let error = error.into_error();
     match failure {
-        CommitFailure::SerializationFailure => Failure::Retry(Retry::new(
-            ErrorClass::SerializationFailure,
-            error,
-            unfinished,
-        )),
+        CommitFailure::Retryable(class) => Failure::Retry(Retry::new(class, error, unfinished)),
         CommitFailure::RolledBack => match error.retryable_class(known) {
             Some(class @ ErrorClass::ConstraintViolation) => {
                 Failure::Retry(Retry::new(class, error, unfinished))

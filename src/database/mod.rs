@@ -28,7 +28,7 @@ pub(crate) use self::{
     transaction::{Depth, Transaction},
     untracked::{Severity, UntrackedRead},
 };
-use crate::error::{Error, ErrorClass, ErrorKind, breaks_connection, kind_at_begin};
+use crate::error::{Error, ErrorClass, ErrorKind, Moment, breaks_connection, kind};
 
 /// A pool, what is known of its server, and the work that is under way on it. Shared by all
 /// clones of one `Interlock`.
@@ -56,7 +56,7 @@ impl Database {
     /// A connection that turns out to be dead costs no attempt: after a restart of the server, or an
     /// idle-session timeout, the pool is full of them. Cancelled, BEGIN is finished and rolled back in the background.
     pub(crate) async fn begin(self: &Arc<Self>, access: Access) -> Result<Transaction, Error> {
-        let mut tries = self.pool.options().get_max_connections().saturating_add(1);
+        let mut tries = self.sessions();
         loop {
             let connection = self.acquire().await?;
             let database = Arc::clone(self);
@@ -67,13 +67,18 @@ impl Database {
             };
             match Detached::new(begin).await {
                 Ok(transaction) => return Ok(transaction),
-                Err(error) if tries > 0 && is_lost(&error) => {
+                Err(error) if tries > 0 && is_dead(&error) => {
                     tracing::debug!(%error, "dead connection at BEGIN, taking another one");
                     tries -= 1;
                 }
-                Err(error) => return Err(Error::database(kind_at_begin(&error), error)),
+                Err(error) => return Err(Error::database(kind(&error, Moment::Begin), error)),
             }
         }
+    }
+
+    /// How often work may move on to another connection because that of the pool is of no use.
+    pub(crate) fn sessions(&self) -> u32 {
+        self.pool.options().get_max_connections().saturating_add(1)
     }
 
     /// A connection outside of a transaction. Cancelled, nothing is left behind.
@@ -145,7 +150,11 @@ impl Database {
     }
 }
 
-/// Whether a BEGIN failed because of its connection.
-fn is_lost(error: &sqlx::Error) -> bool {
-    breaks_connection(error) || Error::classify(error) == Some(ErrorClass::ConnectionLost)
+/// Whether it tells of a connection that had ended before BEGIN was sent.
+fn is_dead(error: &sqlx::Error) -> bool {
+    breaks_connection(error, Moment::Begin)
+        || matches!(
+            Error::classify(error),
+            Some(ErrorClass::ConnectionLost | ErrorClass::StaleSession)
+        )
 }

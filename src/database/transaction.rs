@@ -23,13 +23,16 @@ use crate::{
         server::Server,
         untracked::{self, UntrackedRead},
     },
-    error::{Error, ErrorClass, ErrorKind, describe},
+    error::{Error, ErrorClass, ErrorKind, Moment, breaks_connection, describe},
 };
 
 /// An open transaction. Dropped, it is rolled back in the background.
 pub(crate) struct Transaction {
     connection: Option<Connection>,
     server: Server,
+    /// The access of its BEGIN.
+    begun: Access,
+    /// The access by now.
     access: Access,
     depth: Depth,
     /// The outermost savepoint that was dropped and has to be rolled back.
@@ -59,6 +62,7 @@ impl Transaction {
         Self {
             connection: Some(connection),
             server,
+            begun: access,
             access,
             depth: Depth::default(),
             dropped: None,
@@ -70,8 +74,8 @@ impl Transaction {
     /// if the connection is not fit for it. Not to be cancelled: run it in a `Detached`.
     pub(crate) async fn restart(mut self) -> Option<Self> {
         let connection = self.connection.take()?;
-        let connection = connection.restart(self.access).await?;
-        Some(Self::new(connection, self.server, self.access))
+        let connection = connection.restart(self.begun).await?;
+        Some(Self::new(connection, self.server, self.begun))
     }
 
     /// The connection, for statements. On a broken one they would wait for nothing.
@@ -87,6 +91,19 @@ impl Transaction {
         if let Some(connection) = &mut self.connection {
             connection.mark(health);
         }
+    }
+
+    pub(crate) fn access(&self) -> Access {
+        self.access
+    }
+
+    pub(crate) fn server(&self) -> Server {
+        self.server
+    }
+
+    /// Whether statements ran on it that the crate could not see.
+    pub(crate) fn has_unseen(&self) -> bool {
+        self.sentinel.is_some()
     }
 
     /// How many savepoints are open.
@@ -199,6 +216,20 @@ impl Transaction {
         Ok(())
     }
 
+    /// Finds out whether the connection is lost, of which no statement has told yet. An aborted
+    /// transaction rejects the query, and that is a reply.
+    pub(crate) async fn find_lost(&mut self) -> Option<sqlx::Error> {
+        let asked = match self.sql() {
+            Ok(sql) => sql.execute("SELECT 1").await,
+            Err(_) => return None,
+        };
+        let lost = asked
+            .err()
+            .filter(|error| Error::classify(error) == Some(ErrorClass::ConnectionLost))?;
+        self.mark(Health::Broken);
+        Some(lost)
+    }
+
     /// Does what a commit does, except for the commit: it fails as COMMIT would for a deferred
     /// constraint. CockroachDB has none.
     pub(crate) async fn dry_run_commit(mut self) -> Result<(), CommitError> {
@@ -209,7 +240,7 @@ impl Transaction {
             Ok(sql) => sql.execute("SET CONSTRAINTS ALL IMMEDIATE").await.map(drop),
             Err(error) => Err(error),
         };
-        checked.map_err(|error| CommitError::of_dry_run(error, self.server))
+        checked.map_err(CommitError::of_dry_run)
     }
 
     /// Commits, and awaits the acknowledgement until `limit`. On a definite failure the transaction
@@ -229,14 +260,23 @@ impl Transaction {
             connection.release();
             return Ok(());
         };
-        let description = describe(&error);
+        let (description, breaks) = (
+            describe(&error),
+            breaks_connection(&error, Moment::ReadWrite),
+        );
         let Some(failed) = CommitError::of_commit(error, self.server) else {
             tracing::error!(error = description, "committed, but for its schema change");
             connection.close();
             return Ok(());
         };
-        if failed.failure == CommitFailure::Unknown {
+        if breaks || failed.failure == CommitFailure::Unknown {
             connection.close();
+            let could_write = self.begun == Access::ReadWrite;
+            let failed = if could_write {
+                failed
+            } else {
+                failed.of_read_only()
+            };
             return Err((failed, None));
         }
         connection.mark_ended();

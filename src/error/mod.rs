@@ -11,11 +11,15 @@ use std::{error::Error as StdError, fmt, sync::Arc};
 use http::StatusCode;
 use tracing::Level;
 
-pub(crate) use self::classify::{
-    breaks_connection, describe, is_stale_statement, kind_at_begin, kind_of_write,
-};
 pub(crate) use self::violation::{Known, Violation};
 pub use self::{classify::ErrorClass, denied::Denied, kind::ErrorKind};
+pub(crate) use self::{
+    classify::{
+        Moment, breaks_connection, describe, effects, is_interrupt, is_rolled_back_by_postgres,
+        kind,
+    },
+    sqlstate::Effects,
+};
 use crate::report::Outcome;
 
 /// The error of this crate: a [kind](ErrorKind), and a cause for the log.
@@ -151,6 +155,11 @@ impl Error {
             Ok(carried) => return carried,
             Err(error) => error,
         };
+        let kind = if is_unknown(&error) {
+            ErrorKind::OutcomeUnknown
+        } else {
+            kind
+        };
         Self::from(Inner {
             class: classify::classify(&error),
             sqlstate: sqlstate::code(&error).map(Into::into),
@@ -161,7 +170,7 @@ impl Error {
     }
 
     /// A copy of an error that is returned to the caller of its statement, too.
-    pub(crate) fn recorded(error: &sqlx::Error) -> Self {
+    pub(crate) fn recorded(error: &sqlx::Error, moment: Moment) -> Self {
         if let Some(carried) = carried(error) {
             return carried.clone();
         }
@@ -172,7 +181,7 @@ impl Error {
             cause: Some(Cause::from(Box::<dyn StdError + Send + Sync>::from(
                 describe(error),
             ))),
-            ..Inner::new(classify::kind(error))
+            ..Inner::new(kind(error, moment))
         })
     }
 
@@ -187,8 +196,7 @@ impl Error {
     /// What this error means for its transaction, if it is one of a transaction. An unknown
     /// outcome has no class: nothing may retry it.
     pub(crate) fn class(&self) -> Option<ErrorClass> {
-        let known = self.0.kind != ErrorKind::OutcomeUnknown;
-        self.0.class.filter(|_| known)
+        self.0.class.filter(|_| !self.is_unknown())
     }
 
     /// The class, if it is one that may be retried: of a violation, if it is not among the `known`.
@@ -226,6 +234,27 @@ impl Error {
             status: kind.status(),
             ..(*self.0).clone()
         })
+    }
+
+    /// The same error of a policy: an error of the database is no answer to the caller (P7).
+    pub(crate) fn of_check(&self) -> Self {
+        if self.0.class.is_some() && !self.status().is_server_error() {
+            self.with_kind(ErrorKind::Database)
+        } else {
+            self.clone()
+        }
+    }
+
+    #[cfg(test)]
+    pub(crate) fn with_class(&self, class: ErrorClass) -> Self {
+        Self::from(Inner {
+            class: Some(class),
+            ..(*self.0).clone()
+        })
+    }
+
+    pub(crate) fn is_unknown(&self) -> bool {
+        self.0.kind == ErrorKind::OutcomeUnknown
     }
 
     pub(crate) fn challenge(&self) -> Option<&'static str> {
@@ -279,7 +308,13 @@ impl From<Inner> for Error {
 
 impl From<sqlx::Error> for Error {
     fn from(error: sqlx::Error) -> Self {
-        Self::database(classify::kind(&error), error)
+        let kind = match classify::classify(&error) {
+            // What the statement did is not known here. On a `Tx` it is rolled back, and the
+            // settlement says so.
+            Some(ErrorClass::ConnectionLost) => ErrorKind::Database,
+            _ => kind(&error, Moment::ReadWrite),
+        };
+        Self::database(kind, error)
     }
 }
 
@@ -353,6 +388,18 @@ fn take_carried(error: sqlx::Error) -> Result<Error, sqlx::Error> {
         },
         error => Err(error),
     }
+}
+
+/// Whether an unknown outcome is somewhere in the cause. A user may have wrapped it.
+fn is_unknown(error: &sqlx::Error) -> bool {
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        if error.downcast_ref().is_some_and(Error::is_unknown) {
+            return true;
+        }
+        cause = error.source();
+    }
+    false
 }
 
 #[cfg(test)]

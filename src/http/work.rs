@@ -98,6 +98,7 @@ where
     let checked = route.policy.check(&mut parts).await;
     Lease::verify_idle(slot).await;
     if let Err(response) = checked {
+        let response = answer_of_check(response);
         let failed = response.status().is_server_error();
         slot.add_verdict(if failed {
             Verdict::Failed
@@ -109,7 +110,7 @@ where
     // A policy that allows over an error has not seen what it had to see.
     if let Some(error) = slot.first_error() {
         slot.add_verdict(Verdict::Failed);
-        return Ok(error.into_response());
+        return Ok(error.of_check().into_response());
     }
     if is_looked_at {
         let texts = slot.take_texts();
@@ -122,6 +123,21 @@ where
     slot.set_phase(Phase::Handler);
     let response = inner.call(Request::from_parts(parts, body)).await?;
     Ok(response.map(Body::new))
+}
+
+/// The response of a policy that did not allow. An error of the database does not deny (P7).
+fn answer_of_check(response: Response) -> Response {
+    match response.extensions().get::<Error>() {
+        Some(error) if error.status() == response.status() => {
+            let error = error.of_check();
+            if error.status() == response.status() {
+                response
+            } else {
+                error.into_response()
+            }
+        }
+        _ => response,
+    }
 }
 
 /// A request, and the service that it is for.

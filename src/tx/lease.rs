@@ -10,8 +10,8 @@ use std::{
 use sqlx::{PgConnection, SqlStr};
 
 use crate::{
-    database::{Depth, Health, Transaction},
-    error::{Error, ErrorKind, breaks_connection},
+    database::{Access, Depth, Health, Transaction},
+    error::{Error, ErrorKind, Moment, breaks_connection},
     tx::slot::Slot,
 };
 
@@ -108,6 +108,13 @@ impl Lease {
     /// Records whether the last statement was an INSERT that skipped its row because of a conflict.
     pub(crate) fn note_skipped(&self, skipped: bool) {
         self.slot.lock().skipped_insert = skipped;
+    }
+
+    fn moment(&self) -> Moment {
+        match self.transaction.as_ref().map(Transaction::access) {
+            Some(Access::ReadOnly) => Moment::ReadOnly,
+            _ => Moment::ReadWrite,
+        }
     }
 
     /// Observes the statement that is sent next.
@@ -240,16 +247,17 @@ impl Lease {
     }
 
     fn record(&mut self, error: &sqlx::Error) {
-        if let Some(transaction) = self
-            .transaction
-            .as_mut()
-            .filter(|_| breaks_connection(error))
+        let moment = self.moment();
+        if let Some(transaction) = &mut self.transaction
+            && breaks_connection(error, moment)
         {
             transaction.mark(Health::Broken);
         }
         if Error::classify(error).is_some() {
             let depth = self.depth();
-            self.slot.lock().record(Error::recorded(error), depth);
+            self.slot
+                .lock()
+                .record(Error::recorded(error, moment), depth);
         }
     }
 

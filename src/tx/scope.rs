@@ -50,6 +50,27 @@ pub(crate) fn principal() -> Option<Arc<str>> {
     current_slot()?.principal().cloned()
 }
 
+/// A COMMIT that was sent by work inside of an attempt, on a connection of its own. Unless its
+/// outcome becomes known, no attempt around it may be repeated, whatever the error is wrapped in.
+pub(crate) struct PendingOutcome(Option<Arc<Slot>>);
+
+impl PendingOutcome {
+    /// To be made outside of the scope of the work that commits.
+    pub(crate) fn new() -> Self {
+        let slot = current_slot();
+        around(slot.as_deref()).for_each(Slot::outcome_pending);
+        Self(slot)
+    }
+
+    pub(crate) fn known(self) {
+        around(self.0.as_deref()).for_each(Slot::outcome_known);
+    }
+}
+
+fn around(slot: Option<&Slot>) -> impl Iterator<Item = &Slot> {
+    std::iter::successors(slot, |slot| slot.outer())
+}
+
 /// Rejects a second transaction on `database` while the task has one open (T10): it would wait for
 /// a connection, or for locks, that its own work holds.
 ///
@@ -61,8 +82,7 @@ pub(crate) fn check_no_open_transaction(database: &Arc<Database>) -> Result<(), 
         let Scope::Attempt(slot) = scope else {
             return false;
         };
-        std::iter::successors(Some(&**slot), |slot| slot.outer())
-            .any(|slot| slot.is_of(database) && slot.is_open())
+        around(Some(slot)).any(|slot| slot.is_of(database) && slot.is_open())
     });
     if is_open.unwrap_or(false) {
         return Err(Error::because(

@@ -153,6 +153,15 @@ impl Slot {
         self.lock().push_hook(hook, depth);
     }
 
+    pub(crate) fn outcome_pending(&self) {
+        self.lock().uncertain += 1;
+    }
+
+    pub(crate) fn outcome_known(&self) {
+        let mut state = self.lock();
+        state.uncertain = state.uncertain.saturating_sub(1);
+    }
+
     pub(crate) fn add_waited(&self, waited: Duration) {
         self.lock().waited += waited;
     }

@@ -6,7 +6,7 @@ use sqlx::SqlStr;
 
 use crate::{
     database::{Access, Depth, Transaction},
-    error::{Error, ErrorClass, ErrorKind, Known},
+    error::{Error, ErrorClass, ErrorKind, Known, Moment},
     observe::Phase,
     report::Outcome,
 };
@@ -38,6 +38,8 @@ pub(crate) struct SlotState {
     pub(crate) leases: Leases,
     /// The violations that are no serialization failures.
     pub(crate) known: Known,
+    /// How many COMMITs of work inside of the attempt were sent whose outcome is not known.
+    pub(crate) uncertain: usize,
     /// How long the attempt waited for its connection and BEGIN, if it is observed.
     pub(crate) waited: Duration,
 }
@@ -105,6 +107,17 @@ impl SlotState {
         self.leases.alive > 0
     }
 
+    /// Whether another attempt could repeat something that was committed by other means.
+    pub(crate) fn is_uncertain(&self) -> bool {
+        self.uncertain > 0
+    }
+
+    /// Whether an error is recorded that makes the work retryable.
+    pub(crate) fn has_retryable(&self) -> bool {
+        let mut errors = self.errors.iter();
+        errors.any(|recorded| recorded.error.retryable_class(&self.known).is_some())
+    }
+
     pub(crate) fn record(&mut self, error: Error, depth: Depth) {
         self.errors.push(RecordedError { error, depth });
     }
@@ -112,7 +125,7 @@ impl SlotState {
     /// Records an error of what was sent at settlement. Errors that leave the transaction
     /// unharmed do not occur there.
     pub(crate) fn record_sqlx(&mut self, error: &sqlx::Error, depth: Depth) {
-        self.record(Error::recorded(error), depth);
+        self.record(Error::recorded(error, Moment::ReadWrite), depth);
     }
 
     pub(crate) fn push_hook(&mut self, hook: Hook, depth: Depth) {

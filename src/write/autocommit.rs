@@ -9,7 +9,7 @@ use crate::{
     database::{
         Access, CommitError, CommitFailure, Connection, Database, Detached, timed_out, timeout_at,
     },
-    error::{Error, ErrorKind, breaks_connection},
+    error::{Error, ErrorKind, Moment, breaks_connection},
     observe::{Finished, Observation, Phase, WorkKind},
     report::Outcome,
     tx::{Lease, scope},
@@ -200,7 +200,7 @@ async fn write(
     match written {
         Ok(written) => Ok((written, connection)),
         Err(error) => {
-            let breaks = breaks_connection(&error);
+            let breaks = breaks_connection(&error, Moment::ReadWrite);
             let error = CommitError::of_write(error, server);
             if breaks || error.failure == CommitFailure::Unknown {
                 connection.close();

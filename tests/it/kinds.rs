@@ -372,15 +372,65 @@ fn statement_error_is_database_error() {
     test(async |kit| {
         async fn handler(mut tx: Tx) -> Result<&'static str, Error> {
             note(&mut tx, 1).await?;
-            note(&mut tx, 1).await?;
+            sqlx::query("SELECT 1 / (version - version) FROM documents")
+                .execute(&mut tx)
+                .await?;
             Ok("ok")
         }
         let response = put(&guarded(kit.interlock.require(anyone), handler), "/1", "").await;
         response.assert_problem(ErrorKind::Database);
         assert_eq!(response.status, 500);
         let error: &Error = response.error().unwrap();
+        assert_eq!(error.sqlstate(), Some("22012"));
+        assert!(kit.notes().await.is_empty());
+    });
+}
+
+#[test]
+fn duplicate_in_a_statement_is_constraint_violation() {
+    test(async |kit| {
+        async fn handler(mut tx: Tx) -> Result<&'static str, Error> {
+            note(&mut tx, 1).await?;
+            note(&mut tx, 1).await?;
+            Ok("ok")
+        }
+        let response = put(&guarded(kit.interlock.require(anyone), handler), "/1", "").await;
+        response.assert_problem(ErrorKind::ConstraintViolation);
+        assert_eq!(response.status, 409);
+        let error: &Error = response.error().unwrap();
         assert_eq!(error.sqlstate(), Some("23505"));
         assert!(kit.notes().await.is_empty());
+    });
+}
+
+/// P7: a check that could not run is a 5xx.
+#[test]
+fn duplicate_in_a_policy_is_no_denial() {
+    async fn passed_on(mut tx: Tx) -> Result<(), Error> {
+        note(&mut tx, 1).await?;
+        Ok(note(&mut tx, 1).await?)
+    }
+    async fn swallowed(mut tx: Tx) -> Result<(), Error> {
+        note(&mut tx, 1).await?;
+        let _ = note(&mut tx, 1).await;
+        Ok(())
+    }
+    async fn denied(mut tx: Tx) -> Result<(), Error> {
+        note(&mut tx, 1).await?;
+        let _ = note(&mut tx, 1).await;
+        Ok(Denied::unless(false, "no")?)
+    }
+    test(async |kit| {
+        for layer in [
+            kit.interlock.require(passed_on),
+            kit.interlock.require(swallowed),
+            kit.interlock.require(denied),
+        ] {
+            let response = put(&guarded(layer, async || "ok"), "/1", "").await;
+            response.assert_problem(ErrorKind::Database);
+            assert_eq!(response.outcome(), Outcome::RolledBack);
+            assert!(kit.notes().await.is_empty());
+        }
     });
 }
 

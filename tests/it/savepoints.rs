@@ -209,7 +209,7 @@ fn savepoint_dropped_by_question_mark_is_rolled_back_with_request() {
             Ok(savepoint.release().await?)
         }
         let response = run(&kit, handler).await;
-        response.assert_problem(ErrorKind::Database);
+        response.assert_problem(ErrorKind::ConstraintViolation);
         assert!(kit.notes().await.is_empty());
     });
 }

@@ -26,10 +26,8 @@ fn idle_session_timeout_fails_no_request() {
         }
         set_default(&kit, "idle_session_timeout = '300ms'").await;
         let app = updating(&kit.interlock);
-        for round in 0..3 {
-            if round > 0 {
-                sleep(Duration::from_millis(900)).await;
-            }
+        for _ in 0..3 {
+            sleep(Duration::from_millis(900)).await;
             let answer = put(&app, "/1", "").await;
             assert_eq!(answer.status, 200, "{}", answer.body);
         }
@@ -46,9 +44,7 @@ fn idle_session_timeout_fails_no_conditional_write() {
         }
         set_default(&kit, "idle_session_timeout = '300ms'").await;
         for expected in 1..=3 {
-            if expected > 1 {
-                sleep(Duration::from_millis(900)).await;
-            }
+            sleep(Duration::from_millis(900)).await;
             assert_eq!(write(&kit.interlock).await.unwrap(), expected);
         }
     });

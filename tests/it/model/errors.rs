@@ -10,6 +10,8 @@ use super::wire::Heard;
 pub(super) enum Retry {
     Conflict,
     Lost,
+    /// The session is of no use any more, and another one is.
+    Stale,
     /// An error that a statement hid has aborted the transaction.
     Hidden,
 }
@@ -25,6 +27,7 @@ pub(super) struct Trouble {
 impl Trouble {
     pub(super) const CONFLICT: Self = Self::retryable(Retry::Conflict, ErrorKind::RetriesExhausted);
     pub(super) const LOST: Self = Self::retryable(Retry::Lost, ErrorKind::Unavailable);
+    pub(super) const STALE: Self = Self::retryable(Retry::Stale, ErrorKind::Unavailable);
     pub(super) const HIDDEN: Self = Self::retryable(Retry::Hidden, ErrorKind::Database);
     pub(super) const UNSPECIFIED: Self = Self {
         retry: None,
@@ -45,16 +48,40 @@ impl Trouble {
         }
     }
 
-    /// The class of an error of a statement: R1, R2 or R3 by its SQLSTATE, or else a kind.
+    /// The class of an error of a statement: R1, R2, R3 or R6 by its severity and SQLSTATE, or else
+    /// a kind.
     pub(super) fn reported(error: &ServerError) -> Self {
-        match error.code() {
-            "40001" | "40P01" => Self::CONFLICT,
-            "57P01" | "57P02" | "57P03" => Self::LOST,
-            code if code.starts_with("08") => Self::LOST,
-            "25P02" => Self::HIDDEN,
-            "53300" => Self::of(ErrorKind::Unavailable),
-            "57014" => Self::of(ErrorKind::DeadlineExceeded),
+        let code = error.code();
+        if is_fatal(error) {
+            return match code {
+                "25P03" | "25P04" => Self::of(ErrorKind::DeadlineExceeded),
+                "57P05" => Self::STALE,
+                _ => Self::LOST,
+            };
+        }
+        match (&code[..2], code) {
+            (_, "40001" | "40P01") => Self::CONFLICT,
+            (_, "57P01" | "57P02" | "57P03") => Self::LOST,
+            (_, "08P01") => Self::of(ErrorKind::Database),
+            ("08", _) => Self::LOST,
+            (_, "25P02") => Self::HIDDEN,
+            ("53", _) | (_, "25006" | "58C00" | "XXC02") => Self::of(ErrorKind::Unavailable),
+            (_, "57014") => Self::of(ErrorKind::DeadlineExceeded),
+            (_, "55P03") => Self::of(ErrorKind::RetriesExhausted),
+            ("23", _) => Self::of(ErrorKind::ConstraintViolation),
             _ => Self::of(ErrorKind::Database),
+        }
+    }
+
+    /// Whether the crate closes the connection although the server has not.
+    pub(super) fn closes(error: &ServerError) -> bool {
+        let code = error.code();
+        match &code[..2] {
+            "08" => code != "08P01",
+            _ => matches!(
+                code,
+                "25006" | "40003" | "57P01" | "57P02" | "57P03" | "XXUUU"
+            ),
         }
     }
 
@@ -66,9 +93,23 @@ impl Trouble {
         }
     }
 
+    /// P7: what the database refuses to a policy is no answer to the caller.
+    pub(super) fn of_check(self) -> Self {
+        let kind = match self.kind {
+            Some(ErrorKind::ConstraintViolation) => Some(ErrorKind::Database),
+            kind => kind,
+        };
+        Self { kind, ..self }
+    }
+
     /// T7.
     pub(super) fn can_be_cleared(self) -> bool {
-        !matches!(self.retry, Some(Retry::Conflict | Retry::Lost))
+        self.retry.is_none_or(|retry| retry == Retry::Hidden)
+    }
+
+    /// Whether BEGIN moves on to another connection.
+    pub(super) fn is_of_the_session(self) -> bool {
+        matches!(self.retry, Some(Retry::Lost | Retry::Stale))
     }
 }
 
@@ -80,8 +121,8 @@ pub(super) enum Commit {
     Conflict,
     /// C3.
     ConstraintViolation,
-    /// C4.
-    Rejected,
+    /// C4 and C7.
+    Rejected(Option<ErrorKind>),
     /// C6.
     Unknown,
 }
@@ -94,13 +135,36 @@ impl Commit {
             Heard::Lost | Heard::Silence => return Self::Unknown,
             Heard::Error(error) => error,
         };
+        if is_fatal(error) {
+            return Self::Unknown;
+        }
+        let rejected = Self::Rejected(Trouble::reported(error).kind);
         match error.code() {
             "40001" | "40P01" => Self::Conflict,
-            "25P02" => Self::Rejected,
+            "25P02" => rejected,
             code if code.starts_with("23") => Self::ConstraintViolation,
             "XXA00" if server == Kind::CockroachDb => Self::Acknowledged,
-            _ if server == Kind::PostgreSql && error.severity() == "ERROR" => Self::Rejected,
+            _ if server == Kind::PostgreSql => rejected,
             _ => Self::Unknown,
         }
     }
+
+    /// C7: also what was rejected before all of the statement was evaluated.
+    pub(super) fn of_write(heard: &Heard, server: Kind) -> Self {
+        match (Self::of(heard, server), heard) {
+            (Self::Unknown, Heard::Error(error)) if !is_fatal(error) => {
+                match (&error.code()[..2], error.code()) {
+                    ("0A" | "22" | "25" | "42" | "55", _) | (_, "08P01" | "XXC02") => {
+                        Self::Rejected(Trouble::reported(error).kind)
+                    }
+                    _ => Self::Unknown,
+                }
+            }
+            (commit, _) => commit,
+        }
+    }
+}
+
+fn is_fatal(error: &ServerError) -> bool {
+    error.severity() == "FATAL"
 }

@@ -7,6 +7,7 @@ use super::{
     Reply,
     attempt::{Attempt, Halt, LayerReply, Stop, Verdict},
     errors::{Commit, Retry},
+    wire::Heard,
 };
 
 /// The result of an attempt.
@@ -95,12 +96,12 @@ impl Attempt<'_> {
             LayerReply::Status(_) => None,
         };
         let mut retries = recorded.chain(own).filter_map(|trouble| trouble.retry);
-        retries.find(|retry| matches!(retry, Retry::Conflict | Retry::Lost))
+        retries.find(|retry| *retry != Retry::Hidden)
     }
 
     fn retry(&self, retry: Retry) -> Result<Settled, Stop> {
         let transaction = self.transaction.as_ref();
-        let open = transaction.is_some_and(|transaction| !transaction.dead);
+        let open = transaction.is_some_and(|transaction| !transaction.dead && !transaction.broken);
         Ok(Settled::Retry(retry, open))
     }
 
@@ -165,7 +166,15 @@ impl Attempt<'_> {
             Commit::ConstraintViolation => {
                 problem(ErrorKind::ConstraintViolation, Outcome::RolledBack)
             }
-            Commit::Rejected => problem(ErrorKind::Database, Outcome::RolledBack),
+            Commit::Rejected(kind) => {
+                problem(kind.unwrap_or(ErrorKind::Database), Outcome::RolledBack)
+            }
+            // R2: it could only read.
+            Commit::Unknown
+                if self.script.outer.read_only && !matches!(delivery.heard, Heard::Silence) =>
+            {
+                Settled::Retry(Retry::Lost, false)
+            }
             Commit::Unknown => problem(ErrorKind::OutcomeUnknown, Outcome::Unknown),
         }
     }

@@ -7,7 +7,7 @@ use tower_interlock::ErrorKind;
 
 use super::{
     attempt::{Attempt, Halt, Holder, Stop},
-    errors::{Retry, Trouble},
+    errors::Trouble,
     wire::{HANGS, Heard},
 };
 use crate::script::{Close, Plain, Statement, Step};
@@ -25,8 +25,8 @@ pub(super) struct Transaction {
     ended: bool,
     /// Its connection is gone.
     pub(super) dead: bool,
-    /// The crate knows that its connection is gone.
-    broken: bool,
+    /// The crate knows that its connection is gone, or will close it.
+    pub(super) broken: bool,
     /// The depth of the outermost savepoint that was dropped.
     pub(super) dropped: Option<usize>,
     /// The error behind the first row of a dropped row stream.
@@ -130,7 +130,7 @@ impl Attempt<'_> {
     /// In an aborted transaction PostgreSQL rejects the preparation, and CockroachDB the execution.
     fn prepare_and_write(&mut self, rows: &[i64]) -> Result<(), Halt> {
         let rejects_prepare = self.wire.server == Kind::PostgreSql;
-        if rejects_prepare && self.open().aborted && !self.open().dead {
+        if rejects_prepare && self.open().aborted && !self.open().dead && !self.open().broken {
             return Err(self.record(Trouble::HIDDEN));
         }
         self.write(rows)
@@ -271,7 +271,7 @@ impl Attempt<'_> {
                 Heard::Silence | Heard::Lost => Trouble::LOST,
                 Heard::Error(error) => Trouble::reported_at_begin(&error),
             };
-            if trouble.retry != Some(Retry::Lost) || retries_left == 0 {
+            if !trouble.is_of_the_session() || retries_left == 0 {
                 break trouble;
             }
             retries_left -= 1;
@@ -342,7 +342,15 @@ impl Attempt<'_> {
                 return Err(Halt::Stop(Stop::Deadline));
             }
             Heard::Lost => Trouble::LOST,
-            Heard::Error(error) => Trouble::reported(&error),
+            Heard::Error(error) => {
+                // In a READ ONLY transaction it is a mistake of the handler.
+                if error.code() == "25006" && transaction.read_only {
+                    Trouble::of(ErrorKind::Database)
+                } else {
+                    transaction.broken |= Trouble::closes(&error);
+                    Trouble::reported(&error)
+                }
+            }
         };
         transaction.aborted = true;
         Err(self.record(trouble))

@@ -51,7 +51,7 @@ pub(crate) fn predict(write: &Write) -> (Result<(), ErrorKind>, usize) {
         }),
         rows: 0,
     };
-    let (mut in_transaction, mut lost) = (false, false);
+    let (mut in_transaction, mut lost, mut stale) = (false, false, 0);
     for attempt in 1.. {
         let mut result = if in_transaction {
             run.in_transaction()
@@ -74,6 +74,12 @@ pub(crate) fn predict(write: &Write) -> (Result<(), ErrorKind>, usize) {
             // R2
             Err(Stop::Lost) if last || replace(&mut lost, true) => Err(ErrorKind::Unavailable),
             Err(Stop::Lost) => continue,
+            // R6
+            Err(Stop::Stale) if last || stale > write.pool => Err(ErrorKind::Unavailable),
+            Err(Stop::Stale) => {
+                stale += 1;
+                continue;
+            }
         };
         return (result, run.rows);
     }
@@ -91,6 +97,8 @@ enum Stop {
     Conflict,
     /// A connection that was lost before COMMIT was sent.
     Lost,
+    /// A session of no use.
+    Stale,
     Unexplained,
     Kind(ErrorKind),
 }
@@ -128,17 +136,16 @@ impl Run<'_> {
         if delivery.done {
             self.rows += rows;
         }
-        Err(match Commit::of(&delivery.heard, self.write.server) {
+        // Of the statement, the error tells what it was. Of COMMIT it does not always.
+        let commit = match moment {
+            Moment::Commit => Commit::of(&delivery.heard, self.write.server),
+            _ => Commit::of_write(&delivery.heard, self.write.server),
+        };
+        Err(match commit {
             Commit::Acknowledged => return Ok(()),
             Commit::Conflict => Stop::Conflict,
             Commit::ConstraintViolation => Stop::Kind(ErrorKind::ConstraintViolation),
-            Commit::Rejected => match &delivery.heard {
-                // C7: of the statement, the error tells what it was. C4: of COMMIT it does not.
-                Heard::Error(error) if *moment != Moment::Commit => {
-                    Stop::Kind(Trouble::reported(error).kind.unwrap_or(ErrorKind::Database))
-                }
-                _ => Stop::Kind(ErrorKind::Database),
-            },
+            Commit::Rejected(kind) => Stop::Kind(kind.unwrap_or(ErrorKind::Database)),
             Commit::Unknown => Stop::Kind(ErrorKind::OutcomeUnknown),
         })
     }
@@ -168,7 +175,7 @@ impl Run<'_> {
                 Heard::Silence | Heard::Lost => Trouble::LOST,
                 Heard::Error(error) => Trouble::reported_at_begin(error),
             };
-            if trouble.retry != Some(Retry::Lost) || retries_left == 0 {
+            if !trouble.is_of_the_session() || retries_left == 0 {
                 return Err(Stop::of(trouble));
             }
             retries_left -= 1;
@@ -181,6 +188,7 @@ impl Stop {
         match trouble.retry {
             Some(Retry::Conflict) => Self::Conflict,
             Some(Retry::Lost) => Self::Lost,
+            Some(Retry::Stale) => Self::Stale,
             _ => Self::Kind(trouble.kind.unwrap_or(ErrorKind::Database)),
         }
     }
