@@ -48,7 +48,7 @@ impl Budget {
         self.violations.extend(violations);
     }
 
-    /// Whether there may be another attempt after an error of this class (R1, R2, R3, R6).
+    /// Whether there may be another attempt after an error of this class (R1, R2, R3, R6, R7).
     pub(crate) fn allows(&mut self, class: ErrorClass) -> bool {
         !self.is_last()
             && match class {

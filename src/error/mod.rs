@@ -29,7 +29,11 @@ use crate::report::Outcome;
 /// reachable through [`source`](StdError::source) only, and is logged by the layer.
 ///
 /// `?` converts a [`sqlx::Error`]. [`RowNotFound`](sqlx::Error::RowNotFound) becomes
-/// [`ErrorKind::RowNotFound`], which is a 404 as a response; every other error becomes a 5xx.
+/// [`ErrorKind::RowNotFound`], which is a 404 as a response; a violated constraint becomes
+/// [`ErrorKind::ConstraintViolation`], and a row that row-level security rejects
+/// [`ErrorKind::Denied`]. Every other error becomes a 5xx. A lost connection is
+/// [`ErrorKind::Database`]: whether the statement was executed is not known. On a
+/// [`Tx`](crate::Tx) it was not, and the layer replaces the error.
 ///
 /// The source is the [`sqlx::Error`] itself where this crate owns it. For an error that was
 /// returned to the caller of a statement as well, it is the description that is logged.

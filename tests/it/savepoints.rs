@@ -35,7 +35,7 @@ fn assert_committed_in(attempts: u32, response: &TestResponse) {
     assert_eq!(response.report().attempts(), attempts);
 }
 
-/// The attempts of a request that meets a duplicate key: R6.
+/// The attempts of a request that meets a duplicate key: R7.
 fn attempts_with_duplicate(kit: &Kit) -> u32 {
     match kit.database.kind() {
         Kind::PostgreSql => 2,
