@@ -5,10 +5,8 @@ use std::sync::{
     atomic::{AtomicU32, Ordering::Relaxed},
 };
 
-use sqlx::SqlStr;
-
 use crate::{
-    database::{Severity, UntrackedRead},
+    database::{Access, Severity, UntrackedRead},
     error::{Error, ErrorKind},
     tx::{Slot, untracked_reads, untracked_words},
 };
@@ -29,10 +27,14 @@ pub(crate) struct PolicyReads {
 }
 
 impl PolicyReads {
-    /// Whether the next run is looked at.
-    pub(crate) fn is_due(&self) -> bool {
+    /// Prepares the look at the run that begins, if it is due.
+    pub(crate) fn prepare_look(&self, access: Access, slot: &Slot) -> Look<'_> {
         let looks = self.looks.load(Relaxed);
-        looks < LOOKS || looks == ALWAYS
+        let is_due = access == Access::ReadWrite && (looks < LOOKS || looks == ALWAYS);
+        if is_due {
+            slot.keep_texts();
+        }
+        Look(is_due.then_some(self))
     }
 
     /// Looks at what `policy` has read in the transaction of `slot`, and warns of what the database
@@ -41,14 +43,11 @@ impl PolicyReads {
     /// # Errors
     ///
     /// Returns [`ErrorKind::Misconfigured`] for a read that cannot be right.
-    pub(crate) async fn look(
-        &self,
-        policy: &'static str,
-        slot: &Arc<Slot>,
-        texts: &[SqlStr],
-    ) -> Result<(), Error> {
-        for word in texts.iter().flat_map(|text| untracked_words(text.as_str())) {
-            self.warn(policy, word);
+    async fn look(&self, policy: &'static str, slot: &Arc<Slot>) -> Result<(), Error> {
+        for text in slot.take_texts() {
+            for word in untracked_words(text.as_str()) {
+                self.warn(policy, word);
+            }
         }
         for UntrackedRead { relation, severity } in untracked_reads(slot).await {
             match severity {
@@ -77,6 +76,21 @@ impl PolicyReads {
              every revocation writes"
         );
         warned.push(read);
+    }
+}
+
+/// The look at one run of a policy, if it is due.
+pub(crate) struct Look<'r>(Option<&'r PolicyReads>);
+
+impl Look<'_> {
+    /// Looks at the run, which has passed, and returns the error that keeps it from passing: the
+    /// first one of its statements, or that of the look.
+    pub(crate) async fn first_error(self, policy: &'static str, slot: &Arc<Slot>) -> Option<Error> {
+        let Some(reads) = self.0.filter(|_| slot.first_error().is_none()) else {
+            return slot.first_error();
+        };
+        let looked = reads.look(policy, slot).await;
+        looked.err().or_else(|| slot.first_error())
     }
 }
 

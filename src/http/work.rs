@@ -21,7 +21,6 @@ use tracing::{Instrument as _, Span, field::Empty};
 
 use crate::{
     attempt::{self, Attempt, Reply, ReplyClass, Step, Work},
-    database::Access,
     error::Error,
     http::{
         body::Buffered,
@@ -90,10 +89,7 @@ where
     B::Error: Into<BoxError>,
 {
     slot.begin_policy(route.name);
-    let is_looked_at = route.access == Access::ReadWrite && route.reads.is_due();
-    if is_looked_at {
-        slot.keep_texts();
-    }
+    let look = route.reads.prepare_look(route.access, slot);
     let (mut parts, body) = request.into_parts();
     let checked = route.policy.check(&mut parts).await;
     Lease::verify_idle(slot).await;
@@ -108,17 +104,9 @@ where
         return Ok(response);
     }
     // A policy that allows over an error has not seen what it had to see.
-    if let Some(error) = slot.first_error() {
+    if let Some(error) = look.first_error(route.name, slot).await {
         slot.add_verdict(Verdict::Failed);
         return Ok(error.of_check().into_response());
-    }
-    if is_looked_at {
-        let texts = slot.take_texts();
-        let looked = route.reads.look(route.name, slot, &texts).await;
-        if let Some(error) = looked.err().or_else(|| slot.first_error()) {
-            slot.add_verdict(Verdict::Failed);
-            return Ok(error.into_response());
-        }
     }
     slot.set_phase(Phase::Handler);
     let response = inner.call(Request::from_parts(parts, body)).await?;
