@@ -67,12 +67,13 @@ impl Budget {
 
 /// The error of work that may not be attempted again.
 pub(crate) fn exhausted(class: ErrorClass, error: &Error) -> Error {
-    error.with_kind(match class {
+    let kind = match class {
         ErrorClass::SerializationFailure => ErrorKind::RetriesExhausted,
         ErrorClass::ConnectionLost | ErrorClass::StaleSession => ErrorKind::Unavailable,
-        ErrorClass::ConstraintViolation => ErrorKind::ConstraintViolation,
+        ErrorClass::ConstraintViolation => return error.clone(),
         ErrorClass::AlreadyAborted | ErrorClass::Other => ErrorKind::TransactionAborted,
-    })
+    };
+    error.with_kind(kind)
 }
 
 #[cfg(test)]

@@ -28,7 +28,13 @@ pub(crate) fn decide(state: &SlotState, reply: Reply<'_>) -> Decision {
     let repeatable = !state.is_uncertain() && !reply.error.is_some_and(Error::is_unknown);
     if let Some((class, error)) = retryable(state, reply) {
         if repeatable {
-            return Decision::Retry(class, error.clone()); // rule 3
+            let is_of_check = matches!(state.verdict, Some(Verdict::Denied | Verdict::Failed));
+            let error = if is_of_check {
+                error.of_check()
+            } else {
+                error.clone()
+            };
+            return Decision::Retry(class, error); // rule 3
         }
         if let Some(error) = conflict(state, reply) {
             // R4: the reply says that nothing was changed, which is not known.

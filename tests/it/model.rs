@@ -98,7 +98,7 @@ pub(crate) fn predict(script: &Script, world: &World) -> Prediction {
             Settled::Done(reply, outcome) => break (reply, outcome),
             Settled::Retry(retry, open) => (retry, open),
         };
-        // R1, R2, R3, R6.
+        // R1, R2, R3, R6, R7.
         let (allowed, kind) = match retry {
             Retry::Conflict => (true, ErrorKind::RetriesExhausted),
             Retry::Lost => (!replace(&mut lost, true), ErrorKind::Unavailable),
@@ -107,6 +107,7 @@ pub(crate) fn predict(script: &Script, world: &World) -> Prediction {
                 (stale <= world.pool + 1, ErrorKind::Unavailable)
             }
             Retry::Hidden => (!replace(&mut hidden, true), ErrorKind::TransactionAborted),
+            Retry::Violation(_, kind) => (true, kind),
         };
         // R5.
         let in_time = !open || wire.roll_back(script.settings.deadline);

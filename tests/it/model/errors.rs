@@ -14,6 +14,16 @@ pub(super) enum Retry {
     Stale,
     /// An error that a statement hid has aborted the transaction.
     Hidden,
+    /// A row may be in the way that the snapshot does not show. With the kind of the response.
+    Violation(Constraint, ErrorKind),
+}
+
+/// A kind of constraint that PostgreSQL checks against the newest rows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Constraint {
+    Unique,
+    Exclusion,
+    ForeignKey,
 }
 
 /// An error before COMMIT was sent, as the caller of the statement sees it.
@@ -41,6 +51,11 @@ impl Trouble {
         }
     }
 
+    const fn violated(constraint: Constraint) -> Self {
+        let kind = ErrorKind::ConstraintViolation;
+        Self::retryable(Retry::Violation(constraint, kind), kind)
+    }
+
     const fn retryable(retry: Retry, kind: ErrorKind) -> Self {
         Self {
             retry: Some(retry),
@@ -48,8 +63,8 @@ impl Trouble {
         }
     }
 
-    /// The class of an error of a statement: R1, R2, R3 or R6 by its severity and SQLSTATE, or else
-    /// a kind.
+    /// The class of an error of a statement: R1, R2, R3, R6 or R7 by its severity and SQLSTATE, or
+    /// else a kind.
     pub(super) fn reported(error: &ServerError) -> Self {
         let code = error.code();
         if is_fatal(error) {
@@ -68,6 +83,9 @@ impl Trouble {
             ("53", _) | (_, "25006" | "58C00" | "XXC02") => Self::of(ErrorKind::Unavailable),
             (_, "57014") => Self::of(ErrorKind::DeadlineExceeded),
             (_, "55P03") => Self::of(ErrorKind::RetriesExhausted),
+            (_, "23505") => Self::violated(Constraint::Unique),
+            (_, "23P01") => Self::violated(Constraint::Exclusion),
+            (_, "23503") => Self::violated(Constraint::ForeignKey),
             ("23", _) => Self::of(ErrorKind::ConstraintViolation),
             _ => Self::of(ErrorKind::Database),
         }
@@ -99,7 +117,8 @@ impl Trouble {
             Some(ErrorKind::ConstraintViolation) => Some(ErrorKind::Database),
             kind => kind,
         };
-        Self { kind, ..self }
+        let retry = self.retry.map(Retry::of_check);
+        Self { retry, kind }
     }
 
     /// T7.
@@ -113,16 +132,24 @@ impl Trouble {
     }
 }
 
+impl Retry {
+    /// P7.
+    pub(super) fn of_check(self) -> Self {
+        match self {
+            Self::Violation(constraint, _) => Self::Violation(constraint, ErrorKind::Database),
+            other => other,
+        }
+    }
+}
+
 /// The result of a COMMIT.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Commit {
     Acknowledged,
     /// C2.
     Conflict,
-    /// C3.
-    ConstraintViolation,
-    /// C4 and C7.
-    Rejected(Option<ErrorKind>),
+    /// C3, C4 and C7.
+    Rejected(Trouble),
     /// C6.
     Unknown,
 }
@@ -138,11 +165,11 @@ impl Commit {
         if is_fatal(error) {
             return Self::Unknown;
         }
-        let rejected = Self::Rejected(Trouble::reported(error).kind);
+        let rejected = Self::Rejected(Trouble::reported(error));
         match error.code() {
             "40001" | "40P01" => Self::Conflict,
             "25P02" => rejected,
-            code if code.starts_with("23") => Self::ConstraintViolation,
+            code if code.starts_with("23") => rejected,
             "XXA00" if server == Kind::CockroachDb => Self::Acknowledged,
             _ if server == Kind::PostgreSql => rejected,
             _ => Self::Unknown,
@@ -155,7 +182,7 @@ impl Commit {
             (Self::Unknown, Heard::Error(error)) if !is_fatal(error) => {
                 match (&error.code()[..2], error.code()) {
                     ("0A" | "22" | "25" | "42" | "55", _) | (_, "08P01" | "XXC02") => {
-                        Self::Rejected(Trouble::reported(error).kind)
+                        Self::Rejected(Trouble::reported(error))
                     }
                     _ => Self::Unknown,
                 }

@@ -269,7 +269,7 @@ impl Attempt<'_> {
                 }
                 Heard::Silence if deadline <= HANGS => return Err(Halt::Stop(Stop::Deadline)),
                 Heard::Silence | Heard::Lost => Trouble::LOST,
-                Heard::Error(error) => Trouble::reported_at_begin(&error),
+                Heard::Error(error) => self.wire.met(Trouble::reported_at_begin(&error)),
             };
             if !trouble.is_of_the_session() || retries_left == 0 {
                 break trouble;
@@ -348,7 +348,7 @@ impl Attempt<'_> {
                     Trouble::of(ErrorKind::Database)
                 } else {
                     transaction.broken |= Trouble::closes(&error);
-                    Trouble::reported(&error)
+                    self.wire.met(Trouble::reported(&error))
                 }
             }
         };

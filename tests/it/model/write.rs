@@ -7,7 +7,7 @@ use tower_interlock::ErrorKind;
 
 use super::{
     World,
-    errors::{Commit, Retry, Trouble},
+    errors::{Commit, Constraint, Retry, Trouble},
     wire::{HANGS, Heard, Strike, Wire},
 };
 
@@ -67,6 +67,12 @@ pub(crate) fn predict(write: &Write) -> (Result<(), ErrorKind>, usize) {
         let result = match result {
             Ok(()) => Ok(()),
             Err(Stop::Kind(kind)) => Err(kind),
+            // R7
+            Err(Stop::Violation(_, kind)) if last => Err(kind),
+            Err(Stop::Violation(constraint, _)) => {
+                run.wire.known.push(constraint);
+                continue;
+            }
             Err(Stop::Unexplained) => Err(ErrorKind::NotFound),
             // R1
             Err(Stop::Conflict) if last => Err(ErrorKind::RetriesExhausted),
@@ -99,6 +105,7 @@ enum Stop {
     Lost,
     /// A session of no use.
     Stale,
+    Violation(Constraint, ErrorKind),
     Unexplained,
     Kind(ErrorKind),
 }
@@ -144,8 +151,10 @@ impl Run<'_> {
         Err(match commit {
             Commit::Acknowledged => return Ok(()),
             Commit::Conflict => Stop::Conflict,
-            Commit::ConstraintViolation => Stop::Kind(ErrorKind::ConstraintViolation),
-            Commit::Rejected(kind) => Stop::Kind(kind.unwrap_or(ErrorKind::Database)),
+            Commit::Rejected(trouble) => match self.wire.met(trouble).retry {
+                Some(Retry::Violation(constraint, kind)) => Stop::Violation(constraint, kind),
+                _ => Stop::Kind(trouble.kind.unwrap_or(ErrorKind::Database)),
+            },
             Commit::Unknown => Stop::Kind(ErrorKind::OutcomeUnknown),
         })
     }
@@ -157,7 +166,7 @@ impl Run<'_> {
             Heard::Done => return Ok(()),
             Heard::Silence => Stop::Kind(ErrorKind::DeadlineExceeded),
             Heard::Lost => Stop::Lost,
-            Heard::Error(error) => Stop::of(Trouble::reported(error)),
+            Heard::Error(error) => Stop::of(self.wire.met(Trouble::reported(error))),
         })
     }
 
@@ -173,7 +182,7 @@ impl Run<'_> {
                     return Err(Stop::Kind(ErrorKind::DeadlineExceeded));
                 }
                 Heard::Silence | Heard::Lost => Trouble::LOST,
-                Heard::Error(error) => Trouble::reported_at_begin(error),
+                Heard::Error(error) => self.wire.met(Trouble::reported_at_begin(error)),
             };
             if !trouble.is_of_the_session() || retries_left == 0 {
                 return Err(Stop::of(trouble));
@@ -189,6 +198,7 @@ impl Stop {
             Some(Retry::Conflict) => Self::Conflict,
             Some(Retry::Lost) => Self::Lost,
             Some(Retry::Stale) => Self::Stale,
+            Some(Retry::Violation(constraint, kind)) => Self::Violation(constraint, kind),
             _ => Self::Kind(trouble.kind.unwrap_or(ErrorKind::Database)),
         }
     }
