@@ -66,6 +66,12 @@ impl Trouble {
         }
     }
 
+    /// R2: whether another connection is taken after this reply to BEGIN.
+    pub(super) fn is_lost_at_begin(self, heard: &Heard) -> bool {
+        let fatal = matches!(heard, Heard::Error(error) if error.severity() == "FATAL");
+        fatal || self.retry == Some(Retry::Lost)
+    }
+
     /// T7.
     pub(super) fn can_be_cleared(self) -> bool {
         !matches!(self.retry, Some(Retry::Conflict | Retry::Lost))

@@ -8,7 +8,7 @@ use tower_interlock::ErrorKind;
 use super::{
     attempt::{Attempt, Halt, Holder, Stop},
     errors::{Retry, Trouble},
-    wire::{HANGS, Heard},
+    wire::{BEGIN_HANGS, Heard},
 };
 use crate::script::{Close, Plain, Statement, Step};
 
@@ -258,8 +258,8 @@ impl Attempt<'_> {
         let mut retries_left = self.wire.pool + 1;
         let trouble = loop {
             self.wire.begins += 1;
-            let delivery = self.wire.send(&Moment::Begin, deadline.min(HANGS));
-            let trouble = match delivery.heard {
+            let delivery = self.wire.send(&Moment::Begin, deadline.min(BEGIN_HANGS));
+            let trouble = match &delivery.heard {
                 Heard::Done => {
                     self.transaction = Some(Transaction {
                         read_only: self.read_only,
@@ -267,11 +267,13 @@ impl Attempt<'_> {
                     });
                     return Ok(());
                 }
-                Heard::Silence if deadline <= HANGS => return Err(Halt::Stop(Stop::Deadline)),
+                Heard::Silence if deadline <= BEGIN_HANGS => {
+                    return Err(Halt::Stop(Stop::Deadline));
+                }
                 Heard::Silence | Heard::Lost => Trouble::LOST,
-                Heard::Error(error) => Trouble::reported_at_begin(&error),
+                Heard::Error(error) => Trouble::reported_at_begin(error),
             };
-            if trouble.retry != Some(Retry::Lost) || retries_left == 0 {
+            if !trouble.is_lost_at_begin(&delivery.heard) || retries_left == 0 {
                 break trouble;
             }
             retries_left -= 1;
