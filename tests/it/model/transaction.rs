@@ -7,7 +7,7 @@ use tower_interlock::ErrorKind;
 
 use super::{
     attempt::{Attempt, Halt, Holder, Stop},
-    errors::{Retry, Trouble},
+    errors::Trouble,
     wire::{BEGIN_HANGS, Heard},
 };
 use crate::script::{Close, Plain, Statement, Step};
