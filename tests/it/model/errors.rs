@@ -111,6 +111,12 @@ impl Trouble {
         }
     }
 
+    /// R2 and R6: whether another connection is taken after this reply to BEGIN.
+    pub(super) fn is_lost_at_begin(self, heard: &Heard) -> bool {
+        let fatal = matches!(heard, Heard::Error(error) if is_fatal(error));
+        fatal || matches!(self.retry, Some(Retry::Lost | Retry::Stale))
+    }
+
     /// P7: what the database refuses to a policy is no answer to the caller.
     pub(super) fn of_check(self) -> Self {
         let kind = match self.kind {
@@ -124,11 +130,6 @@ impl Trouble {
     /// T7.
     pub(super) fn can_be_cleared(self) -> bool {
         self.retry.is_none_or(|retry| retry == Retry::Hidden)
-    }
-
-    /// Whether BEGIN moves on to another connection.
-    pub(super) fn is_of_the_session(self) -> bool {
-        matches!(self.retry, Some(Retry::Lost | Retry::Stale))
     }
 }
 

@@ -8,7 +8,7 @@ use tower_interlock::ErrorKind;
 use super::{
     attempt::{Attempt, Halt, Holder, Stop},
     errors::Trouble,
-    wire::{HANGS, Heard},
+    wire::{BEGIN_HANGS, Heard},
 };
 use crate::script::{Close, Plain, Statement, Step};
 
@@ -258,8 +258,8 @@ impl Attempt<'_> {
         let mut retries_left = self.wire.pool + 1;
         let trouble = loop {
             self.wire.begins += 1;
-            let delivery = self.wire.send(&Moment::Begin, deadline.min(HANGS));
-            let trouble = match delivery.heard {
+            let delivery = self.wire.send(&Moment::Begin, deadline.min(BEGIN_HANGS));
+            let trouble = match &delivery.heard {
                 Heard::Done => {
                     self.transaction = Some(Transaction {
                         read_only: self.read_only,
@@ -267,11 +267,13 @@ impl Attempt<'_> {
                     });
                     return Ok(());
                 }
-                Heard::Silence if deadline <= HANGS => return Err(Halt::Stop(Stop::Deadline)),
+                Heard::Silence if deadline <= BEGIN_HANGS => {
+                    return Err(Halt::Stop(Stop::Deadline));
+                }
                 Heard::Silence | Heard::Lost => Trouble::LOST,
-                Heard::Error(error) => self.wire.met(Trouble::reported_at_begin(&error)),
+                Heard::Error(error) => self.wire.met(Trouble::reported_at_begin(error)),
             };
-            if !trouble.is_of_the_session() || retries_left == 0 {
+            if !trouble.is_lost_at_begin(&delivery.heard) || retries_left == 0 {
                 break trouble;
             }
             retries_left -= 1;
@@ -333,8 +335,8 @@ impl Attempt<'_> {
         let moment = Moment::Statement(self.open().statements);
         let waited = self.wire.waited;
         let delivery = self.wire.send(&moment, deadline);
-        let transaction = self.open();
-        (transaction.dead, transaction.broken) = (delivery.dead, delivery.dead);
+        let is_read_only = self.open().read_only;
+        (self.open().dead, self.open().broken) = (delivery.dead, delivery.dead);
         let trouble = match delivery.heard {
             Heard::Done => return Ok(()),
             Heard::Silence => {
@@ -344,15 +346,15 @@ impl Attempt<'_> {
             Heard::Lost => Trouble::LOST,
             Heard::Error(error) => {
                 // In a READ ONLY transaction it is a mistake of the handler.
-                if error.code() == "25006" && transaction.read_only {
+                if error.code() == "25006" && is_read_only {
                     Trouble::of(ErrorKind::Database)
                 } else {
-                    transaction.broken |= Trouble::closes(&error);
+                    self.open().broken |= Trouble::closes(&error);
                     self.wire.met(Trouble::reported(&error))
                 }
             }
         };
-        transaction.aborted = true;
+        self.open().aborted = true;
         Err(self.record(trouble))
     }
 

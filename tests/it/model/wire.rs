@@ -45,8 +45,11 @@ pub(super) enum Heard {
     Silence,
 }
 
-/// The crate gives up a BEGIN or ROLLBACK after this time.
+/// The crate gives up a ROLLBACK after this time.
 pub(super) const HANGS: Duration = Duration::from_secs(5);
+
+/// The crate takes another connection if a BEGIN has no reply after this time.
+pub(super) const BEGIN_HANGS: Duration = Duration::from_secs(1);
 
 impl Wire {
     pub(super) fn new(world: &World) -> Self {

@@ -8,7 +8,7 @@ use tower_interlock::ErrorKind;
 use super::{
     World,
     errors::{Commit, Constraint, Retry, Trouble},
-    wire::{HANGS, Heard, Strike, Wire},
+    wire::{BEGIN_HANGS, Heard, Strike, Wire},
 };
 
 /// The state of the conditions.
@@ -175,16 +175,16 @@ impl Run<'_> {
         let deadline = self.write.deadline;
         let mut retries_left = self.write.pool + 1;
         loop {
-            let delivery = self.wire.send(&Moment::Begin, deadline.min(HANGS));
+            let delivery = self.wire.send(&Moment::Begin, deadline.min(BEGIN_HANGS));
             let trouble = match &delivery.heard {
                 Heard::Done => return Ok(()),
-                Heard::Silence if deadline <= HANGS => {
+                Heard::Silence if deadline <= BEGIN_HANGS => {
                     return Err(Stop::Kind(ErrorKind::DeadlineExceeded));
                 }
                 Heard::Silence | Heard::Lost => Trouble::LOST,
                 Heard::Error(error) => self.wire.met(Trouble::reported_at_begin(error)),
             };
-            if !trouble.is_of_the_session() || retries_left == 0 {
+            if !trouble.is_lost_at_begin(&delivery.heard) || retries_left == 0 {
                 return Err(Stop::of(trouble));
             }
             retries_left -= 1;
