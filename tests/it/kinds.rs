@@ -22,7 +22,7 @@ use axum::{
 };
 use futures::{future::join_all, stream};
 use sqlx::{PgPool, postgres::PgPoolOptions};
-use support::{Kind, Server};
+use support::{Kind, Proxy, Server};
 use tower_interlock::{Authorized, Denied, Error, ErrorKind, Interlock, Outcome, Tx};
 
 use crate::kit::{
@@ -452,15 +452,40 @@ fn connection_lost_in_commit_is_outcome_unknown() {
         let Some(_held) = slow_commit(&kit).await else {
             return;
         };
-        let (app, hook_ran) = with_hook(&kit.interlock);
+        let proxy = Proxy::start(&kit.database);
+        let interlock = Interlock::new(PgPool::connect_lazy_with(proxy.options()));
+        let (app, hook_ran) = with_hook(&interlock);
         let request = tokio::spawn(async move { put(&app, "/1", "").await });
-        terminate(&kit, committing(&kit).await).await;
+        let session = committing(&kit).await;
+        proxy.cut();
         let response = request.await.unwrap();
         response.assert_problem(ErrorKind::OutcomeUnknown);
         assert_unknown(&response);
-        kit.interlock.drain().await;
+        terminate(&kit, session).await;
+        interlock.drain().await;
         assert!(!hook_ran.load(Ordering::SeqCst));
         assert!(kit.notes().await.is_empty());
+    });
+}
+
+/// PostgreSQL does not say so of a COMMIT that it has done (C4).
+#[test]
+fn session_terminated_in_commit_is_retried() {
+    test(async |kit| {
+        let Some(held) = slow_commit(&kit).await else {
+            return;
+        };
+        let (app, hook_ran) = with_hook(&kit.interlock);
+        let request = tokio::spawn(async move { put(&app, "/1", "").await });
+        terminate(&kit, committing(&kit).await).await;
+        drop(held);
+        let response = request.await.unwrap();
+        let seen = (response.status.as_u16(), response.report().attempts());
+        assert_eq!(seen, (200, 2), "{:?}", response.error());
+        assert_eq!(response.outcome(), Outcome::Committed);
+        kit.interlock.drain().await;
+        assert!(hook_ran.load(Ordering::SeqCst));
+        assert_eq!(kit.notes().await, [1]);
     });
 }
 
