@@ -26,6 +26,7 @@ const SCHEMA: &str = "
 const ATTACH_GUARD: &str = "
     CREATE TRIGGER interlock_guard BEFORE INSERT OR UPDATE OR DELETE OR TRUNCATE ON grants
         FOR EACH STATEMENT EXECUTE FUNCTION interlock_guard();
+    ALTER TABLE grants ENABLE ALWAYS TRIGGER interlock_guard;
 ";
 
 /// The caller. Your authentication adds it to the request, here as an extension.

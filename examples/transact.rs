@@ -22,6 +22,7 @@ const SCHEMA: &str = "
 const ATTACH_GUARD: &str = "
     CREATE TRIGGER interlock_guard BEFORE INSERT OR UPDATE OR DELETE OR TRUNCATE ON administrators
         FOR EACH STATEMENT EXECUTE FUNCTION interlock_guard();
+    ALTER TABLE administrators ENABLE ALWAYS TRIGGER interlock_guard;
 ";
 
 /// Proof that the user may purge.

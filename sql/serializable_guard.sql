@@ -9,15 +9,41 @@
 --
 --     psql -f serializable_guard.sql
 --
--- and attach it to every table that a policy reads:
+-- and attach it to every table that a policy reads, with both statements:
 --
 --     CREATE TRIGGER interlock_guard
 --         BEFORE INSERT OR UPDATE OR DELETE OR TRUNCATE ON grants
 --         FOR EACH STATEMENT EXECUTE FUNCTION interlock_guard();
+--     ALTER TABLE grants ENABLE ALWAYS TRIGGER interlock_guard;
 --
--- To a partition, too, if statements name it directly. A cascading foreign key is covered. Not
--- covered are what fires no trigger: DDL such as DROP TABLE, and sessions with
--- `session_replication_role = replica`.
+-- Without the second one, the guard does not run in sessions with
+-- `session_replication_role = replica`, which `pg_restore --disable-triggers` and some tools set.
+-- COPY, MERGE, ON CONFLICT, writes through a view and cascades of foreign keys run the guard.
+--
+-- These change permissions without it:
+--
+-- * A partition or an inheritance child that a statement names directly. Attach the guard to each
+--   of them as well.
+-- * Logical replication into this database. It applies changes under READ COMMITTED and runs no
+--   trigger FOR EACH STATEMENT. Either make it SERIALIZABLE,
+--
+--       ALTER DATABASE app SET default_transaction_isolation = 'serializable';
+--
+--   or for the owner of the subscription only, with ALTER ROLE. Or stop it, by a second trigger on
+--   each table:
+--
+--       CREATE TRIGGER interlock_guard_rows
+--           BEFORE INSERT OR UPDATE OR DELETE ON grants
+--           FOR EACH ROW EXECUTE FUNCTION interlock_guard();
+--       ALTER TABLE grants ENABLE ALWAYS TRIGGER interlock_guard_rows;
+--
+-- * ALTER TABLE ... DISABLE TRIGGER. It waits for the requests that have read the table, and every
+--   change after it is unguarded, until ENABLE ALWAYS TRIGGER.
+-- * DDL, which runs no trigger. DROP TABLE, DETACH PARTITION and ALTER COLUMN ... TYPE ... USING
+--   wait for the requests that have read the table. ATTACH PARTITION and INHERIT do not, and can
+--   bring rows in that a request under way does not see. Begin them with
+--
+--       LOCK TABLE grants IN ACCESS EXCLUSIVE MODE;
 --
 -- Whoever changes permissions by hand begins with
 --
@@ -42,6 +68,7 @@ BEGIN
                 ERRCODE = '25000',
                 HINT = 'Use BEGIN ISOLATION LEVEL SERIALIZABLE, or SET default_transaction_isolation = ''serializable''.';
     END IF;
-    RETURN NULL;
+    -- The row for a trigger FOR EACH ROW, which would skip the change at NULL.
+    RETURN COALESCE(NEW, OLD);
 END
 $$;

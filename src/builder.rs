@@ -55,7 +55,8 @@ impl InterlockBuilder {
     /// more than a COMMIT takes that will be acknowledged at all.
     ///
     /// Then the response is [`OutcomeUnknown`](crate::ErrorKind::OutcomeUnknown). The COMMIT goes
-    /// on, and its outcome is logged.
+    /// on, and its outcome is logged. After another 5 seconds without a reply its connection is
+    /// closed, and the outcome stays unknown.
     pub fn grace(mut self, grace: Duration) -> Self {
         self.limits.set_grace(grace);
         self

@@ -88,6 +88,9 @@ impl Interlock {
     ///
     /// * `test_before_acquire(false)`: the ping would cost a round trip for each request, and a
     ///   dead connection at BEGIN is replaced anyway.
+    /// * A `before_acquire` that pings a connection that was idle for a second or longer, for a
+    ///   second at most: a statement that is its own COMMIT cannot be repeated on another
+    ///   connection.
     /// * `acquire_timeout(5 s)`: half of the default [`deadline`](InterlockBuilder::deadline), so
     ///   that an exhausted pool is reported as such.
     /// * An `after_connect` that sets, each where the server knows it:
@@ -96,11 +99,14 @@ impl Interlock {
     ///   * `statement_timeout = '20s'`, the server's side of the default deadline. It is longer,
     ///     because CockroachDB applies it to COMMIT as well, whose outcome it then leaves unknown;
     ///   * `idle_in_transaction_session_timeout = '30s'`, for the locks of a process that hangs;
+    ///   * `client_connection_check_interval = '1s'` (PostgreSQL 14): a statement whose connection
+    ///     was closed, because its client disconnected or its deadline has passed, is stopped
+    ///     within a second. PostgreSQL 13 finishes it, and keeps its locks meanwhile;
     ///   * `autocommit_before_ddl = off`: [on by
     ///     default](https://www.cockroachlabs.com/docs/stable/session-variables) since CockroachDB
     ///     v25.1, it commits half a request when a handler sends DDL.
     ///
-    ///   Your own `after_connect` replaces this one.
+    /// Your own `after_connect` and `before_acquire` replace these.
     #[must_use]
     pub fn pool_options() -> PgPoolOptions {
         database::pool_options()

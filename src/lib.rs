@@ -75,6 +75,14 @@
 //!   only. The second promise holds if everything that changes permissions is SERIALIZABLE,
 //!   including migrations, admin tools and psql. Attach the [guard](schema::SERIALIZABLE_GUARD) to
 //!   every table that a policy reads.
+//! * **PostgreSQL tracks the rows of tables only**, also behind views and functions. The second
+//!   promise does not hold for materialized views before PostgreSQL 16, foreign tables, sequences,
+//!   system catalogs, large objects, temporary tables and ranges of `ctid`, nor for roles,
+//!   privileges, settings, files, `dblink` and changed definitions. In the first runs of a policy
+//!   the crate looks for them: it rejects the first two if the policy reads no table as well, and
+//!   warns of the others. [`transact`](Interlock::transact) has no policy and is not looked at. [The
+//!   list](https://docs.rs/crate/tower-interlock/latest/source/docs/postgresql.md) has the way out,
+//!   and the limits of CockroachDB.
 //! * **CockroachDB** is [SERIALIZABLE by
 //!   default](https://www.cockroachlabs.com/docs/stable/transactions#isolation-levels) and needs no
 //!   guard. Its second promise holds as long as its clocks are within

@@ -116,13 +116,13 @@ impl<'i> TransactionBuilder<'i> {
             .engine
             .context(self.principal.or_else(scope::principal));
         let started = Instant::now();
-        let work = ClosureWork {
+        let mut work = ClosureWork {
             work,
             name,
             access: self.access,
         };
         let Ok(finished) =
-            attempt::run(self.engine, &context, &self.limits, self.access, work).await;
+            attempt::run(self.engine, &context, &self.limits, self.access, &mut work).await;
         drop(running);
         finished.report(name, &context, started.elapsed());
         finished.result
@@ -176,9 +176,9 @@ where
         let slot = attempt.open(self.access);
         let work = pin!(async { (self.work)(Tx::new(&slot)).await });
         let result = attempt.run(&slot, work).await;
-        let state = slot.close();
+        let mut state = slot.close();
         let failure = match result {
-            Some(result) => match attempt.settle(state, reply_of(&result)).await {
+            Some(result) => match attempt.settle(&mut state, reply_of(&result)).await {
                 Ok(outcome) => {
                     record_attempt(attempts);
                     return Ok(Step::Done(FinishedClosure {

@@ -44,7 +44,8 @@ pub(crate) async fn apply(pool: &PgPool) -> Result<(), sqlx::Error> {
                 "DROP TRIGGER IF EXISTS interlock_guard ON {table};
                  CREATE TRIGGER interlock_guard
                      BEFORE INSERT OR UPDATE OR DELETE OR TRUNCATE ON {table}
-                     FOR EACH STATEMENT EXECUTE FUNCTION interlock_guard()"
+                     FOR EACH STATEMENT EXECUTE FUNCTION interlock_guard();
+                 ALTER TABLE {table} ENABLE ALWAYS TRIGGER interlock_guard"
             );
             sqlx::raw_sql(AssertSqlSafe(attach)).execute(pool).await?;
         }

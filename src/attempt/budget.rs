@@ -1,6 +1,6 @@
 //! How many attempts there may be, and for which reasons.
 
-use crate::error::{Error, ErrorClass, ErrorKind};
+use crate::error::{Error, ErrorClass, ErrorKind, Violation};
 
 /// The attempts at one work.
 pub(crate) struct Budget {
@@ -8,15 +8,20 @@ pub(crate) struct Budget {
     max: u32,
     lost: bool,
     hidden: bool,
+    violations: Vec<Violation>,
+    /// How many stale sessions there may still be.
+    sessions: u32,
 }
 
 impl Budget {
-    pub(crate) fn new(max: u32) -> Self {
+    pub(crate) fn new(max: u32, sessions: u32) -> Self {
         Self {
             made: 0,
             max,
             lost: false,
             hidden: false,
+            violations: Vec::new(),
+            sessions,
         }
     }
 
@@ -34,13 +39,27 @@ impl Budget {
         self.made >= self.max
     }
 
-    /// Whether there may be another attempt after an error of this class (R1, R2, R3).
+    /// The violations that earlier attempts met.
+    pub(crate) fn violations(&self) -> &[Violation] {
+        &self.violations
+    }
+
+    pub(crate) fn add_violations(&mut self, violations: Vec<Violation>) {
+        self.violations.extend(violations);
+    }
+
+    /// Whether there may be another attempt after an error of this class (R1, R2, R3, R6, R7).
     pub(crate) fn allows(&mut self, class: ErrorClass) -> bool {
         !self.is_last()
             && match class {
-                ErrorClass::SerializationFailure => true,
+                ErrorClass::SerializationFailure | ErrorClass::ConstraintViolation => true,
                 ErrorClass::ConnectionLost => !std::mem::replace(&mut self.lost, true),
                 ErrorClass::AlreadyAborted => !std::mem::replace(&mut self.hidden, true),
+                ErrorClass::StaleSession => {
+                    let left = self.sessions.checked_sub(1);
+                    self.sessions = left.unwrap_or_default();
+                    left.is_some()
+                }
                 ErrorClass::Other => false,
             }
     }
@@ -48,11 +67,13 @@ impl Budget {
 
 /// The error of work that may not be attempted again.
 pub(crate) fn exhausted(class: ErrorClass, error: &Error) -> Error {
-    error.with_kind(match class {
+    let kind = match class {
         ErrorClass::SerializationFailure => ErrorKind::RetriesExhausted,
-        ErrorClass::ConnectionLost => ErrorKind::Unavailable,
+        ErrorClass::ConnectionLost | ErrorClass::StaleSession => ErrorKind::Unavailable,
+        ErrorClass::ConstraintViolation => return error.clone(),
         ErrorClass::AlreadyAborted | ErrorClass::Other => ErrorKind::TransactionAborted,
-    })
+    };
+    error.with_kind(kind)
 }
 
 #[cfg(test)]
@@ -61,7 +82,7 @@ mod tests {
 
     #[test]
     fn serialization_failures_are_retried_to_the_limit_and_lost_connections_once() {
-        let mut budget = Budget::new(4);
+        let mut budget = Budget::new(4, 1);
         budget.next();
         assert!(budget.allows(ErrorClass::ConnectionLost));
         budget.next();
@@ -73,5 +94,14 @@ mod tests {
         assert!(budget.allows(ErrorClass::SerializationFailure));
         budget.next();
         assert!(!budget.allows(ErrorClass::SerializationFailure));
+    }
+
+    #[test]
+    fn stale_sessions_are_replaced_once_each() {
+        let mut budget = Budget::new(100, 2);
+        budget.next();
+        assert!(budget.allows(ErrorClass::StaleSession));
+        assert!(budget.allows(ErrorClass::StaleSession));
+        assert!(!budget.allows(ErrorClass::StaleSession));
     }
 }

@@ -2,7 +2,8 @@
 
 use crate::{
     attempt::reply::{Reply, ReplyClass},
-    error::{Error, ErrorClass, ErrorKind},
+    database::Access,
+    error::{Error, ErrorClass, ErrorKind, sqlstate},
     tx::{SlotState, Stage, Verdict},
 };
 
@@ -24,21 +25,34 @@ pub(crate) fn decide(state: &SlotState, reply: Reply<'_>) -> Decision {
     if state.has_escaped() {
         return rule_2();
     }
+    let repeatable = !state.is_uncertain() && !reply.error.is_some_and(Error::is_unknown);
     if let Some((class, error)) = retryable(state, reply) {
-        return Decision::Retry(class, error.clone()); // rule 3
+        if repeatable {
+            let is_of_check = matches!(state.verdict, Some(Verdict::Denied | Verdict::Failed));
+            let error = if is_of_check {
+                error.of_check()
+            } else {
+                error.clone()
+            };
+            return Decision::Retry(class, error); // rule 3
+        }
+        if let Some(error) = conflict(state, reply) {
+            // R4: the reply says that nothing was changed, which is not known.
+            return Decision::Replace(error.with_kind(ErrorKind::OutcomeUnknown));
+        }
     }
     let error = state.first_error();
     match state.verdict {
         Some(Verdict::Denied) if error.is_none() => return rule_4(state, reply.class),
-        Some(Verdict::Denied | Verdict::Failed) => return rule_5(state, reply.class, error),
+        Some(Verdict::Denied | Verdict::Failed) => return rule_5(state, reply, error),
         Some(Verdict::Rejected) | None => {}
     }
     let kept = reply.class == ReplyClass::ClientError && state.ending.keep_client_errors;
     if !reply.class.is_success() && !kept {
-        return Decision::RollBack; // rule 6
+        return rule_6(state, reply);
     }
     if let Some(error) = error {
-        return rule_7(state, error);
+        return rule_7(state, error, repeatable);
     }
     if reply.class.is_success() && state.verdict == Some(Verdict::Rejected) {
         return aborted("a success over the 4xx or 5xx of an inner layer"); // rule 8
@@ -65,17 +79,43 @@ fn rule_4(state: &SlotState, class: ReplyClass) -> Decision {
 }
 
 /// A policy failed, or denied although an error is recorded.
-fn rule_5(state: &SlotState, class: ReplyClass, error: Option<Error>) -> Decision {
-    if state.verdict == Some(Verdict::Failed) && class == ReplyClass::ServerError {
-        return Decision::RollBack;
+fn rule_5(state: &SlotState, reply: Reply<'_>, error: Option<Error>) -> Decision {
+    if state.verdict == Some(Verdict::Failed) && reply.class == ReplyClass::ServerError {
+        return rule_6(state, reply);
     }
-    error.map_or_else(|| aborted("a policy failed"), Decision::Replace)
+    error.map_or_else(
+        || aborted("a policy failed"),
+        |error| Decision::Replace(error.of_check()),
+    )
+}
+
+/// The reply is an error, which stands unless more is known of it.
+fn rule_6(state: &SlotState, reply: Reply<'_>) -> Decision {
+    let is_the_reply = |error: &&Error| {
+        let status = error.status().as_u16();
+        reply.status.is_none_or(|replied| replied == status)
+    };
+    let Some(error) = reply.error.filter(is_the_reply) else {
+        return Decision::RollBack;
+    };
+    if state.skipped_insert && error.is_row_not_found() {
+        let cause = "ON CONFLICT DO NOTHING has skipped the row";
+        return Decision::Replace(Error::because(ErrorKind::Conflict, cause));
+    }
+    // A write in a READ ONLY transaction is a mistake of the work, and says nothing of the server.
+    let is_mistake = state.access == Access::ReadOnly
+        && error.kind() == ErrorKind::Unavailable
+        && error.sqlstate() == Some(sqlstate::READ_ONLY_SQL_TRANSACTION);
+    if is_mistake {
+        return Decision::Replace(error.with_kind(ErrorKind::Database));
+    }
+    Decision::RollBack
 }
 
 /// An error is recorded. If an earlier error was hidden, only its consequence is known.
-fn rule_7(state: &SlotState, error: Error) -> Decision {
+fn rule_7(state: &SlotState, error: Error, repeatable: bool) -> Decision {
     let first = state.errors.first().map(|recorded| recorded.class());
-    if first == Some(ErrorClass::AlreadyAborted) {
+    if first == Some(ErrorClass::AlreadyAborted) && repeatable {
         Decision::Retry(ErrorClass::AlreadyAborted, error)
     } else {
         Decision::Replace(error.with_kind(ErrorKind::TransactionAborted))
@@ -83,13 +123,20 @@ fn rule_7(state: &SlotState, error: Error) -> Decision {
 }
 
 /// The error of rule 3: recorded, or known from the reply alone because it occurred on the raw
-/// connection.
+/// connection. Whether a lost connection of the reply was that one, the settlement has found out.
 fn retryable<'s>(state: &'s SlotState, reply: Reply<'s>) -> Option<(ErrorClass, &'s Error)> {
     let recorded = state.errors.iter().map(|recorded| &recorded.error);
+    let own =
+        conflict(state, reply).filter(|error| error.class() != Some(ErrorClass::ConnectionLost));
     recorded
-        .chain(reply.error)
-        .filter_map(|error| Some((error.class()?, error)))
-        .find(|(class, _)| class.is_retryable())
+        .chain(own)
+        .find_map(|error| Some((error.retryable_class(&state.known)?, error)))
+}
+
+/// The error of the reply, if it is retryable.
+fn conflict<'r>(state: &SlotState, reply: Reply<'r>) -> Option<&'r Error> {
+    let retryable = |error: &&Error| error.retryable_class(&state.known).is_some();
+    reply.error.filter(retryable)
 }
 
 fn aborted(cause: &'static str) -> Decision {
@@ -99,7 +146,10 @@ fn aborted(cause: &'static str) -> Decision {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::database::Depth;
+    use crate::{
+        database::Depth,
+        error::{Known, Moment},
+    };
 
     /// A row of the table: a state, a reply, and what is decided.
     fn decided(change: impl FnOnce(&mut SlotState), class: ReplyClass) -> String {
@@ -126,7 +176,7 @@ mod tests {
     }
 
     fn record(error: &sqlx::Error) -> impl Fn(&mut SlotState) + use<> {
-        let error = Error::recorded(error);
+        let error = Error::recorded(error, Moment::ReadWrite);
         move |state| state.record(error.clone(), Depth::default())
     }
 
@@ -160,26 +210,75 @@ mod tests {
     }
 
     #[test]
-    fn rule_3_error_of_the_reply_counts() {
-        let error = Error::from(lost());
+    fn rule_3_unique_violation_is_retried_unless_it_is_known() {
+        let violation = || {
+            let mut error = Error::new(ErrorKind::ConstraintViolation);
+            error.set_violation("notes_pkey");
+            error
+        };
+        let met = |state: &mut SlotState| {
+            state.known = Known::Earlier(Vec::new());
+            state.record(violation(), Depth::default());
+        };
+        assert_eq!(decided(met, Success), "retry ConstraintViolation");
+        let known = |state: &mut SlotState| {
+            state.known = Known::Earlier(violation().violation().cloned().into_iter().collect());
+            state.record(violation(), Depth::default());
+        };
+        assert_eq!(decided(known, Success), "TransactionAborted");
+        let on_cockroachdb = |state: &mut SlotState| {
+            state.record(violation(), Depth::default());
+        };
+        assert_eq!(decided(on_cockroachdb, ClientError), "roll back");
+    }
+
+    fn decided_over(change: impl FnOnce(&mut SlotState), error: &Error) -> String {
+        let mut state = SlotState::default();
+        change(&mut state);
         let reply = Reply {
             class: ServerError,
-            error: Some(&error),
-            status: Some(503),
+            error: Some(error),
+            status: Some(error.status().as_u16()),
         };
-        let decision = decide(&SlotState::default(), reply);
-        assert_eq!(describe(decision), "retry ConnectionLost");
+        describe(decide(&state, reply))
+    }
+
+    fn of_class(class: ErrorClass) -> Error {
+        Error::from(lost()).with_class(class)
     }
 
     #[test]
-    fn rule_3_unknown_outcome_is_not_retried() {
+    fn rule_3_error_of_the_reply_counts() {
+        for class in [ErrorClass::SerializationFailure, ErrorClass::StaleSession] {
+            let expected = format!("retry {class:?}");
+            assert_eq!(decided_over(|_| (), &of_class(class)), expected);
+        }
+    }
+
+    /// It may be one of the user's own.
+    #[test]
+    fn rule_3_lost_connection_that_is_not_recorded_is_not_retried() {
+        assert_eq!(decided_over(|_| (), &Error::from(lost())), "roll back");
+    }
+
+    #[test]
+    fn rule_3_unknown_outcome_is_not_retried_whatever_is_recorded() {
         let error = Error::from(lost()).with_kind(ErrorKind::OutcomeUnknown);
-        let reply = Reply {
-            class: ServerError,
-            error: Some(&error),
-            status: Some(500),
+        assert_eq!(decided_over(|_| (), &error), "roll back");
+        assert_eq!(decided_over(record(&lost()), &error), "roll back");
+    }
+
+    #[test]
+    fn rule_3_unknown_outcome_inside_of_the_attempt_is_not_retried() {
+        let lost = record(&lost());
+        let uncertain = |state: &mut SlotState| {
+            state.uncertain = 1;
+            lost(state);
         };
-        assert_eq!(describe(decide(&SlotState::default(), reply)), "roll back");
+        assert_eq!(decided(uncertain, ServerError), "roll back");
+        assert_eq!(decided(uncertain, Success), "TransactionAborted");
+        let conflict = of_class(ErrorClass::SerializationFailure);
+        assert_eq!(decided_over(uncertain, &conflict), "OutcomeUnknown");
     }
 
     #[test]

@@ -19,12 +19,14 @@ use crate::{
 };
 
 /// Attempts `work` until an attempt is done.
+///
+/// It borrows the work, since a future that owned it would store it once for each caller.
 pub(crate) async fn run<W: Work>(
     engine: &Engine,
     context: &WorkContext,
     limits: &Limits,
     access: Access,
-    mut work: W,
+    work: &mut W,
 ) -> Result<W::Output, W::Error> {
     let mut retries = Retries::new(engine, limits);
     if access == Access::ReadWrite {
@@ -34,21 +36,24 @@ pub(crate) async fn run<W: Work>(
         let number = retries.budget.next();
         let is_last = retries.budget.is_last();
         let next_tx = retries.next_tx.take();
-        let mut attempt =
-            Attempt::new(context, limits, retries.deadlines, number, is_last, next_tx);
+        let deadlines = retries.deadlines;
+        let mut attempt = Attempt::new(context, limits, deadlines, number, is_last, next_tx);
+        attempt.earlier_violations = retries.budget.violations().to_vec();
         attempt.durations.waited = std::mem::take(&mut retries.waited);
         let step = work.attempt(&mut attempt).await?;
-        let retry = match step {
+        let mut retry = match step {
             Step::Done(output) => {
                 report(&attempt, false);
                 return Ok(output);
             }
             Step::Retry(retry) => retry,
         };
+        let violations = std::mem::take(&mut retry.violations);
+        retries.budget.add_violations(violations);
         let allowed = retries.budget.allows(retry.class);
         report(&attempt, allowed);
         let (class, error) = (retry.class, retry.error.clone());
-        if !allowed || !retries.prepare(retry, &mut work).await? {
+        if !allowed || !retries.prepare(retry, work).await? {
             return Ok(work.exhausted(number, exhausted(class, &error)));
         }
     }
@@ -83,7 +88,7 @@ impl<'w> Retries<'w> {
             engine,
             limits,
             deadlines: Deadlines { work, commit },
-            budget: Budget::new(limits.max_attempts),
+            budget: Budget::new(limits.max_attempts, engine.database.sessions()),
             ticket: None,
             next_tx: None,
             waited: Duration::ZERO,

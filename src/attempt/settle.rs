@@ -1,6 +1,6 @@
 //! The settlement of an attempt: verify, COMMIT, hooks; or roll back.
 
-use std::{pin::pin, sync::Arc};
+use std::{pin::pin, sync::Arc, time::Duration};
 
 use tokio::time::Instant;
 use tokio_util::task::task_tracker::TaskTrackerToken;
@@ -12,10 +12,10 @@ use crate::{
         reply::{Reply, ReplyClass},
     },
     database::{
-        CommitError, CommitFailure, Database, Depth, Detached, Doubt, Proof, Transaction,
-        timeout_at,
+        CommitError, CommitFailure, Database, Depth, Detached, Doubt, Health, Proof, Server,
+        Transaction, timeout_at,
     },
-    error::{Error, ErrorClass, ErrorKind, describe, sqlstate},
+    error::{Error, ErrorClass, ErrorKind, Known, Violation, describe, sqlstate},
     report::Outcome,
     tx::{
         PendingHook, SlotState, Verdict,
@@ -36,6 +36,29 @@ pub(crate) struct Retry {
     pub(crate) error: Error,
     /// The transaction, to be rolled back.
     pub(crate) unfinished: Option<Transaction>,
+    /// The constraints that the attempt violated.
+    pub(crate) violations: Vec<Violation>,
+}
+
+impl Retry {
+    pub(crate) fn new(class: ErrorClass, error: Error, unfinished: Option<Transaction>) -> Self {
+        let violations = error.violation().cloned().into_iter().collect();
+        Self {
+            class,
+            error,
+            unfinished,
+            violations,
+        }
+    }
+
+    fn of_state(class: ErrorClass, error: Error, state: &mut SlotState) -> Self {
+        let recorded = state.errors.iter().map(|recorded| &recorded.error);
+        let violations = recorded.filter_map(Error::violation).cloned().collect();
+        Self {
+            violations,
+            ..Self::new(class, error, state.transaction.take())
+        }
+    }
 }
 
 /// Until when the steps of a settlement may take.
@@ -47,41 +70,47 @@ pub(crate) struct Deadlines {
     pub(crate) commit: Instant,
 }
 
+impl Deadlines {
+    /// When a COMMIT that is not acknowledged is given up in the background as well, and its
+    /// connection closed.
+    pub(crate) fn given_up(self) -> Instant {
+        self.commit + GIVEN_UP_AFTER
+    }
+}
+
+const GIVEN_UP_AFTER: Duration = Duration::from_secs(5);
+
 /// Settles an attempt that ended with `reply`. `Ok` if the reply stands.
 ///
 /// Cancelled before COMMIT, it rolls back. Cancelled later, COMMIT and hooks are finished.
 pub(crate) async fn settle(
-    mut state: SlotState,
+    state: &mut SlotState,
     reply: Reply<'_>,
     database: &Arc<Database>,
     dry_run: bool,
     deadlines: Deadlines,
 ) -> Result<Outcome, Failure> {
-    let verified = timeout_at(deadlines.work, pin!(verify(&mut state, reply))).await;
-    if verified.is_none() {
+    let examined = timeout_at(deadlines.work, pin!(examine(state, reply))).await;
+    if examined.is_none() {
         let error = Error::new(ErrorKind::DeadlineExceeded);
         return Err(Failure::Replaced(error, state.outcome()));
     }
-    let decision = decide(&state, reply);
+    let decision = decide(state, reply);
     // T9: what a text has committed in its middle is neither rolled back nor to be done again.
-    if !matches!(decision, Decision::Commit) && is_ended(&mut state, deadlines.work).await {
-        return Err(ended(&state, reply.error));
+    if !matches!(decision, Decision::Commit) && is_ended(state, deadlines.work).await {
+        return Err(ended(state, reply.error));
     }
     match decision {
-        Decision::Retry(class, error) => Err(Failure::Retry(Retry {
-            class,
-            error,
-            unfinished: state.transaction,
-        })),
+        Decision::Retry(class, error) => Err(Failure::Retry(Retry::of_state(class, error, state))),
         Decision::Replace(error) => Err(Failure::Replaced(error, state.outcome())),
         Decision::RollBack => {
             let outcome = state.outcome();
-            log_rollback(&state, reply, outcome);
+            log_rollback(state, reply, outcome);
             Ok(outcome)
         }
         // Boxed: what only tests need is not to enlarge the future of every request.
         Decision::Commit if dry_run => Box::pin(dry_run_commit(state, deadlines.work)).await,
-        Decision::Commit => commit(state, database, deadlines.commit).await,
+        Decision::Commit => commit(state, database, deadlines).await,
     }
 }
 
@@ -91,45 +120,43 @@ pub(crate) async fn settle_service_error(
     mut state: SlotState,
     deadlines: Deadlines,
 ) -> Option<Failure> {
-    let mut recorded = state.errors.iter();
-    let recorded = recorded.find(|recorded| recorded.class().is_retryable());
-    let retried = recorded.map(|recorded| (recorded.class(), recorded.error.clone()));
-    let Some((class, error)) = retried.filter(|_| !state.has_escaped()) else {
+    let retryable = state.errors.iter().find_map(|recorded| {
+        let class = recorded.error.retryable_class(&state.known)?;
+        Some((class, recorded.error.clone()))
+    });
+    let stands = state.has_escaped() || state.is_uncertain();
+    let Some((class, error)) = retryable.filter(|_| !stands) else {
         tracing::debug!("the service failed, rolling back");
         return None;
     };
     if is_ended(&mut state, deadlines.work).await {
         return Some(ended(&state, None));
     }
-    Some(Failure::Retry(Retry {
-        class,
-        error,
-        unfinished: state.transaction,
-    }))
+    Some(Failure::Retry(Retry::of_state(class, error, &mut state)))
+}
+
+async fn examine(state: &mut SlotState, reply: Reply<'_>) {
+    verify(state, reply).await;
+    find_lost(state, reply).await;
 }
 
 /// Settles an attempt that did not end before the deadline.
 pub(crate) fn settle_timeout(state: &SlotState) -> Failure {
-    if doubt(state) == Some(Doubt::Text) {
+    if state.doubt() == Some(Doubt::Text) {
         return ended(state, None);
     }
     let error = Error::new(ErrorKind::DeadlineExceeded);
     Failure::Replaced(error, state.outcome())
 }
 
-/// What may have ended the transaction unseen.
-fn doubt(state: &SlotState) -> Option<Doubt> {
-    state.transaction.as_ref()?.doubt()
-}
-
 /// Whether the transaction was ended unseen. Without proof, a text with transaction control counts
 /// as having ended it, and statements on the raw connection do not.
 async fn is_ended(state: &mut SlotState, deadline: Instant) -> bool {
-    let Some(transaction) = &mut state.transaction else {
+    let Some(doubt) = state.doubt() else {
         return false;
     };
-    let Some(doubt) = transaction.doubt() else {
-        return false;
+    let Some(transaction) = &mut state.transaction else {
+        return doubt == Doubt::Text; // An escaped `Tx` has it.
     };
     match timeout_at(deadline, pin!(transaction.prove())).await {
         Some(Proof::Same) => false,
@@ -172,28 +199,73 @@ async fn verify(state: &mut SlotState, reply: Reply<'_>) {
     state.transaction = Some(transaction);
 }
 
+/// Finds out whether the connection is lost where an error leaves that open: nobody else can tell
+/// whether the work may be retried.
+async fn find_lost(state: &mut SlotState, reply: Reply<'_>) {
+    if state.has_retryable() || state.has_escaped() {
+        return;
+    }
+    let Some(mut transaction) = state.transaction.take() else {
+        return;
+    };
+    // A connection of the user's own may be meant: then the transaction is sound.
+    if let Some(error) = reply.error
+        && error.class() == Some(ErrorClass::ConnectionLost)
+        && transaction.has_unseen()
+        && let Err(failed) = transaction.verify().await
+    {
+        // Otherwise the connection still says whether the transaction was ended (T9).
+        if Error::classify(&failed) == Some(ErrorClass::ConnectionLost) {
+            transaction.mark(Health::Broken);
+        }
+        state.record(error.clone(), Depth::default());
+    }
+    // A CockroachDB node that drains cancels the statement first and closes the connection then.
+    let codes = state.errors.iter().map(|recorded| &recorded.error);
+    let canceled = codes
+        .chain(reply.error)
+        .any(|error| error.sqlstate() == Some(sqlstate::QUERY_CANCELED));
+    if canceled
+        && transaction.server() == Server::CockroachDb
+        && let Some(error) = transaction.find_lost().await
+    {
+        state.record_sqlx(&error, Depth::default());
+    }
+    state.transaction = Some(transaction);
+}
+
 /// Commits, and waits for the acknowledgement.
 async fn commit(
-    mut state: SlotState,
+    state: &mut SlotState,
     database: &Arc<Database>,
-    limit: Instant,
+    deadlines: Deadlines,
 ) -> Result<Outcome, Failure> {
+    let limit = deadlines.commit;
     let hooks = std::mem::take(&mut state.hooks);
+    let known = std::mem::take(&mut state.known);
+    let uncertain = state.is_uncertain();
     let Some(transaction) = state.transaction.take() else {
         run_hooks(hooks, database.token(), database);
         return Ok(Outcome::NoTransaction);
     };
     let (running, database) = (database.token(), Arc::clone(database));
     let committing = async move {
-        let committed = transaction.commit().await;
+        let committed = transaction.commit(deadlines.given_up()).await;
         log_commit(committed.as_ref().err().map(|(error, _)| error), limit);
         if committed.is_ok() {
             run_hooks(hooks, running, &database);
         }
         committed
     };
-    await_commit(committing, limit).await?;
-    Ok(Outcome::Committed)
+    match await_commit(committing, limit, &known).await {
+        Ok(()) => Ok(Outcome::Committed),
+        // It would repeat what is not known to have failed.
+        Err(Failure::Retry(retry)) if uncertain => {
+            let error = retry.error.with_kind(ErrorKind::OutcomeUnknown);
+            Err(Failure::Replaced(error, Outcome::Unknown))
+        }
+        Err(failure) => Err(failure),
+    }
 }
 
 /// Awaits a COMMIT, or a statement that is its own COMMIT, until `limit`. Cancelled, it goes on in
@@ -201,33 +273,40 @@ async fn commit(
 pub(crate) async fn await_commit<T: Send + 'static>(
     committing: impl Future<Output = Result<T, (CommitError, Option<Transaction>)>> + Send + 'static,
     limit: Instant,
+    known: &Known,
 ) -> Result<T, Failure> {
+    // Work around this one must not be retried until the outcome is known.
+    let pending = scope::PendingOutcome::new();
     let committing = Detached::new(committing.in_current_span());
     let Some(committed) = timeout_at(limit, committing).await else {
-        let cause =
-            "there was no reply to COMMIT in time; it goes on, and its outcome will be logged";
+        let cause = "there was no reply to COMMIT in time; it goes on for a while, and its outcome will be logged";
         let error = Error::because(ErrorKind::OutcomeUnknown, cause);
         return Err(Failure::Replaced(error, Outcome::Unknown));
     };
-    committed.map_err(|(error, unfinished)| commit_failed(error, unfinished))
+    let unknown = |(error, _): &(CommitError, _)| error.failure == CommitFailure::Unknown;
+    if !committed.as_ref().is_err_and(unknown) {
+        pending.known();
+    }
+    committed.map_err(|(error, unfinished)| commit_failed(error, unfinished, known))
 }
 
-fn commit_failed(error: CommitError, unfinished: Option<Transaction>) -> Failure {
+fn commit_failed(error: CommitError, unfinished: Option<Transaction>, known: &Known) -> Failure {
     let failure = error.failure;
     let error = error.into_error();
     match failure {
-        CommitFailure::SerializationFailure => Failure::Retry(Retry {
-            class: ErrorClass::SerializationFailure,
-            error,
-            unfinished,
-        }),
-        CommitFailure::RolledBack => Failure::Replaced(error, Outcome::RolledBack),
+        CommitFailure::Retryable(class) => Failure::Retry(Retry::new(class, error, unfinished)),
+        CommitFailure::RolledBack => match error.retryable_class(known) {
+            Some(class @ ErrorClass::ConstraintViolation) => {
+                Failure::Retry(Retry::new(class, error, unfinished))
+            }
+            _ => Failure::Replaced(error, Outcome::RolledBack),
+        },
         CommitFailure::Unknown => Failure::Replaced(error, Outcome::Unknown),
     }
 }
 
 /// Does everything that a commit does, except for the commit.
-async fn dry_run_commit(mut state: SlotState, deadline: Instant) -> Result<Outcome, Failure> {
+async fn dry_run_commit(state: &mut SlotState, deadline: Instant) -> Result<Outcome, Failure> {
     let outcome = state.outcome();
     let checked = match state.transaction.take() {
         Some(transaction) => timeout_at(deadline, pin!(transaction.dry_run_commit())).await,
@@ -235,7 +314,7 @@ async fn dry_run_commit(mut state: SlotState, deadline: Instant) -> Result<Outco
     };
     match checked {
         Some(Ok(())) => Ok(outcome),
-        Some(Err(error)) => Err(commit_failed(error, None)),
+        Some(Err(error)) => Err(commit_failed(error, None, &state.known)),
         None => {
             let error = Error::new(ErrorKind::DeadlineExceeded);
             Err(Failure::Replaced(error, outcome))

@@ -15,8 +15,8 @@ use crate::{
         reply::Reply,
         settle::{self, Deadlines, Failure, Retry},
     },
-    database::{Access, CommitError, Transaction, timeout_at},
-    error::{Error, ErrorKind},
+    database::{Access, CommitError, Server, Transaction, timeout_at},
+    error::{Error, ErrorKind, Known, Violation},
     observe::Durations,
     report::Outcome,
     tx::{
@@ -85,6 +85,8 @@ pub(crate) struct Attempt<'w> {
     is_last: bool,
     /// A transaction that has begun in place of the previous attempt's.
     next_tx: Option<Transaction>,
+    /// The violations of constraints that earlier attempts met.
+    pub(crate) earlier_violations: Vec<Violation>,
     /// What the observer is told, if there is one.
     pub(crate) durations: Durations,
     pub(crate) error: Option<Error>,
@@ -106,6 +108,7 @@ impl<'w> Attempt<'w> {
             number,
             is_last,
             next_tx,
+            earlier_violations: Vec::new(),
             durations: Durations::default(),
             error: None,
         }
@@ -129,6 +132,11 @@ impl<'w> Attempt<'w> {
         self.deadlines.work
     }
 
+    /// When a statement that is its own COMMIT is given up, and its connection closed.
+    pub(crate) fn given_up(&self) -> Instant {
+        self.deadlines.given_up()
+    }
+
     /// A slot for the attempt.
     pub(crate) fn open(&mut self, access: Access) -> SlotGuard {
         SlotGuard::new(
@@ -136,8 +144,17 @@ impl<'w> Attempt<'w> {
             self.number,
             access,
             self.next_tx.take(),
+            self.known(),
             scope::current(),
         )
+    }
+
+    /// The violations of constraints that are no serialization failures.
+    fn known(&self) -> Known {
+        match self.context.database.known_server() {
+            Some(Server::CockroachDb) => Known::All,
+            Some(Server::PostgreSql) | None => Known::Earlier(self.earlier_violations.clone()),
+        }
     }
 
     /// Runs `future` in the scope of the slot, until the deadline.
@@ -163,7 +180,7 @@ impl<'w> Attempt<'w> {
     /// Settles the attempt, which ended with `reply`. `Ok` if the reply stands.
     pub(crate) async fn settle(
         &mut self,
-        state: SlotState,
+        state: &mut SlotState,
         reply: Reply<'_>,
     ) -> Result<Outcome, Failure> {
         let started = self.started();
@@ -210,7 +227,7 @@ impl<'w> Attempt<'w> {
             settle::log_commit(committed.as_ref().err(), limit);
             committed.map_err(|error| (error, None))
         };
-        let committed = settle::await_commit(committing, limit).await;
+        let committed = settle::await_commit(committing, limit, &self.known()).await;
         if let Some(started) = started {
             self.durations.committing = started.elapsed();
             if let Err(failure) = &committed {

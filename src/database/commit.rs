@@ -1,17 +1,18 @@
 //! What a COMMIT that was not acknowledged has done: SQLSTATE × server.
 
-use sqlx::postgres::PgSeverity;
-
 use crate::{
     database::server::Server,
-    error::{Error, ErrorKind, breaks_connection, is_stale_statement, kind_of_write, sqlstate},
+    error::{
+        Effects, Error, ErrorClass, ErrorKind, Moment, effects, is_interrupt,
+        is_rolled_back_by_postgres, kind,
+    },
 };
 
 /// What a failed COMMIT has done.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum CommitFailure {
     /// Nothing. Another attempt may succeed.
-    SerializationFailure,
+    Retryable(ErrorClass),
     /// Nothing.
     RolledBack,
     /// The transaction is committed or not.
@@ -29,30 +30,28 @@ pub(crate) struct CommitError {
 impl CommitError {
     /// The failure of a COMMIT whose reply is `error`. `None` if it has committed.
     pub(crate) fn of_commit(error: sqlx::Error, server: Server) -> Option<Self> {
-        let (failure, kind) = classify_commit(&error, server)?;
-        Some(Self {
-            failure,
-            kind,
-            error,
-        })
+        match (server, effects(&error)) {
+            // C5
+            (Server::CockroachDb, Effects::Committed) => None,
+            (Server::CockroachDb, Effects::RolledBack) => Some(Self::rolled_back(error)),
+            (Server::PostgreSql, _) if is_rolled_back_by_postgres(&error) => {
+                Some(Self::rolled_back(error))
+            }
+            _ => Some(Self::unknown(error)),
+        }
     }
 
     /// The failure of a statement that is its own COMMIT (C7).
     pub(crate) fn of_write(error: sqlx::Error, server: Server) -> Self {
-        let (failure, kind) = match classify_commit(&error, server) {
-            // Another connection prepares the statement anew.
-            _ if is_stale_statement(&error) => CONFLICT,
-            Some((CommitFailure::RolledBack, ErrorKind::ConstraintViolation)) => CONSTRAINT,
-            Some((CommitFailure::RolledBack, _)) => return Self::unsent(error),
-            _ if is_before_evaluation(&error) => return Self::unsent(error),
-            Some(known) => known,
+        match (server, effects(&error)) {
+            (Server::CockroachDb, Effects::RolledBack) | (_, Effects::Unwritten) => {
+                Self::rolled_back(error)
+            }
+            (Server::PostgreSql, _) if is_rolled_back_by_postgres(&error) => {
+                Self::rolled_back(error)
+            }
             // A single statement changes no schema.
-            None => UNKNOWN,
-        };
-        Self {
-            failure,
-            kind,
-            error,
+            _ => Self::unknown(error),
         }
     }
 
@@ -60,86 +59,61 @@ impl CommitError {
     pub(crate) fn unsent(error: sqlx::Error) -> Self {
         Self {
             failure: CommitFailure::RolledBack,
-            kind: kind_of_write(&error),
+            kind: kind(&error, Moment::ReadWrite),
             error,
         }
     }
 
     /// The same failure of a statement that did all that COMMIT does except for the commit, so
     /// that nothing is unknown.
-    pub(crate) fn of_dry_run(error: sqlx::Error, server: Server) -> Self {
-        let (failure, kind) = match classify_commit(&error, server) {
-            Some(known) if known != UNKNOWN => known,
-            _ => (CommitFailure::RolledBack, ErrorKind::Database),
-        };
+    pub(crate) fn of_dry_run(error: sqlx::Error) -> Self {
+        Self::rolled_back(error)
+    }
+
+    /// The failure of the COMMIT of a transaction that could only read: nothing is unknown, and it
+    /// may run again.
+    pub(crate) fn of_read_only(self) -> Self {
+        if self.failure != CommitFailure::Unknown {
+            return self;
+        }
         Self {
-            failure,
-            kind,
-            error,
+            failure: CommitFailure::Retryable(ErrorClass::ConnectionLost),
+            kind: ErrorKind::Unavailable,
+            error: self.error,
         }
     }
 
     pub(crate) fn into_error(self) -> Error {
         Error::database(self.kind, self.error)
     }
-}
 
-/// What COMMIT has done when its reply is `error`. `None` if it has committed.
-///
-/// CockroachDB stored the rows of most COMMITs that timed out, while an `ERROR`
-/// of PostgreSQL's COMMIT always is an abort
-/// (<https://www.cockroachlabs.com/docs/stable/common-errors#result-is-ambiguous>).
-fn classify_commit(error: &sqlx::Error, server: Server) -> Option<(CommitFailure, ErrorKind)> {
-    let rolled_back = (CommitFailure::RolledBack, ErrorKind::Database);
-    Some(match sqlstate::code(error).as_deref() {
-        // C2
-        Some(sqlstate::SERIALIZATION_FAILURE | sqlstate::DEADLOCK_DETECTED) => CONFLICT,
-        // C3
-        Some(code) if sqlstate::class(code) == sqlstate::CONSTRAINT_VIOLATION => CONSTRAINT,
-        // C4
-        Some(sqlstate::IN_FAILED_SQL_TRANSACTION) => rolled_back,
-        _ if server == Server::PostgreSql
-            && sqlstate::severity(error) == Some(PgSeverity::Error) =>
-        {
-            rolled_back
+    /// It is rolled back, and the error says whether it may be retried (C2, C4). A connection that
+    /// is lost without such a proof, as that of a foreign server, is no reason.
+    fn rolled_back(error: sqlx::Error) -> Self {
+        let failure = match Error::classify(&error) {
+            Some(class @ (ErrorClass::SerializationFailure | ErrorClass::StaleSession)) => {
+                CommitFailure::Retryable(class)
+            }
+            Some(class @ ErrorClass::ConnectionLost) if is_interrupt(&error) => {
+                CommitFailure::Retryable(class)
+            }
+            _ => CommitFailure::RolledBack,
+        };
+        Self {
+            failure,
+            ..Self::unsent(error)
         }
-        // C5
-        Some(sqlstate::COMMITTED_WITHOUT_SCHEMA_CHANGE) if server == Server::CockroachDb => {
-            return None;
-        }
-        // C6
-        _ => UNKNOWN,
-    })
-}
+    }
 
-/// Whether the error was raised before the statement was evaluated: while its arguments were
-/// encoded, its text was prepared or its expressions were computed.
-///
-/// Neither server commits before all of a statement is evaluated.
-fn is_before_evaluation(error: &sqlx::Error) -> bool {
-    match error {
-        sqlx::Error::Encode(_) | sqlx::Error::TypeNotFound { .. } => true,
-        error if breaks_connection(error) => false,
-        error => matches!(
-            sqlstate::code(error).as_deref().map(sqlstate::class),
-            Some(
-                sqlstate::UNSUPPORTED
-                    | sqlstate::CARDINALITY_VIOLATION
-                    | sqlstate::DATA_EXCEPTION
-                    | sqlstate::INVALID_TRANSACTION_STATE
-                    | sqlstate::SYNTAX_OR_ACCESS
-            )
-        ),
+    /// C6
+    fn unknown(error: sqlx::Error) -> Self {
+        Self {
+            failure: CommitFailure::Unknown,
+            kind: ErrorKind::OutcomeUnknown,
+            error,
+        }
     }
 }
-
-const CONFLICT: (CommitFailure, ErrorKind) = (
-    CommitFailure::SerializationFailure,
-    ErrorKind::RetriesExhausted,
-);
-const CONSTRAINT: (CommitFailure, ErrorKind) =
-    (CommitFailure::RolledBack, ErrorKind::ConstraintViolation);
-const UNKNOWN: (CommitFailure, ErrorKind) = (CommitFailure::Unknown, ErrorKind::OutcomeUnknown);
 
 #[cfg(test)]
 mod tests {
@@ -152,5 +126,13 @@ mod tests {
         assert_eq!(commit.failure, CommitFailure::Unknown);
         let write = CommitError::of_write(lost(), Server::CockroachDb);
         assert_eq!(write.into_error().kind(), ErrorKind::OutcomeUnknown);
+    }
+
+    #[test]
+    fn lost_commit_of_a_transaction_that_could_only_read_may_run_again() {
+        let lost = sqlx::Error::Io(std::io::ErrorKind::ConnectionReset.into());
+        let commit = CommitError::of_commit(lost, Server::CockroachDb).unwrap();
+        let again = CommitFailure::Retryable(ErrorClass::ConnectionLost);
+        assert_eq!(commit.of_read_only().failure, again);
     }
 }

@@ -32,9 +32,17 @@ use crate::{
     error::{Error, ErrorClass, ErrorKind},
 };
 
-/// How long a BEGIN or ROLLBACK may take before the connection is closed instead, which rolls back
-/// as well. COMMIT has no such limit, since closing the connection does not undo it.
+/// How long a ROLLBACK may take before the connection is closed instead, which rolls back as well.
 const CONTROL_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// How long a BEGIN may take before another connection is used. The server has nothing to wait for,
+/// and a connection that a firewall has forgotten never replies.
+const BEGIN_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// How long a ROLLBACK may take behind a statement that was abandoned, before the connection is
+/// closed instead, for the server to stop the statement. A statement of usual length ends sooner,
+/// and saves a new connection.
+const ABANDONED_TIMEOUT: Duration = Duration::from_millis(250);
 
 /// A connection of the pool.
 pub(crate) struct Connection {
@@ -53,10 +61,12 @@ pub(crate) struct Connection {
 
 /// Whether the connection can be used for the next transaction.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-enum Health {
+pub(crate) enum Health {
     Good,
-    /// Statements that the crate could not see ran on it. It must pass a probe first.
-    NeedsProbe,
+    /// Its statement was abandoned. It can be used again if it soon acknowledges a ROLLBACK.
+    Abandoned,
+    /// Its session may keep what a statement left on it. It is closed after its transaction.
+    Altered,
     /// It failed below SQL, and would only let the next statement wait.
     Broken,
 }
@@ -97,7 +107,7 @@ impl Connection {
         server: &OnceLock<Server>,
         access: Access,
     ) -> Result<(Self, Server), sqlx::Error> {
-        match with_timeout(self.try_begin(server, access)).await {
+        match self.try_begin(server, access).await {
             Ok(server) => Ok((self, server)),
             // sqlx pools a connection whose BEGIN failed as if nothing were open on it.
             Err(error) => {
@@ -114,7 +124,8 @@ impl Connection {
     ) -> Result<Server, sqlx::Error> {
         let server = self.inspect(server).await?;
         let begin = access.begin().into_sql_str();
-        PgTransactionManager::begin(self.sql()?, Some(begin)).await?;
+        let begun = PgTransactionManager::begin(self.sql()?, Some(begin));
+        within(BEGIN_TIMEOUT, begun).await?;
         Ok(server)
     }
 
@@ -127,14 +138,19 @@ impl Connection {
         if let Some(server) = server.get() {
             return Ok(*server);
         }
-        let inspected = with_timeout(server::inspect(self.sql()?)).await?;
+        let inspected = within(CONTROL_TIMEOUT, server::inspect(self.sql()?)).await?;
         Ok(*server.get_or_init(|| inspected))
     }
 
     /// Ends the transaction that has failed and begins the next one, which is the same to sqlx.
-    /// `None` if the connection is not fit for it. Not to be cancelled: run it in a `Detached`.
+    /// `None` if the connection is not fit for it, and the transaction is only ended. Not to be
+    /// cancelled: run it in a `Detached`.
     pub(crate) async fn restart(mut self, access: Access) -> Option<Self> {
-        match with_timeout(self.try_restart(access)).await {
+        if self.health != Health::Good {
+            self.roll_back().await;
+            return None;
+        }
+        match within(CONTROL_TIMEOUT, self.try_restart(access)).await {
             Ok(()) => Some(self),
             Err(error) => {
                 tracing::debug!(%error, "closing the connection instead of beginning again");
@@ -146,9 +162,8 @@ impl Connection {
 
     async fn try_restart(&mut self, access: Access) -> Result<(), sqlx::Error> {
         let ended = std::mem::take(&mut self.ended_by_server);
-        let health = std::mem::replace(&mut self.health, Health::Good);
         let sql = self.sql()?;
-        if health == Health::Broken || PgTransactionManager::get_transaction_depth(sql) != 1 {
+        if PgTransactionManager::get_transaction_depth(sql) != 1 {
             return Err(gone());
         }
         let begin = access.begin();
@@ -158,12 +173,8 @@ impl Connection {
             drop(drain(sql).await);
             format!("ROLLBACK; {begin}")
         };
-        if health == Health::NeedsProbe {
-            probe(sql, format!("{restart}; {PROBE}")).await
-        } else {
-            let restart = AssertSqlSafe(restart).into_sql_str();
-            sql.execute(restart).await.map(drop)
-        }
+        let restart = AssertSqlSafe(restart).into_sql_str();
+        sql.execute(restart).await.map(drop)
     }
 
     /// Rolls back, and releases the connection. Not to be cancelled: run it in a `Detached`.
@@ -171,12 +182,16 @@ impl Connection {
         if self.ended_by_server {
             return;
         }
-        if self.health == Health::Broken {
-            return self.close();
-        }
-        match with_timeout(self.try_roll_back()).await {
+        let limit = match self.health {
+            Health::Good => CONTROL_TIMEOUT,
+            Health::Abandoned | Health::Altered => ABANDONED_TIMEOUT,
+            Health::Broken => return self.close(),
+        };
+        match within(limit, self.try_roll_back()).await {
             Ok(()) => {
-                self.health = Health::Good;
+                if self.health == Health::Abandoned {
+                    self.health = Health::Good;
+                }
                 self.release();
             }
             Err(error) => {
@@ -187,17 +202,12 @@ impl Connection {
     }
 
     async fn try_roll_back(&mut self) -> Result<(), sqlx::Error> {
-        let health = self.health;
         let sql = self.sql()?;
         drop(drain(sql).await);
         if PgTransactionManager::get_transaction_depth(sql) != 1 {
             return Err(gone());
         }
-        PgTransactionManager::rollback(sql).await?;
-        if health == Health::NeedsProbe {
-            probe(sql, PROBE).await?;
-        }
-        Ok(())
+        PgTransactionManager::rollback(sql).await
     }
 
     /// The connection, for SQL.
@@ -209,14 +219,9 @@ impl Connection {
         self.health == Health::Broken
     }
 
-    /// Requires a probe before the next transaction.
-    pub(crate) fn mark_unseen(&mut self) {
-        self.health = self.health.max(Health::NeedsProbe);
-    }
-
-    /// Closes the connection after its transaction.
-    pub(crate) fn mark_broken(&mut self) {
-        self.health = Health::Broken;
+    /// Records what has become of the connection, unless worse is known.
+    pub(crate) fn mark(&mut self, health: Health) {
+        self.health = self.health.max(health);
     }
 
     /// Records that the server has ended the transaction, as a failed COMMIT does.
@@ -224,8 +229,8 @@ impl Connection {
         self.ended_by_server = true;
     }
 
-    /// Gives the connection to the next request, or to the pool. It must be outside of a
-    /// transaction, and the server must have just replied on it.
+    /// Gives the connection to the next request, or to the pool, or closes it if it is fit for
+    /// neither. It must be outside of a transaction, and the server must have just replied on it.
     pub(crate) fn release(mut self) {
         let fit = self.health == Health::Good && self.acquired.elapsed() < MAX_BYPASS;
         if let Some(handoff) = self.handoff.take().filter(|_| fit) {
@@ -233,10 +238,8 @@ impl Connection {
         }
     }
 
-    pub(crate) fn close(&mut self) {
-        if let Some(mut connection) = self.inner.take() {
-            connection.close_on_drop();
-        }
+    pub(crate) fn close(mut self) {
+        self.mark(Health::Broken);
     }
 
     pub(crate) fn runtime(&self) -> &Handle {
@@ -248,53 +251,81 @@ impl Drop for Connection {
     fn drop(&mut self) {
         // sqlx needs a runtime where a connection is dropped.
         let _runtime = self.runtime.enter();
-        let Some(mut connection) = self.inner.take() else {
+        let Some(connection) = self.inner.take() else {
             return;
         };
-        if self.ended_by_server {
-            let running = self.running.clone();
-            let step = async move {
-                let stepped = async {
-                    connection.execute("BEGIN").await?;
-                    PgTransactionManager::rollback(&mut connection).await
-                };
-                if with_timeout(stepped).await.is_err() {
-                    connection.close_on_drop();
-                }
-                drop(running);
-            };
-            spawn_on(&self.runtime, step);
+        if self.health == Health::Good && !self.ended_by_server {
+            return spawn_on(&self.runtime, return_to_pool(connection));
         }
+        let (health, running) = (self.health, self.running.clone());
+        spawn_on(&self.runtime, async move {
+            if health == Health::Good {
+                step_out(connection).await;
+            } else {
+                close(connection).await;
+            }
+            drop(running);
+        });
     }
 }
 
-/// Times out after [`CONTROL_TIMEOUT`]. Only a hung connection takes longer.
-async fn with_timeout<T>(
+/// Lets sqlx know that the server has ended the transaction, and returns the connection to the pool.
+async fn step_out(mut connection: PoolConnection<Postgres>) {
+    let stepped = within(CONTROL_TIMEOUT, async {
+        connection.execute("BEGIN").await?;
+        PgTransactionManager::rollback(&mut connection).await
+    });
+    if stepped.await.is_ok() {
+        return_to_pool(connection).await;
+    } else {
+        close(connection).await;
+    }
+}
+
+/// Returns a connection to the pool, or closes it.
+///
+/// sqlx pings it on its way, and would wait for ever for a server that went silent. Dropped
+/// meanwhile, the connection is closed, and its place in the pool is free.
+async fn return_to_pool(mut connection: PoolConnection<Postgres>) {
+    let returned = timeout(CONTROL_TIMEOUT, connection.return_to_pool()).await;
+    if returned.is_err() {
+        tracing::debug!("closed a connection that gave no reply on its way into the pool");
+    }
+}
+
+/// Closes a connection, which rolls back what is open on it.
+async fn close(connection: PoolConnection<Postgres>) {
+    // The server may be gone already.
+    let _ = timeout(CONTROL_TIMEOUT, connection.close()).await;
+}
+
+async fn within<T>(
+    limit: Duration,
     reply: impl Future<Output = Result<T, sqlx::Error>>,
 ) -> Result<T, sqlx::Error> {
-    let reply = timeout(CONTROL_TIMEOUT, reply).await;
-    reply.unwrap_or_else(|_| Err(io::Error::from(io::ErrorKind::TimedOut).into()))
+    let reply = timeout(limit, reply).await;
+    reply.unwrap_or_else(|_| timed_out())
+}
+
+/// The error of a reply that was not awaited any longer.
+pub(crate) fn timed_out<T>() -> Result<T, sqlx::Error> {
+    Err(io::Error::from(io::ErrorKind::TimedOut).into())
 }
 
 const PROBE: &str = "SELECT 'ok'";
 
-/// Sends a text that ends with [`PROBE`], and fails unless its row comes back.
+/// Sends `statement` followed by a probe, and fails unless the row of the probe comes back.
 ///
 /// sqlx loses count of the replies when a COPY is abandoned, and then takes one for another.
-async fn probe(sql: &mut PgConnection, text: impl Into<String>) -> Result<(), sqlx::Error> {
-    let text = AssertSqlSafe(text.into()).into_sql_str();
-    match sql.fetch_optional(text).await? {
-        Some(row) if row.try_get::<&str, _>(0)? == "ok" => Ok(()),
-        _ => Err(gone()),
-    }
-}
-
-/// Sends `statement` followed by a probe.
 pub(crate) async fn execute_and_probe(
     sql: &mut PgConnection,
     statement: &str,
 ) -> Result<(), sqlx::Error> {
-    probe(sql, format!("{statement}; {PROBE}")).await
+    let text = AssertSqlSafe(format!("{statement}; {PROBE}")).into_sql_str();
+    match sql.fetch_optional(text).await? {
+        Some(row) if row.try_get::<&str, _>(0)? == "ok" => Ok(()),
+        _ => Err(gone()),
+    }
 }
 
 /// Reads all pending replies, and returns the first error among them.

@@ -12,6 +12,8 @@ use tokio::runtime::Handle;
 /// BEGIN, COMMIT and ROLLBACK must not stop half-way: axum drops the future of a request when the
 /// client disconnects, and sqlx 0.9.0 then returns a connection to the pool whose BEGIN is still
 /// under way (<https://github.com/transact-rs/sqlx/issues/4393>).
+///
+/// It has no limit of its own: a future that waits for the server has one.
 #[must_use]
 pub(crate) struct Detached<T: Send + 'static> {
     future: Option<Pin<Box<dyn Future<Output = T> + Send>>>,

@@ -9,6 +9,7 @@ mod handoff;
 mod server;
 mod session;
 mod transaction;
+mod untracked;
 
 use std::sync::{Arc, OnceLock};
 
@@ -19,14 +20,15 @@ use self::handoff::Handoff;
 pub(crate) use self::{
     access::Access,
     commit::{CommitError, CommitFailure},
-    connection::Connection,
+    connection::{Connection, Health, timed_out},
     deadline::timeout_at,
     detached::Detached,
     server::Server,
     session::pool_options,
     transaction::{Depth, Doubt, Proof, Transaction},
+    untracked::{Severity, UntrackedRead},
 };
-use crate::error::{Error, ErrorClass, ErrorKind, kind_at_begin};
+use crate::error::{Error, ErrorClass, ErrorKind, Moment, breaks_connection, kind};
 
 /// A pool, what is known of its server, and the work that is under way on it. Shared by all
 /// clones of one `Interlock`.
@@ -51,10 +53,10 @@ impl Database {
 
     /// Begins a SERIALIZABLE transaction.
     ///
-    /// A connection that turns out to be dead costs no attempt: after a restart of the server the
-    /// pool is full of them. Cancelled, BEGIN is finished and rolled back in the background.
+    /// A connection that turns out to be dead costs no attempt: after a restart of the server, or an
+    /// idle-session timeout, the pool is full of them. Cancelled, BEGIN is finished and rolled back in the background.
     pub(crate) async fn begin(self: &Arc<Self>, access: Access) -> Result<Transaction, Error> {
-        let mut tries = self.pool.options().get_max_connections().saturating_add(1);
+        let mut tries = self.sessions();
         loop {
             let connection = self.acquire().await?;
             let database = Arc::clone(self);
@@ -65,15 +67,18 @@ impl Database {
             };
             match Detached::new(begin).await {
                 Ok(transaction) => return Ok(transaction),
-                Err(error)
-                    if tries > 0 && Error::classify(&error) == Some(ErrorClass::ConnectionLost) =>
-                {
+                Err(error) if tries > 0 && is_dead(&error) => {
                     tracing::debug!(%error, "dead connection at BEGIN, taking another one");
                     tries -= 1;
                 }
-                Err(error) => return Err(Error::database(kind_at_begin(&error), error)),
+                Err(error) => return Err(Error::database(kind(&error, Moment::Begin), error)),
             }
         }
+    }
+
+    /// How often work may move on to another connection because that of the pool is of no use.
+    pub(crate) fn sessions(&self) -> u32 {
+        self.pool.options().get_max_connections().saturating_add(1)
     }
 
     /// A connection outside of a transaction. Cancelled, nothing is left behind.
@@ -149,4 +154,13 @@ impl Database {
         self.running.close();
         self.running.wait().await;
     }
+}
+
+/// Whether it tells of a connection that had ended before BEGIN was sent.
+fn is_dead(error: &sqlx::Error) -> bool {
+    breaks_connection(error, Moment::Begin)
+        || matches!(
+            Error::classify(error),
+            Some(ErrorClass::ConnectionLost | ErrorClass::StaleSession)
+        )
 }

@@ -5,26 +5,34 @@
     reason = "transactions are committed here, and their pending replies read"
 )]
 
+use std::pin::pin;
+
 use sqlx::{
     AssertSqlSafe, Executor as _, PgConnection, SqlSafeStr as _, postgres::PgTransactionManager,
 };
 use sqlx_core::transaction::TransactionManager as _;
+use tokio::time::Instant;
 
 use crate::{
     database::{
         access::Access,
         commit::{CommitError, CommitFailure},
-        connection::{Connection, drain, execute_and_probe, gone},
+        connection::{Connection, Health, drain, execute_and_probe, gone, timed_out},
+        deadline::timeout_at,
         detached::spawn_on,
         server::Server,
+        untracked::{self, UntrackedRead},
     },
-    error::{Error, ErrorClass, ErrorKind, describe, sqlstate},
+    error::{Error, ErrorClass, ErrorKind, Moment, breaks_connection, describe, sqlstate},
 };
 
 /// An open transaction. Dropped, it is rolled back in the background.
 pub(crate) struct Transaction {
     connection: Option<Connection>,
     server: Server,
+    /// The access of its BEGIN.
+    begun: Access,
+    /// The access by now.
     access: Access,
     depth: Depth,
     /// The outermost savepoint that was dropped and has to be rolled back.
@@ -81,6 +89,7 @@ impl Transaction {
         Self {
             connection: Some(connection),
             server,
+            begun: access,
             access,
             depth: Depth::default(),
             dropped: None,
@@ -92,8 +101,8 @@ impl Transaction {
     /// if the connection is not fit for it. Not to be cancelled: run it in a `Detached`.
     pub(crate) async fn restart(mut self) -> Option<Self> {
         let connection = self.connection.take()?;
-        let connection = connection.restart(self.access).await?;
-        Some(Self::new(connection, self.server, self.access))
+        let connection = connection.restart(self.begun).await?;
+        Some(Self::new(connection, self.server, self.begun))
     }
 
     /// The connection, for statements. On a broken one they would wait for nothing.
@@ -104,11 +113,24 @@ impl Transaction {
         }
     }
 
-    /// Closes the connection after the transaction.
-    pub(crate) fn mark_broken(&mut self) {
+    /// Records what has become of the connection, unless worse is known.
+    pub(crate) fn mark(&mut self, health: Health) {
         if let Some(connection) = &mut self.connection {
-            connection.mark_broken();
+            connection.mark(health);
         }
+    }
+
+    pub(crate) fn access(&self) -> Access {
+        self.access
+    }
+
+    pub(crate) fn server(&self) -> Server {
+        self.server
+    }
+
+    /// Whether statements ran on it that the crate could not see.
+    pub(crate) fn has_unseen(&self) -> bool {
+        self.sentinel.is_some()
     }
 
     /// How many savepoints are open.
@@ -123,6 +145,14 @@ impl Transaction {
             self.access = access;
         }
         Ok(())
+    }
+
+    /// The relations that it has read, and that the server does not track.
+    pub(crate) async fn untracked_reads(&mut self) -> Result<Vec<UntrackedRead>, sqlx::Error> {
+        match self.server {
+            Server::PostgreSql => untracked::look(self.sql()?).await,
+            Server::CockroachDb => Ok(Vec::new()),
+        }
     }
 
     /// Opens a savepoint and returns its depth.
@@ -181,9 +211,7 @@ impl Transaction {
                 depth: self.depth,
                 doubt: None,
             });
-            if let Some(connection) = &mut self.connection {
-                connection.mark_unseen();
-            }
+            self.mark(Health::Altered);
         }
         Ok(())
     }
@@ -243,6 +271,20 @@ impl Transaction {
         Ok(())
     }
 
+    /// Finds out whether the connection is lost, of which no statement has told yet. An aborted
+    /// transaction rejects the query, and that is a reply.
+    pub(crate) async fn find_lost(&mut self) -> Option<sqlx::Error> {
+        let asked = match self.sql() {
+            Ok(sql) => sql.execute("SELECT 1").await,
+            Err(_) => return None,
+        };
+        let lost = asked
+            .err()
+            .filter(|error| Error::classify(error) == Some(ErrorClass::ConnectionLost))?;
+        self.mark(Health::Broken);
+        Some(lost)
+    }
+
     /// Does what a commit does, except for the commit: it fails as COMMIT would for a deferred
     /// constraint. CockroachDB has none.
     pub(crate) async fn dry_run_commit(mut self) -> Result<(), CommitError> {
@@ -253,27 +295,43 @@ impl Transaction {
             Ok(sql) => sql.execute("SET CONSTRAINTS ALL IMMEDIATE").await.map(drop),
             Err(error) => Err(error),
         };
-        checked.map_err(|error| CommitError::of_dry_run(error, self.server))
+        checked.map_err(CommitError::of_dry_run)
     }
 
-    /// Commits. On a definite failure the transaction is returned for a restart. Not to be
-    /// cancelled: run it in a `Detached`.
-    pub(crate) async fn commit(mut self) -> Result<(), (CommitError, Option<Self>)> {
+    /// Commits, and awaits the acknowledgement until `limit`. On a definite failure the transaction
+    /// is returned for a restart. Not to be cancelled: run it in a `Detached`.
+    pub(crate) async fn commit(
+        mut self,
+        limit: Instant,
+    ) -> Result<(), (CommitError, Option<Self>)> {
         let unsent = |error| (CommitError::unsent(error), None);
         let mut connection = self.connection.take().ok_or_else(|| unsent(gone()))?;
-        let sql = connection.sql().map_err(unsent)?;
-        let Err(error) = PgTransactionManager::commit(sql).await else {
+        let committed = {
+            let sql = connection.sql().map_err(unsent)?;
+            let committing = pin!(PgTransactionManager::commit(sql));
+            timeout_at(limit, committing).await
+        };
+        let Err(error) = committed.unwrap_or_else(timed_out) else {
             connection.release();
             return Ok(());
         };
-        let description = describe(&error);
+        let (description, breaks) = (
+            describe(&error),
+            breaks_connection(&error, Moment::ReadWrite),
+        );
         let Some(failed) = CommitError::of_commit(error, self.server) else {
             tracing::error!(error = description, "committed, but for its schema change");
             connection.close();
             return Ok(());
         };
-        if failed.failure == CommitFailure::Unknown {
+        if breaks || failed.failure == CommitFailure::Unknown {
             connection.close();
+            let could_write = self.begun == Access::ReadWrite;
+            let failed = if could_write {
+                failed
+            } else {
+                failed.of_read_only()
+            };
             return Err((failed, None));
         }
         connection.mark_ended();

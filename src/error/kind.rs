@@ -73,7 +73,8 @@ kinds! {
     /// 401: the caller is not authenticated. See
     /// [`Error::unauthenticated`](crate::Error::unauthenticated).
     Unauthenticated: UNAUTHORIZED, INFO, "unauthenticated", "Unauthorized";
-    /// 403, or 404 if the denial is [hidden](crate::Denied::hidden): a policy denied.
+    /// 403, or 404 if the denial is [hidden](crate::Denied::hidden): a policy denied, or row-level
+    /// security of the database rejected a row that was written.
     Denied: FORBIDDEN, INFO, "denied", "Forbidden";
     /// 404: the requested resource does not exist.
     NotFound: NOT_FOUND, DEBUG, "not-found", "Not Found";
@@ -88,22 +89,25 @@ kinds! {
     BodyTimeout: REQUEST_TIMEOUT, DEBUG, "body-timeout", "The request body took too long";
     /// 400: the request body could not be read to its end.
     BodyUnreadable: BAD_REQUEST, DEBUG, "body-unreadable", "The request body could not be read";
-    /// 503 with `Retry-After`: every attempt met a serialization failure. Nothing was kept.
+    /// 503 with `Retry-After`: every attempt met a serialization failure, or a statement with
+    /// `NOWAIT` or a `lock_timeout` did not get its lock. Nothing was kept.
     RetriesExhausted: SERVICE_UNAVAILABLE, WARN, "retries-exhausted",
         "Too many conflicting requests, nothing was changed";
     /// 503 with `Retry-After`: no usable connection. The pool timed out, the server rejected the
-    /// connection, is shutting down or is a standby, or
+    /// connection, is shutting down, is read-only or out of resources, or
     /// [`drain`](crate::Interlock::drain) was called. Nothing was kept.
     Unavailable: SERVICE_UNAVAILABLE, WARN, "unavailable",
         "The service is not available, nothing was changed";
-    /// 503: the [`deadline`](crate::InterlockBuilder::deadline) or the server's statement timeout
-    /// passed before COMMIT was sent. Nothing was kept.
+    /// 503: the [`deadline`](crate::InterlockBuilder::deadline) or a timeout of the server, for the
+    /// statement or the transaction, passed before COMMIT was sent. Nothing was kept.
     DeadlineExceeded: SERVICE_UNAVAILABLE, WARN, "deadline-exceeded",
         "The request took too long, nothing was changed";
-    /// 409: a constraint rejected the COMMIT. Nothing was kept.
+    /// 409: a constraint rejected a statement or the COMMIT. Nothing was kept. In a policy it is
+    /// [`Database`](Self::Database).
     ConstraintViolation: CONFLICT, INFO, "constraint-violation",
         "The change conflicts with other data, nothing was changed";
-    /// 409: an [`available`](crate::Condition::available) condition is not true. Nothing was
+    /// 409: an [`available`](crate::Condition::available) condition is not true, or
+    /// `INSERT … ON CONFLICT DO NOTHING` skipped the only row that it should return. Nothing was
     /// written.
     Conflict: CONFLICT, INFO, "conflict",
         "The change conflicts with other data, nothing was changed";
@@ -139,7 +143,7 @@ kinds! {
     WrittenButUnreadable: INTERNAL_SERVER_ERROR, ERROR, "written-but-unreadable",
         "The change was made, but its result could not be read";
     /// 500: COMMIT was sent and its outcome cannot be known. The effects are kept or not; a
-    /// repeated request can have them twice.
+    /// repeated request can have them twice. The layer does not repeat it, and no layer around it.
     OutcomeUnknown: INTERNAL_SERVER_ERROR, ERROR, "outcome-unknown",
         "It is not known whether the change was made";
 }

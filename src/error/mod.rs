@@ -4,16 +4,22 @@ mod classify;
 mod denied;
 mod kind;
 pub(crate) mod sqlstate;
+mod violation;
 
 use std::{error::Error as StdError, fmt, sync::Arc};
 
 use http::StatusCode;
 use tracing::Level;
 
-pub(crate) use self::classify::{
-    breaks_connection, describe, is_stale_statement, kind_at_begin, kind_of_write,
-};
+pub(crate) use self::violation::{Known, Violation};
 pub use self::{classify::ErrorClass, denied::Denied, kind::ErrorKind};
+pub(crate) use self::{
+    classify::{
+        Moment, breaks_connection, describe, effects, is_interrupt, is_rolled_back_by_postgres,
+        kind,
+    },
+    sqlstate::Effects,
+};
 use crate::report::Outcome;
 
 /// The error of this crate: a [kind](ErrorKind), and a cause for the log.
@@ -23,7 +29,11 @@ use crate::report::Outcome;
 /// reachable through [`source`](StdError::source) only, and is logged by the layer.
 ///
 /// `?` converts a [`sqlx::Error`]. [`RowNotFound`](sqlx::Error::RowNotFound) becomes
-/// [`ErrorKind::RowNotFound`], which is a 404 as a response; every other error becomes a 5xx.
+/// [`ErrorKind::RowNotFound`], which is a 404 as a response; a violated constraint becomes
+/// [`ErrorKind::ConstraintViolation`], and a row that row-level security rejects
+/// [`ErrorKind::Denied`]. Every other error becomes a 5xx. A lost connection is
+/// [`ErrorKind::Database`]: whether the statement was executed is not known. On a
+/// [`Tx`](crate::Tx) it was not, and the layer replaces the error.
 ///
 /// The source is the [`sqlx::Error`] itself where this crate owns it. For an error that was
 /// returned to the caller of a statement as well, it is the description that is logged.
@@ -36,6 +46,7 @@ struct Inner {
     status: StatusCode,
     class: Option<ErrorClass>,
     sqlstate: Option<String>,
+    violation: Option<Violation>,
     challenge: Option<&'static str>,
     cause: Option<Cause>,
     /// Whether the transaction was ended by other means, so that its outcome is unknown.
@@ -109,6 +120,13 @@ impl Error {
         })
     }
 
+    /// Returns the 409 for a resource that exists already, such as a row that
+    /// `INSERT … ON CONFLICT DO NOTHING` has skipped.
+    #[must_use]
+    pub fn conflict() -> Self {
+        Self::new(ErrorKind::Conflict)
+    }
+
     /// Returns the 412 for a resource that has changed since the client read it.
     #[must_use]
     pub fn precondition_failed() -> Self {
@@ -164,26 +182,33 @@ impl Error {
             Ok(carried) => return carried,
             Err(error) => error,
         };
+        let kind = if is_unknown(&error) {
+            ErrorKind::OutcomeUnknown
+        } else {
+            kind
+        };
         Self::from(Inner {
             class: classify::classify(&error),
             sqlstate: sqlstate::code(&error).map(Into::into),
+            violation: Violation::of(&error),
             cause: Some(Arc::new(error)),
             ..Inner::new(kind)
         })
     }
 
     /// A copy of an error that is returned to the caller of its statement, too.
-    pub(crate) fn recorded(error: &sqlx::Error) -> Self {
+    pub(crate) fn recorded(error: &sqlx::Error, moment: Moment) -> Self {
         if let Some(carried) = carried(error) {
             return carried.clone();
         }
         Self::from(Inner {
             class: classify::classify(error),
             sqlstate: sqlstate::code(error).map(Into::into),
+            violation: Violation::of(error),
             cause: Some(Cause::from(Box::<dyn StdError + Send + Sync>::from(
                 describe(error),
             ))),
-            ..Inner::new(classify::kind(error))
+            ..Inner::new(kind(error, moment))
         })
     }
 
@@ -198,8 +223,36 @@ impl Error {
     /// What this error means for its transaction, if it is one of a transaction. An unknown
     /// outcome has no class: nothing may retry it.
     pub(crate) fn class(&self) -> Option<ErrorClass> {
-        let known = self.0.kind != ErrorKind::OutcomeUnknown && !self.0.ended;
+        let known = !self.is_unknown() && !self.0.ended;
         self.0.class.filter(|_| known)
+    }
+
+    /// The class, if it is one that may be retried: of a violation, if it is not among the `known`.
+    pub(crate) fn retryable_class(&self, known: &Known) -> Option<ErrorClass> {
+        let class = self.class().filter(|class| class.is_retryable())?;
+        let is_known = self.violation().is_some_and(|it| known.contains(it));
+        (!is_known).then_some(class)
+    }
+
+    #[cfg(test)]
+    pub(crate) fn set_violation(&mut self, constraint: &str) {
+        let mut inner = (*self.0).clone();
+        inner.class = Some(ErrorClass::ConstraintViolation);
+        inner.violation = Some(Violation::of_constraint(constraint));
+        *self = Self::from(inner);
+    }
+
+    /// Whether it comes of a query for one row that returned none.
+    pub(crate) fn is_row_not_found(&self) -> bool {
+        let cause = self.0.cause.as_deref();
+        let cause = cause.and_then(|cause| cause.downcast_ref());
+        matches!(cause, Some(sqlx::Error::RowNotFound))
+    }
+
+    /// The constraint that was violated, if the row in the way may be one that the transaction cannot
+    /// see.
+    pub(crate) fn violation(&self) -> Option<&Violation> {
+        self.0.violation.as_ref()
     }
 
     /// The same error with another kind.
@@ -209,6 +262,27 @@ impl Error {
             status: kind.status(),
             ..(*self.0).clone()
         })
+    }
+
+    /// The same error of a policy: an error of the database is no answer to the caller (P7).
+    pub(crate) fn of_check(&self) -> Self {
+        if self.0.class.is_some() && !self.status().is_server_error() {
+            self.with_kind(ErrorKind::Database)
+        } else {
+            self.clone()
+        }
+    }
+
+    #[cfg(test)]
+    pub(crate) fn with_class(&self, class: ErrorClass) -> Self {
+        Self::from(Inner {
+            class: Some(class),
+            ..(*self.0).clone()
+        })
+    }
+
+    pub(crate) fn is_unknown(&self) -> bool {
+        self.0.kind == ErrorKind::OutcomeUnknown
     }
 
     pub(crate) fn challenge(&self) -> Option<&'static str> {
@@ -247,6 +321,7 @@ impl Inner {
             status: kind.status(),
             class: None,
             sqlstate: None,
+            violation: None,
             challenge: None,
             cause: None,
             ended: false,
@@ -265,7 +340,13 @@ impl From<Inner> for Error {
 
 impl From<sqlx::Error> for Error {
     fn from(error: sqlx::Error) -> Self {
-        Self::database(classify::kind(&error), error)
+        let kind = match classify::classify(&error) {
+            // What the statement did is not known here. On a `Tx` it is rolled back, and the
+            // settlement says so.
+            Some(ErrorClass::ConnectionLost) => ErrorKind::Database,
+            _ => kind(&error, Moment::ReadWrite),
+        };
+        Self::database(kind, error)
     }
 }
 
@@ -339,6 +420,18 @@ fn take_carried(error: sqlx::Error) -> Result<Error, sqlx::Error> {
         },
         error => Err(error),
     }
+}
+
+/// Whether an unknown outcome is somewhere in the cause. A user may have wrapped it.
+fn is_unknown(error: &sqlx::Error) -> bool {
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        if error.downcast_ref().is_some_and(Error::is_unknown) {
+            return true;
+        }
+        cause = error.source();
+    }
+    false
 }
 
 #[cfg(test)]

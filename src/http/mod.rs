@@ -7,6 +7,7 @@ mod options;
 mod policy;
 pub(crate) mod precondition;
 mod problem;
+mod reads;
 mod response;
 mod route;
 mod service;

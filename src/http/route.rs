@@ -5,7 +5,7 @@ use std::{fmt, sync::Arc};
 use crate::{
     attempt::{Engine, Limits},
     database::Access,
-    http::{options::Options, policy::ErasedPolicy},
+    http::{options::Options, policy::ErasedPolicy, reads::PolicyReads},
 };
 
 /// What a layer is made of.
@@ -15,6 +15,7 @@ pub(crate) struct Route {
     pub(crate) limits: Limits,
     pub(crate) options: Options,
     pub(crate) policy: Arc<dyn ErasedPolicy>,
+    pub(crate) reads: Arc<PolicyReads>,
     pub(crate) name: &'static str,
     pub(crate) access: Access,
     pub(crate) body: BodyMode,
@@ -27,6 +28,17 @@ pub(crate) enum BodyMode {
     Buffered,
     /// It streams to the handler.
     Streamed,
+}
+
+impl Route {
+    /// The limits of a request. One that cannot be made again has one attempt (R4).
+    pub(crate) fn limits(&self, is_repeatable: bool) -> Limits {
+        let mut limits = self.limits;
+        if !is_repeatable {
+            limits.set_max_attempts(1);
+        }
+        limits
+    }
 }
 
 impl fmt::Debug for Route {

@@ -25,7 +25,7 @@ use crate::{
     http::{options::Options, response::FinalResponse, route::Route, source::RequestSource},
     observe::Phase,
     report::{Outcome, Report},
-    tx::{Lease, Slot, Verdict, WorkContext, scope},
+    tx::{Lease, Slot, Verdict, scope},
 };
 
 /// Runs a request: reads its body, and attempts it until there is a response.
@@ -54,7 +54,18 @@ where
         };
         let started = Instant::now();
         let response = match source {
-            Ok(source) => attempts(route, &context, inner, source).await?,
+            Ok(source) => {
+                let (engine, limits) = (&route.engine, route.limits(source.is_repeatable()));
+                let mut work = RequestWork {
+                    route,
+                    inner,
+                    source,
+                    policies: Vec::new(),
+                    recorded: 0,
+                    response_body: PhantomData,
+                };
+                attempt::run(engine, &context, &limits, route.access, &mut work).await?
+            }
             Err(error) => FinalResponse::rejected(error),
         };
         drop(running);
@@ -76,10 +87,12 @@ where
     B::Error: Into<BoxError>,
 {
     slot.begin_policy(route.name);
+    let look = route.reads.prepare_look(route.access, slot);
     let (mut parts, body) = request.into_parts();
     let checked = route.policy.check(&mut parts).await;
     Lease::verify_idle(slot).await;
     if let Err(response) = checked {
+        let response = answer_of_check(response);
         let failed = response.status().is_server_error();
         slot.add_verdict(if failed {
             Verdict::Failed
@@ -89,41 +102,28 @@ where
         return Ok(response);
     }
     // A policy that allows over an error has not seen what it had to see.
-    if let Some(error) = slot.first_error() {
+    if let Some(error) = look.first_error(route.name, slot).await {
         slot.add_verdict(Verdict::Failed);
-        return Ok(error.into_response());
+        return Ok(error.of_check().into_response());
     }
     slot.set_phase(Phase::Handler);
     let response = inner.call(Request::from_parts(parts, body)).await?;
     Ok(response.map(Body::new))
 }
 
-async fn attempts<S, B>(
-    route: &Route,
-    context: &WorkContext,
-    inner: S,
-    source: RequestSource,
-) -> Result<FinalResponse, S::Error>
-where
-    S: Service<Request<Body>, Response = http::Response<B>> + Send,
-    S::Future: Send,
-    S::Error: Send,
-    B: http_body::Body<Data = Bytes> + Send + 'static,
-    B::Error: Into<BoxError>,
-{
-    let mut limits = route.limits;
-    if !source.is_repeatable() {
-        limits.max_attempts = 1;
+/// The response of a policy that did not allow. An error of the database does not deny (P7).
+fn answer_of_check(response: Response) -> Response {
+    match response.extensions().get::<Error>() {
+        Some(error) if error.status() == response.status() => {
+            let error = error.of_check();
+            if error.status() == response.status() {
+                response
+            } else {
+                error.into_response()
+            }
+        }
+        _ => response,
     }
-    let work = RequestWork {
-        route,
-        inner,
-        source,
-        policies: Vec::new(),
-        recorded: 0,
-        response_body: PhantomData,
-    };
-    attempt::run(&route.engine, context, &limits, route.access, work).await
 }
 
 /// A request, and the service that it is for.
@@ -181,7 +181,7 @@ where
         let failure = match called {
             Some(Ok(response)) => {
                 let reply = reply_of(&response, &route.options);
-                match attempt.settle(state, reply).await {
+                match attempt.settle(&mut state, reply).await {
                     Ok(outcome) => {
                         let report = self.report(number, outcome);
                         return Ok(Step::Done(FinalResponse { response, report }));

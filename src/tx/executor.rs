@@ -26,10 +26,14 @@ impl Lease {
         if statement.may_be_several() {
             lease.set_sentinel().await?;
             if statement.may_end_transaction() {
-                lease.parts()?.0.mark_doubtful(Doubt::Text);
+                lease.mark_doubtful(Doubt::Text)?;
             }
         }
+        if statement.alters_session() {
+            lease.alter_session()?;
+        }
         lease.observe_next(statement.text());
+        lease.slot().keep_text(statement.text());
         Ok(lease)
     }
 }
@@ -48,6 +52,7 @@ impl<'c> Executor<'c> for &'c mut Lease {
         let statement = Statement::new(query);
         Box::pin(try_stream! {
             let mut lease = self.checkout_for(&statement).await?;
+            let (may_skip, mut rows_returned) = (statement.may_skip_rows(), false);
             let reply = {
                 let (transaction, progress) = lease.parts()?;
                 let mut rows = transaction.sql()?.fetch_many(statement);
@@ -57,6 +62,7 @@ impl<'c> Executor<'c> for &'c mut Lease {
                         Ok(Some(row)) => {
                             // The caller may drop the stream here.
                             *progress = Progress::Idle;
+                            rows_returned |= row.is_right();
                             r#yield!(row);
                         }
                         Ok(None) => break Ok(()),
@@ -64,6 +70,7 @@ impl<'c> Executor<'c> for &'c mut Lease {
                     }
                 }
             };
+            lease.note_skipped(may_skip && !rows_returned && reply.is_ok());
             lease.done(reply)
         })
     }
@@ -93,7 +100,9 @@ impl<'c> Executor<'c> for &'c mut Lease {
         let statement = Statement::new(query);
         Box::pin(async move {
             let mut lease = self.checkout_for(&statement).await?;
+            let may_skip = statement.may_skip_rows();
             let row = lease.start()?.sql()?.fetch_optional(statement).await;
+            lease.note_skipped(may_skip && matches!(row, Ok(None)));
             lease.done(row)
         })
     }

@@ -10,8 +10,8 @@ use std::{
 use sqlx::{PgConnection, SqlStr};
 
 use crate::{
-    database::{Depth, Doubt, Transaction},
-    error::{Error, ErrorKind, breaks_connection},
+    database::{Access, Depth, Doubt, Health, Transaction},
+    error::{Error, ErrorKind, Moment, breaks_connection},
     tx::slot::Slot,
 };
 
@@ -67,9 +67,8 @@ impl Lease {
     pub(crate) async fn raw_connection(&mut self) -> Result<&mut PgConnection, sqlx::Error> {
         self.checkout_verified().await?;
         self.set_sentinel().await?;
-        let (transaction, _) = self.parts()?;
-        transaction.mark_doubtful(Doubt::RawConnection);
-        transaction.sql()
+        self.mark_doubtful(Doubt::RawConnection)?;
+        self.parts()?.0.sql()
     }
 
     /// Verifies the transaction if no statement is using it, and records errors that no statement
@@ -98,6 +97,7 @@ impl Lease {
     /// The server has replied. Records an error of the transaction.
     pub(crate) fn done<T>(&mut self, reply: Result<T, sqlx::Error>) -> Result<T, sqlx::Error> {
         self.progress = Progress::Idle;
+        self.note_doubt();
         if let Err(error) = &reply {
             self.record(error);
         }
@@ -105,6 +105,18 @@ impl Lease {
             self.observe(&sql, reply.is_ok(), reply.as_ref().err());
         }
         reply
+    }
+
+    /// Records whether the last statement was an INSERT that skipped its row because of a conflict.
+    pub(crate) fn note_skipped(&self, skipped: bool) {
+        self.slot.lock().skipped_insert = skipped;
+    }
+
+    fn moment(&self) -> Moment {
+        match self.transaction.as_ref().map(Transaction::access) {
+            Some(Access::ReadOnly) => Moment::ReadOnly,
+            _ => Moment::ReadWrite,
+        }
     }
 
     /// Observes the statement that is sent next.
@@ -118,6 +130,26 @@ impl Lease {
     pub(crate) async fn set_sentinel(&mut self) -> Result<(), sqlx::Error> {
         let set = self.start()?.set_sentinel().await;
         self.done(set)
+    }
+
+    /// Prepares for a statement that may end the transaction. The sentinel is set.
+    pub(crate) fn mark_doubtful(&mut self, doubt: Doubt) -> Result<(), sqlx::Error> {
+        self.parts()?.0.mark_doubtful(doubt);
+        self.note_doubt();
+        Ok(())
+    }
+
+    /// The settlement needs to know also if the transaction does not come back.
+    fn note_doubt(&self) {
+        if let Some(transaction) = &self.transaction {
+            self.slot.lock().noted_doubt = transaction.doubt();
+        }
+    }
+
+    /// Prepares for a statement that may leave something on its session.
+    pub(crate) fn alter_session(&mut self) -> Result<(), sqlx::Error> {
+        self.parts()?.0.mark(Health::Altered);
+        Ok(())
     }
 
     /// Opens a savepoint.
@@ -218,6 +250,9 @@ impl Lease {
     fn checkin(&mut self) {
         let abandoned = self.progress == Progress::Waiting;
         self.progress = Progress::Idle;
+        if let Some(transaction) = self.transaction.as_mut().filter(|_| abandoned) {
+            transaction.mark(Health::Abandoned);
+        }
         if self.transaction.is_some() || abandoned {
             self.slot.checkin(self.transaction.take(), abandoned);
         }
@@ -228,16 +263,17 @@ impl Lease {
     }
 
     fn record(&mut self, error: &sqlx::Error) {
-        if let Some(transaction) = self
-            .transaction
-            .as_mut()
-            .filter(|_| breaks_connection(error))
+        let moment = self.moment();
+        if let Some(transaction) = &mut self.transaction
+            && breaks_connection(error, moment)
         {
-            transaction.mark_broken();
+            transaction.mark(Health::Broken);
         }
         if Error::classify(error).is_some() {
             let depth = self.depth();
-            self.slot.lock().record(Error::recorded(error), depth);
+            self.slot
+                .lock()
+                .record(Error::recorded(error, moment), depth);
         }
     }
 

@@ -4,9 +4,12 @@ mod executor;
 mod lease;
 mod savepoint;
 pub(crate) mod scope;
+mod session;
 mod slot;
 mod state;
 mod statement;
+mod untracked;
+mod words;
 
 use std::{fmt, sync::Arc};
 
@@ -17,6 +20,7 @@ pub(crate) use self::{
     lease::Lease,
     slot::{Slot, SlotGuard, WorkContext},
     state::{PendingHook, SlotState, Stage, Verdict},
+    untracked::{untracked_reads, untracked_words},
 };
 use crate::{database::Depth, tx::executor::delegate_executor};
 
@@ -39,8 +43,17 @@ use crate::{database::Depth, tx::executor::delegate_executor};
 /// expected, use a [`savepoint`](Self::savepoint).
 ///
 /// A text that begins with transaction control (`COMMIT`, `SET TRANSACTION`, …) is rejected, and so
-/// are `RESET ALL`, `DISCARD` and `LISTEN`. Any other `SET` outlives the request on the pooled
-/// connection; PostgreSQL's `SET LOCAL` does not.
+/// are `RESET ALL`, `DISCARD` and `LISTEN`.
+///
+/// # Session
+///
+/// A statement that leaves something on its session that outlives the transaction costs the
+/// connection: it is closed after the transaction, and the pool makes a new one. That is a `SET` or
+/// `RESET`, `PREPARE`, `DEALLOCATE`, `DO`, `DECLARE … WITH HOLD`, a temporary table, `set_config`, an
+/// advisory lock of the session, and any text of several statements. `SET LOCAL`,
+/// `set_config(…, …, true)` and `pg_advisory_xact_lock` end with the transaction and cost nothing.
+/// A function of your own that changes its session is not seen: let it use `set_config` with
+/// `true`.
 ///
 /// # Cancellation
 ///
@@ -80,6 +93,12 @@ impl Tx {
     /// on it is not noticed if the connection is lost, or the deadline passes, right after: do not
     /// send one. A serialization failure on it is
     /// retried only if the policy, handler or closure returns it as an [`Error`](crate::Error).
+    ///
+    /// The connection is closed after the transaction. Whatever was left on its session would reach
+    /// other requests, a temporary table even their permission checks, and there is no query that
+    /// finds all of it: PostgreSQL does not list custom settings. So this is for imports and
+    /// reports; a request that is sent often should use the `Tx` itself, because a new connection
+    /// costs some milliseconds.
     ///
     /// # Errors
     ///

@@ -30,9 +30,14 @@ use crate::{
 /// }
 /// ```
 ///
-/// To insert a row or else update it, use `INSERT … ON CONFLICT … DO UPDATE`, not a savepoint:
-/// after a violation of a unique key the row that is in the way may be one that the transaction
-/// cannot see.
+/// # Constraint violations
+///
+/// PostgreSQL checks unique, exclusion and foreign key constraints against the newest rows, so the row
+/// in the way may be one that the transaction cannot see. The work is therefore retried once for such
+/// a violation, and its rollback to the savepoint stands only if the next attempt meets the same one.
+/// To insert a row or else update or skip it, `INSERT … ON CONFLICT` is right and cheaper. CockroachDB
+/// reports a row that the transaction cannot see as a serialization failure, and nothing is retried
+/// for the others.
 #[must_use = "a savepoint that is dropped is rolled back"]
 pub struct Savepoint<'t> {
     lease: &'t mut Lease,

@@ -42,6 +42,39 @@ pub(crate) fn principal() -> Option<Arc<str>> {
     principal.ok().flatten()
 }
 
+/// A COMMIT that was sent by work inside of an attempt, on a connection of its own. Unless its
+/// outcome becomes known, no attempt around it may be repeated, whatever the error is wrapped in.
+pub(crate) struct PendingOutcome(Option<Scope>);
+
+impl PendingOutcome {
+    /// To be made outside of the scope of the work that commits.
+    pub(crate) fn new() -> Self {
+        let scope = current();
+        attempts(scope.as_ref()).for_each(Slot::outcome_pending);
+        Self(scope)
+    }
+
+    pub(crate) fn known(self) {
+        attempts(self.0.as_ref()).for_each(Slot::outcome_known);
+    }
+}
+
+/// The attempts among the scopes around.
+fn attempts(scope: Option<&Scope>) -> impl Iterator<Item = &Slot> {
+    around(scope).filter_map(|scope| match scope {
+        Scope::Attempt(slot) => Some(&**slot),
+        Scope::Hook(_) => None,
+    })
+}
+
+/// This scope and those around it. A hook has none around it.
+fn around(scope: Option<&Scope>) -> impl Iterator<Item = &Scope> {
+    successors(scope, |scope| match scope {
+        Scope::Attempt(slot) => slot.outer(),
+        Scope::Hook(_) => None,
+    })
+}
+
 /// Checks that work on `database` may begin.
 ///
 /// While the task has a transaction open on its pool, other work would wait for a connection, or for
@@ -77,11 +110,7 @@ enum Around {
 
 impl Around {
     fn find(scope: &Scope, database: &Arc<Database>) -> Self {
-        let scopes = successors(Some(scope), |scope| match scope {
-            Scope::Attempt(slot) => slot.outer(),
-            Scope::Hook(_) => None,
-        });
-        let around = scopes.map(|scope| match scope {
+        let around = around(Some(scope)).map(|scope| match scope {
             Scope::Attempt(slot) => Self::of_attempt(slot, database),
             Scope::Hook(hooked) if Arc::ptr_eq(hooked, database) => Self::Accepted,
             Scope::Hook(_) => Self::Nothing,

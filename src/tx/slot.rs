@@ -2,13 +2,18 @@
 
 use std::{
     ops::Deref,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, Ordering::Relaxed},
+    },
     time::Duration,
 };
 
+use sqlx::SqlStr;
+
 use crate::{
     database::{Access, Database, Depth, Transaction},
-    error::{Error, ErrorKind},
+    error::{Error, ErrorKind, Known},
     observe::{Observation, Phase},
     report::Outcome,
     tx::state::{Hook, SlotState, Stage, Verdict},
@@ -22,6 +27,8 @@ pub(crate) struct Slot {
     attempt: u32,
     /// What the task was running when the attempt began.
     outer: Option<Scope>,
+    /// Whether the texts of statements are kept.
+    keeps_texts: AtomicBool,
     state: Mutex<SlotState>,
 }
 
@@ -102,6 +109,23 @@ impl Slot {
         state.names.push(name);
     }
 
+    /// Keeps the texts of statements from here on.
+    pub(crate) fn keep_texts(&self) {
+        self.keeps_texts.store(true, Relaxed);
+    }
+
+    pub(crate) fn keep_text(&self, sql: &SqlStr) {
+        if self.keeps_texts.load(Relaxed) {
+            self.lock().texts.push(sql.clone());
+        }
+    }
+
+    /// Returns the texts that were kept, and keeps no more.
+    pub(crate) fn take_texts(&self) -> Vec<SqlStr> {
+        self.keeps_texts.store(false, Relaxed);
+        std::mem::take(&mut self.lock().texts)
+    }
+
     pub(crate) fn set_phase(&self, phase: Phase) {
         self.lock().phase = Some(phase);
     }
@@ -130,6 +154,15 @@ impl Slot {
 
     pub(crate) fn after_commit(&self, depth: Depth, hook: Hook) {
         self.lock().push_hook(hook, depth);
+    }
+
+    pub(crate) fn outcome_pending(&self) {
+        self.lock().uncertain += 1;
+    }
+
+    pub(crate) fn outcome_known(&self) {
+        let mut state = self.lock();
+        state.uncertain = state.uncertain.saturating_sub(1);
     }
 
     pub(crate) fn add_waited(&self, waited: Duration) {
@@ -217,17 +250,20 @@ impl SlotGuard {
         attempt: u32,
         access: Access,
         transaction: Option<Transaction>,
+        known: Known,
         outer: Option<Scope>,
     ) -> Self {
         let state = Mutex::new(SlotState {
             transaction,
             access,
+            known,
             ..SlotState::default()
         });
         Self(Arc::new(Slot {
             context,
             attempt,
             outer,
+            keeps_texts: AtomicBool::new(false),
             state,
         }))
     }

@@ -2,9 +2,11 @@
 
 use std::{pin::Pin, time::Duration};
 
+use sqlx::SqlStr;
+
 use crate::{
-    database::{Access, Depth, Transaction},
-    error::{Error, ErrorClass, ErrorKind},
+    database::{Access, Depth, Doubt, Transaction},
+    error::{Error, ErrorClass, ErrorKind, Known, Moment},
     observe::Phase,
     report::Outcome,
 };
@@ -17,12 +19,18 @@ pub(crate) type Hook = Pin<Box<dyn Future<Output = ()> + Send>>;
 pub(crate) struct SlotState {
     /// The transaction, while no statement runs on it.
     pub(crate) transaction: Option<Transaction>,
+    /// What may have ended the transaction unseen, also while a `Tx` that escaped has it.
+    pub(crate) noted_doubt: Option<Doubt>,
     pub(crate) stage: Stage,
     /// The errors that no savepoint has undone, in order.
     pub(crate) errors: Vec<RecordedError>,
     /// Whether a statement was dropped while the server executed it, or a panic passed a `Tx`.
     pub(crate) abandoned: bool,
+    /// Whether the last statement was an INSERT that skipped its row because of a conflict.
+    pub(crate) skipped_insert: bool,
     pub(crate) verdict: Option<Verdict>,
+    /// The texts of the policy's statements, while they are kept.
+    pub(crate) texts: Vec<SqlStr>,
     /// The names of the policies, or of the transaction.
     pub(crate) names: Vec<&'static str>,
     pub(crate) ending: Ending,
@@ -30,6 +38,10 @@ pub(crate) struct SlotState {
     pub(crate) access: Access,
     pub(crate) phase: Option<Phase>,
     pub(crate) leases: Leases,
+    /// The violations that are no serialization failures.
+    pub(crate) known: Known,
+    /// How many COMMITs of work inside of the attempt were sent whose outcome is not known.
+    pub(crate) uncertain: usize,
     /// How long the attempt waited for its connection and BEGIN, if it is observed.
     pub(crate) waited: Duration,
 }
@@ -97,6 +109,23 @@ impl SlotState {
         self.leases.alive > 0
     }
 
+    /// What may have ended the transaction unseen (T9).
+    pub(crate) fn doubt(&self) -> Option<Doubt> {
+        let transaction = self.transaction.as_ref();
+        transaction.map_or(self.noted_doubt, Transaction::doubt)
+    }
+
+    /// Whether another attempt could repeat something that was committed by other means.
+    pub(crate) fn is_uncertain(&self) -> bool {
+        self.uncertain > 0
+    }
+
+    /// Whether an error is recorded that makes the work retryable.
+    pub(crate) fn has_retryable(&self) -> bool {
+        let mut errors = self.errors.iter();
+        errors.any(|recorded| recorded.error.retryable_class(&self.known).is_some())
+    }
+
     pub(crate) fn record(&mut self, error: Error, depth: Depth) {
         self.errors.push(RecordedError { error, depth });
     }
@@ -104,7 +133,7 @@ impl SlotState {
     /// Records an error of what was sent at settlement. Errors that leave the transaction
     /// unharmed do not occur there.
     pub(crate) fn record_sqlx(&mut self, error: &sqlx::Error, depth: Depth) {
-        self.record(Error::recorded(error), depth);
+        self.record(Error::recorded(error, Moment::ReadWrite), depth);
     }
 
     pub(crate) fn push_hook(&mut self, hook: Hook, depth: Depth) {
@@ -126,8 +155,10 @@ impl SlotState {
     /// outside of the lock, since they may own a `Tx`.
     #[must_use]
     pub(crate) fn roll_back_to(&mut self, depth: Depth) -> Vec<PendingHook> {
-        self.errors
-            .retain(|recorded| recorded.depth < depth || recorded.class().is_retryable());
+        let (errors, known) = (&mut self.errors, &self.known);
+        errors.retain(|recorded| {
+            recorded.depth < depth || recorded.error.retryable_class(known).is_some()
+        });
         self.hooks
             .extract_if(.., |hook| hook.depth >= depth)
             .collect()

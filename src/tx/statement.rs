@@ -1,11 +1,11 @@
 //! A statement before it is sent: what its text may do to the transaction.
 
-use std::borrow::Cow;
-
 use sqlx::{
     Execute, Postgres, SqlStr,
     postgres::{PgArguments, PgStatement},
 };
+
+use crate::tx::{session, words::sql_words};
 
 /// A query taken apart, so that its text can be read before it is sent.
 pub(crate) struct Statement {
@@ -37,6 +37,23 @@ impl Statement {
     /// Whether the text begins, ends or changes a transaction, or resets its session.
     pub(crate) fn controls_transaction(&self) -> bool {
         controls_transaction(self.sql.as_str())
+    }
+
+    /// Whether it is an INSERT that skips rows in conflict, so that it may return none.
+    pub(crate) fn may_skip_rows(&self) -> bool {
+        let text = self.sql.as_str().trim_ascii_start().as_bytes();
+        let is_insert = text
+            .get(..6)
+            .is_some_and(|verb| verb.eq_ignore_ascii_case(b"INSERT"));
+        is_insert
+            && text
+                .windows(10)
+                .any(|part| part.eq_ignore_ascii_case(b"DO NOTHING"))
+    }
+
+    /// Whether the text may leave something on its session that outlives the transaction.
+    pub(crate) fn alters_session(&self) -> bool {
+        session::alters_session(self.sql.as_str())
     }
 
     /// Whether the text may contain several statements. Only one without bind arguments can: the
@@ -105,69 +122,6 @@ pub(crate) fn controls_transaction(sql: &str) -> bool {
 fn is_transaction_setting(word: &str) -> bool {
     // `U&"..."` can spell any of them.
     word == "U" || word.starts_with("TRANSACTION") || word.starts_with("DEFAULT_TRANSACTION")
-}
-
-/// The words that a text begins with, in upper case, without white space, comments and
-/// punctuation.
-fn sql_words(sql: &str) -> impl Iterator<Item = Cow<'_, str>> {
-    let mut rest = sql;
-    std::iter::from_fn(move || {
-        rest = skip_to_word(rest);
-        let end = rest.find(|c: char| !is_word(c)).unwrap_or(rest.len());
-        let (word, tail) = rest.split_at(end);
-        rest = tail;
-        (!word.is_empty()).then(|| upper_case(word))
-    })
-}
-
-fn upper_case(word: &str) -> Cow<'_, str> {
-    if word.contains(|c: char| c.is_ascii_lowercase()) {
-        Cow::Owned(word.to_ascii_uppercase())
-    } else {
-        Cow::Borrowed(word)
-    }
-}
-
-fn skip_to_word(mut sql: &str) -> &str {
-    loop {
-        sql = sql.trim_start_matches(|c: char| !is_word(c) && c != '-' && c != '/');
-        if let Some(comment) = sql.strip_prefix("--") {
-            sql = comment
-                .split_once(['\n', '\r'])
-                .map_or("", |(_, tail)| tail);
-        } else if let Some(comment) = sql.strip_prefix("/*") {
-            sql = after_comment(comment);
-        } else if let Some(tail) = sql.strip_prefix(['-', '/']) {
-            sql = tail;
-        } else {
-            return sql;
-        }
-    }
-}
-
-/// The text after a block comment. Comments nest.
-fn after_comment(mut sql: &str) -> &str {
-    let mut depth = 1;
-    while depth > 0 {
-        let Some(at) = sql.find(['/', '*']) else {
-            return "";
-        };
-        sql = sql.split_at(at).1;
-        if let Some(tail) = sql.strip_prefix("*/") {
-            depth -= 1;
-            sql = tail;
-        } else if let Some(tail) = sql.strip_prefix("/*") {
-            depth += 1;
-            sql = tail;
-        } else {
-            sql = sql.split_at(1).1;
-        }
-    }
-    sql
-}
-
-fn is_word(c: char) -> bool {
-    c.is_alphanumeric() || c == '_'
 }
 
 #[cfg(test)]

@@ -6,8 +6,10 @@ use tokio::time;
 
 use crate::{
     attempt::{self, Attempt, Engine, Failure, Limits, Reply, ReplyClass, Retry, Step, Work},
-    database::{Access, CommitError, CommitFailure, Connection, Database, Detached, timeout_at},
-    error::{Error, ErrorKind, breaks_connection},
+    database::{
+        Access, CommitError, CommitFailure, Connection, Database, Detached, timed_out, timeout_at,
+    },
+    error::{Error, ErrorKind, Moment, breaks_connection},
     observe::{Finished, Observation, Phase, WorkKind},
     report::Outcome,
     tx::{Lease, scope},
@@ -30,14 +32,14 @@ pub(crate) async fn run(
     }
     let context = engine.context(scope::principal());
     let started = Instant::now();
-    let work = AutocommitWrite {
+    let mut work = AutocommitWrite {
         statement,
         // A dry run needs a transaction that it can roll back.
         in_transaction: limits.dry_run,
         phase: scope::current_phase(),
     };
     let Ok((attempts, result)) =
-        attempt::run(engine, &context, limits, Access::ReadWrite, work).await;
+        attempt::run(engine, &context, limits, Access::ReadWrite, &mut work).await;
     drop(running);
     if let Some(observation) = &context.observation {
         observation.work_finished(&Finished {
@@ -112,7 +114,8 @@ impl AutocommitWrite<'_> {
         };
         let observed = self.observed(attempt);
         let statement = self.statement.clone();
-        let write = write(connection, database, statement, observed.clone());
+        let limit = attempt.given_up();
+        let write = write(connection, database, statement, limit, observed.clone());
         let connection = match attempt.commit(write).await? {
             (Some(written), connection) => {
                 connection.release();
@@ -139,9 +142,9 @@ impl AutocommitWrite<'_> {
             run_in_transaction(&mut lease, self.statement).await
         });
         let result = attempt.run(&slot, running).await;
-        let state = slot.close();
+        let mut state = slot.close();
         let failure = match result {
-            Some(result) => match attempt.settle(state, reply_of(&result)).await {
+            Some(result) => match attempt.settle(&mut state, reply_of(&result)).await {
                 Ok(_) => return Step::Done((number, result)),
                 Err(failure) => failure,
             },
@@ -176,23 +179,27 @@ impl Observed {
     }
 }
 
-/// Sends the write. Not to be cancelled: run it in a `Detached`.
+/// Sends the write, and awaits its reply until `limit`. Not to be cancelled: run it in a `Detached`.
 async fn write(
     mut connection: Connection,
     database: Arc<Database>,
     statement: BoundStatement,
+    limit: time::Instant,
     observed: Option<Observed>,
 ) -> Result<(Option<Written>, Connection), CommitError> {
     let unsent = CommitError::unsent;
     let server = database.server(&mut connection).await.map_err(unsent)?;
-    let written = statement.write(connection.sql().map_err(unsent)?).await;
+    let written = {
+        let writing = pin!(statement.write(connection.sql().map_err(unsent)?));
+        timeout_at(limit, writing).await.unwrap_or_else(timed_out)
+    };
     if let Some(observed) = observed {
         observed.statement(statement.write_text(), &written);
     }
     match written {
         Ok(written) => Ok((written, connection)),
         Err(error) => {
-            let breaks = breaks_connection(&error);
+            let breaks = breaks_connection(&error, Moment::ReadWrite);
             let error = CommitError::of_write(error, server);
             if breaks || error.failure == CommitFailure::Unknown {
                 connection.close();
@@ -226,11 +233,9 @@ async fn diagnose(
 /// What a failed diagnosis means: nothing was written.
 fn diagnosis_failed(error: sqlx::Error) -> Failure {
     match Error::classify(&error) {
-        Some(class) if class.is_retryable() => Failure::Retry(Retry {
-            class,
-            error: error.into(),
-            unfinished: None,
-        }),
+        Some(class) if class.is_retryable() => {
+            Failure::Retry(Retry::new(class, error.into(), None))
+        }
         _ => not_written(error.into()),
     }
 }

@@ -64,7 +64,8 @@ fn dropped_request_with_handoff_is_atomic_and_leaves_pool_clean() {
 fn drop_requests(set_up: fn(InterlockBuilder) -> InterlockBuilder) {
     test_with_pool(2, async |kit: Kit| {
         let hooks = Committed::default();
-        let app = app(&set_up(kit.builder()).build(), &hooks);
+        let interlock = set_up(kit.builder()).build();
+        let app = app(&interlock, &hooks);
 
         let finished = stream::iter(0..POLLS * ROUNDS)
             .map(|id| drop_after(id % POLLS, app.clone().oneshot(request(id))))
@@ -106,7 +107,7 @@ fn drop_requests(set_up: fn(InterlockBuilder) -> InterlockBuilder) {
         assert!(!in_time.is_empty() && in_time.len() < AT_RANDOM_TIMES as usize);
         assert!(finished.iter().chain(&in_time).all(|status| *status == 200));
 
-        kit.interlock.drain().await;
+        interlock.drain().await;
         let rows: BTreeSet<i64> = kit.notes().await.into_iter().collect();
         let committed = hooks.lock().unwrap().clone();
         let expected = committed

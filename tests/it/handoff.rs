@@ -223,7 +223,7 @@ fn interlock_outlives_its_runtime() {
             let app = app(&Interlock::builder(pool.clone()).handoff(true).build());
             for _ in 0..3 {
                 let response = runtime().block_on(kit::put(&app, "/1", ""));
-                assert_eq!(response.status, StatusCode::OK);
+                assert_eq!(response.status, StatusCode::OK, "{:?}", response.error());
                 drop(runtime().block_on(pool.acquire()).unwrap());
             }
         });

@@ -239,13 +239,20 @@ fn absence_check_against_read_committed_denial() {
     });
 }
 
+const GUARD: &str = include_str!("../../sql/serializable_guard.sql");
+
+/// The two statements that the guard's file tells to attach it with.
+fn attachment() -> String {
+    let lines = GUARD.lines().map(|line| line.trim_start_matches("-- "));
+    let create = lines.skip_while(|line| !line.contains("CREATE TRIGGER"));
+    create.take(4).collect::<Vec<_>>().join("\n")
+}
+
 /// Guards the permission tables. CockroachDB does not need the guard.
 async fn guard(kit: &Kit) {
-    let attach = "CREATE TRIGGER interlock_guard
-        BEFORE INSERT OR UPDATE OR DELETE OR TRUNCATE ON grants
-        FOR EACH STATEMENT EXECUTE FUNCTION interlock_guard()";
-    for sql in [include_str!("../../sql/serializable_guard.sql"), attach] {
-        sqlx::raw_sql(sql).execute(&kit.outside).await.unwrap();
+    for sql in [GUARD.to_owned(), attachment()] {
+        let sql = sqlx::raw_sql(sqlx::AssertSqlSafe(sql));
+        sql.execute(&kit.outside).await.unwrap();
     }
 }
 
@@ -295,6 +302,73 @@ fn guarded_table_rejects_every_weaker_change() {
                 let changed = revoke(connection, begin, sql).await;
                 assert_eq!(changed, Err("25000".to_owned()), "{begin}; {sql}");
             }
+        }
+    });
+}
+
+/// A session as that of a restore with `--disable-triggers`.
+#[test]
+fn guarded_table_rejects_every_weaker_change_of_a_replica_session() {
+    test(async |kit| {
+        if !is_postgres(&kit).await {
+            return println!("the guard is for PostgreSQL");
+        }
+        guard(&kit).await;
+        for sql in [
+            REVOKE,
+            "INSERT INTO grants VALUES (2, 2)",
+            "TRUNCATE grants",
+        ] {
+            let mut connection = PgConnection::connect_with(&kit.database.options())
+                .await
+                .unwrap();
+            sqlx::raw_sql("SET session_replication_role = replica")
+                .execute(&mut connection)
+                .await
+                .unwrap();
+            let changed = revoke(connection, READ_COMMITTED, sql).await;
+            assert_eq!(changed, Err("25000".to_owned()), "{sql}");
+        }
+    });
+}
+
+/// A trigger for each row is what logical replication runs.
+#[test]
+fn guard_for_each_row_rejects_weaker_changes_and_keeps_the_others() {
+    test(async |kit| {
+        if !is_postgres(&kit).await {
+            return println!("the guard is for PostgreSQL");
+        }
+        let attach =
+            "CREATE TRIGGER interlock_guard_rows BEFORE INSERT OR UPDATE OR DELETE ON grants
+            FOR EACH ROW EXECUTE FUNCTION interlock_guard()";
+        for sql in [GUARD, attach] {
+            sqlx::raw_sql(sql).execute(&kit.outside).await.unwrap();
+        }
+        let grants = "SELECT user_id FROM grants WHERE user_id IN (1, 8, 9)";
+        for (sql, left) in [
+            ("INSERT INTO grants VALUES (8, 1)", vec![1, 8]),
+            (
+                "UPDATE grants SET user_id = 9 WHERE user_id = 8",
+                vec![1, 9],
+            ),
+            (REVOKE, vec![9]),
+        ] {
+            for (begin, done) in [
+                (READ_COMMITTED, Err("25000".to_owned())),
+                (SERIALIZABLE, Ok(0)),
+            ] {
+                let connection = PgConnection::connect_with(&kit.database.options())
+                    .await
+                    .unwrap();
+                assert_eq!(revoke(connection, begin, sql).await, done, "{begin}; {sql}");
+            }
+            let mut stored: Vec<i64> = sqlx::query_scalar(grants)
+                .fetch_all(&kit.outside)
+                .await
+                .unwrap();
+            stored.sort_unstable();
+            assert_eq!(stored, left, "{sql}");
         }
     });
 }

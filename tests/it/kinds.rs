@@ -22,7 +22,7 @@ use axum::{
 };
 use futures::{future::join_all, stream};
 use sqlx::{PgPool, postgres::PgPoolOptions};
-use support::{Kind, Server};
+use support::{Kind, Proxy, Server};
 use tower_interlock::{Authorized, Denied, Error, ErrorKind, Interlock, Outcome, Tx};
 
 use crate::kit::{
@@ -372,15 +372,65 @@ fn statement_error_is_database_error() {
     test(async |kit| {
         async fn handler(mut tx: Tx) -> Result<&'static str, Error> {
             note(&mut tx, 1).await?;
-            note(&mut tx, 1).await?;
+            sqlx::query("SELECT 1 / (version - version) FROM documents")
+                .execute(&mut tx)
+                .await?;
             Ok("ok")
         }
         let response = put(&guarded(kit.interlock.require(anyone), handler), "/1", "").await;
         response.assert_problem(ErrorKind::Database);
         assert_eq!(response.status, 500);
         let error: &Error = response.error().unwrap();
+        assert_eq!(error.sqlstate(), Some("22012"));
+        assert!(kit.notes().await.is_empty());
+    });
+}
+
+#[test]
+fn duplicate_in_a_statement_is_constraint_violation() {
+    test(async |kit| {
+        async fn handler(mut tx: Tx) -> Result<&'static str, Error> {
+            note(&mut tx, 1).await?;
+            note(&mut tx, 1).await?;
+            Ok("ok")
+        }
+        let response = put(&guarded(kit.interlock.require(anyone), handler), "/1", "").await;
+        response.assert_problem(ErrorKind::ConstraintViolation);
+        assert_eq!(response.status, 409);
+        let error: &Error = response.error().unwrap();
         assert_eq!(error.sqlstate(), Some("23505"));
         assert!(kit.notes().await.is_empty());
+    });
+}
+
+/// P7: a check that could not run is a 5xx.
+#[test]
+fn duplicate_in_a_policy_is_no_denial() {
+    async fn passed_on(mut tx: Tx) -> Result<(), Error> {
+        note(&mut tx, 1).await?;
+        Ok(note(&mut tx, 1).await?)
+    }
+    async fn swallowed(mut tx: Tx) -> Result<(), Error> {
+        note(&mut tx, 1).await?;
+        let _ = note(&mut tx, 1).await;
+        Ok(())
+    }
+    async fn denied(mut tx: Tx) -> Result<(), Error> {
+        note(&mut tx, 1).await?;
+        let _ = note(&mut tx, 1).await;
+        Ok(Denied::unless(false, "no")?)
+    }
+    test(async |kit| {
+        for layer in [
+            kit.interlock.require(passed_on),
+            kit.interlock.require(swallowed),
+            kit.interlock.require(denied),
+        ] {
+            let response = put(&guarded(layer, async || "ok"), "/1", "").await;
+            response.assert_problem(ErrorKind::Database);
+            assert_eq!(response.outcome(), Outcome::RolledBack);
+            assert!(kit.notes().await.is_empty());
+        }
     });
 }
 
@@ -402,15 +452,40 @@ fn connection_lost_in_commit_is_outcome_unknown() {
         let Some(_held) = slow_commit(&kit).await else {
             return;
         };
-        let (app, hook_ran) = with_hook(&kit.interlock);
+        let proxy = Proxy::start(&kit.database);
+        let interlock = Interlock::new(PgPool::connect_lazy_with(proxy.options()));
+        let (app, hook_ran) = with_hook(&interlock);
         let request = tokio::spawn(async move { put(&app, "/1", "").await });
-        terminate(&kit, committing(&kit).await).await;
+        let session = committing(&kit).await;
+        proxy.cut();
         let response = request.await.unwrap();
         response.assert_problem(ErrorKind::OutcomeUnknown);
         assert_unknown(&response);
-        kit.interlock.drain().await;
+        terminate(&kit, session).await;
+        interlock.drain().await;
         assert!(!hook_ran.load(Ordering::SeqCst));
         assert!(kit.notes().await.is_empty());
+    });
+}
+
+/// PostgreSQL does not say so of a COMMIT that it has done (C4).
+#[test]
+fn session_terminated_in_commit_is_retried() {
+    test(async |kit| {
+        let Some(held) = slow_commit(&kit).await else {
+            return;
+        };
+        let (app, hook_ran) = with_hook(&kit.interlock);
+        let request = tokio::spawn(async move { put(&app, "/1", "").await });
+        terminate(&kit, committing(&kit).await).await;
+        drop(held);
+        let response = request.await.unwrap();
+        let seen = (response.status.as_u16(), response.report().attempts());
+        assert_eq!(seen, (200, 2), "{:?}", response.error());
+        assert_eq!(response.outcome(), Outcome::Committed);
+        kit.interlock.drain().await;
+        assert!(hook_ran.load(Ordering::SeqCst));
+        assert_eq!(kit.notes().await, [1]);
     });
 }
 

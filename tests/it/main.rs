@@ -14,6 +14,7 @@
 )]
 
 mod body;
+mod builder;
 mod cancellation;
 mod cases;
 mod cases_server;
@@ -32,6 +33,7 @@ mod load;
 mod model;
 mod nesting;
 mod observe;
+mod policy_reads;
 mod precondition;
 mod programs;
 mod race;

@@ -85,7 +85,7 @@ impl Reply {
 /// The predicted result of `script`. Attempts follow R1 to R5.
 pub(crate) fn predict(script: &Script, world: &World) -> Prediction {
     let mut wire = Wire::new(world);
-    let (mut lost, mut hidden) = (false, false);
+    let (mut lost, mut hidden, mut stale) = (false, false, 0);
     let mut attempts = 0;
     let (response, outcome) = loop {
         attempts += 1;
@@ -98,11 +98,16 @@ pub(crate) fn predict(script: &Script, world: &World) -> Prediction {
             Settled::Done(reply, outcome) => break (reply, outcome),
             Settled::Retry(retry, open) => (retry, open),
         };
-        // R1, R2, R3.
+        // R1, R2, R3, R6, R7.
         let (allowed, kind) = match retry {
             Retry::Conflict => (true, ErrorKind::RetriesExhausted),
             Retry::Lost => (!replace(&mut lost, true), ErrorKind::Unavailable),
+            Retry::Stale => {
+                stale += 1;
+                (stale <= world.pool + 1, ErrorKind::Unavailable)
+            }
             Retry::Hidden => (!replace(&mut hidden, true), ErrorKind::TransactionAborted),
+            Retry::Violation(_, kind) => (true, kind),
         };
         // R5.
         let in_time = !open || wire.roll_back(script.settings.deadline);

@@ -16,7 +16,7 @@ use axum::{
     response::{IntoResponse as _, Response},
     routing::any,
 };
-use support::Kind;
+use support::{Fault, Kind, Moment, Proxy, ServerError};
 use tower_interlock::{
     AuthorizeLayer, Authorized, Denied, Error, ErrorKind, Interlock, Outcome, Tx,
 };
@@ -249,6 +249,30 @@ fn inner_read_only_keeps_outer_writes() {
         let response = put(&app, "/1", "").await;
         assert_eq!(response.status, 200);
         assert_eq!(response.outcome(), Outcome::Committed);
+        assert_eq!(kit.notes().await, [1]);
+    });
+}
+
+/// The next attempt begins in place of the transaction that was narrowed.
+#[test]
+fn inner_read_only_narrows_no_further_attempt() {
+    test(async |kit| {
+        let proxy = Proxy::start(&kit.database);
+        let pool = Interlock::pool_options().max_connections(1);
+        let interlock = Interlock::new(pool.connect_lazy_with(proxy.options()));
+        let read = Moment::Text("FROM documents");
+        proxy.inject(read, Fault::Reject(ServerError::RESTART));
+        let handler = async |mut tx: Tx| {
+            sqlx::query("SELECT id FROM documents")
+                .fetch_all(&mut tx)
+                .await?;
+            Ok::<_, Error>("ok")
+        };
+        let app = guarded(interlock.require(reads).read_only(), handler);
+        let app = app.route_layer(interlock.require(outer));
+        let response = put(&app, "/1", "").await;
+        let seen = (response.status.as_u16(), response.report().attempts());
+        assert_eq!(seen, (200, 2), "{:?}", response.error());
         assert_eq!(kit.notes().await, [1]);
     });
 }

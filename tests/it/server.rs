@@ -98,7 +98,7 @@ fn read_only_default_is_warned_about() {
         let set = "SET default_transaction_read_only = on";
         let (response, warnings) = first_request(&plain_pool(&kit, set)).await;
         assert_eq!(about("default_transaction_read_only", &warnings), 1);
-        response.assert_problem(ErrorKind::Database);
+        response.assert_problem(ErrorKind::Unavailable);
         assert!(kit.notes().await.is_empty());
     });
 }

@@ -12,7 +12,7 @@ use tower_interlock::{Condition, ConditionalWrite, Denied, Error, ErrorKind, Out
 
 use crate::kit::{
     DEFERRED, Kit, Naive, TestResponse, anyone, can_edit, conflict, conflict_once, guarded,
-    naive_app, never, note, put, test, test_with_pool, update, write,
+    naive_app, never, note, put, terminate, test, test_with_pool, update, write,
 };
 
 #[test]
@@ -190,10 +190,7 @@ fn connection_lost_before_commit_is_replaced() {
                 let pid: i32 = sqlx::query_scalar("SELECT pg_backend_pid()")
                     .fetch_one(&mut tx)
                     .await?;
-                sqlx::query("SELECT pg_terminate_backend($1, 5000)")
-                    .bind(pid)
-                    .execute(&own.outside)
-                    .await?;
+                terminate(&own, pid).await;
             }
             note(&mut tx, 10).await?;
             Ok::<_, Error>("ok")

@@ -12,7 +12,7 @@ use sqlx::{
 use std::sync::Arc;
 use support::Kind;
 use tokio::{sync::Barrier, time::sleep};
-use tower_interlock::{Error, ErrorKind, Tx};
+use tower_interlock::{Denied, Error, ErrorKind, Tx};
 
 use super::{fill, is_postgres, set_default, updating, version, write};
 use crate::kit::{self, Kit, TestResponse, anyone, can_edit, guarded, put, test, test_with_pool};
@@ -27,9 +27,9 @@ fn idle_session_timeout_fails_no_request() {
         set_default(&kit, "idle_session_timeout = '300ms'").await;
         let app = updating(&kit.interlock);
         for _ in 0..3 {
+            sleep(Duration::from_millis(900)).await;
             let answer = put(&app, "/1", "").await;
             assert_eq!(answer.status, 200, "{}", answer.body);
-            sleep(Duration::from_millis(900)).await;
         }
     });
 }
@@ -44,8 +44,8 @@ fn idle_session_timeout_fails_no_conditional_write() {
         }
         set_default(&kit, "idle_session_timeout = '300ms'").await;
         for expected in 1..=3 {
-            assert_eq!(write(&kit.interlock).await.unwrap(), expected);
             sleep(Duration::from_millis(900)).await;
+            assert_eq!(write(&kit.interlock).await.unwrap(), expected);
         }
     });
 }
@@ -375,6 +375,71 @@ fn temporary_table_of_a_request_does_not_stand_in_for_the_permissions() {
         assert!([200, 500].contains(&answer.status.as_u16()));
         let app = guarded(kit.interlock.require(can_edit), super::update);
         assert_eq!(put(&app, "/2", "").await.status, 403);
+    });
+}
+
+/// What ends with the transaction, as row-level security is told who the user is, costs no connection.
+#[test]
+fn local_settings_and_locks_keep_the_connection() {
+    test(async |kit| {
+        let cockroach = kit.database.kind() == Kind::CockroachDb;
+        let (kit, proxy) = super::behind_a_proxy(&kit, 1);
+        let tell = async move |mut tx: Tx| {
+            if !cockroach {
+                let texts = [
+                    "SET LOCAL application_name = 'here'",
+                    "SELECT set_config('app.user', '1', true)",
+                    "SELECT pg_advisory_xact_lock(42)",
+                    "SET CONSTRAINTS ALL DEFERRED",
+                ];
+                for text in texts {
+                    sqlx::query(text).execute(&mut tx).await?;
+                }
+            }
+            super::update(tx).await
+        };
+        let app = guarded(kit.interlock.require(anyone), tell);
+        for _ in 0..3 {
+            let answer = put(&app, "/1", "").await;
+            assert_eq!(answer.status, 200, "{}", answer.body);
+        }
+        assert_eq!(proxy.counts().connections, 1);
+        kit.pool.close().await;
+    });
+}
+
+/// The policy of the next attempt would find what the handler has left.
+#[test]
+fn altered_session_is_not_used_for_the_next_attempt() {
+    test_with_pool(1, async |kit: Kit| {
+        if kit.database.kind() == Kind::CockroachDb {
+            println!("skipped: CockroachDB has no advisory locks");
+            return;
+        }
+        let may = async |mut tx: Tx| {
+            let mine = "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND pid = pg_backend_pid()";
+            let locks: i64 = sqlx::query_scalar(mine).fetch_one(&mut tx).await?;
+            Denied::unless(locks == 0, "it has the lock of its last attempt")?;
+            Ok::<_, Error>(())
+        };
+        for through in [Through::Statement, Through::Connection] {
+            let outside = kit.outside.clone();
+            let lock_and_conflict = async move |mut tx: Tx| {
+                let lock = "SELECT pg_advisory_lock(42)";
+                match through {
+                    Through::Connection => {
+                        sqlx::query(lock).execute(tx.connection().await?).await?
+                    }
+                    _ => sqlx::query(lock).execute(&mut tx).await?,
+                };
+                kit::conflict_once(&mut tx, &outside).await?;
+                super::update(tx).await
+            };
+            let app = guarded(kit.interlock.require(may), lock_and_conflict);
+            let answer = put(&app, "/1", "").await;
+            assert_eq!(answer.status, 200, "{}", answer.body);
+            assert_eq!(answer.report().attempts(), 2);
+        }
     });
 }
 

@@ -11,13 +11,16 @@ use tokio::time::{sleep, timeout};
 use tower_interlock::{Error, ErrorKind, Interlock, InterlockBuilder, Tx};
 
 use super::{LONG, behind_a_proxy, fill, is_postgres, updating, write};
-use crate::kit::{Kit, anyone, can_edit, guarded, put, test, test_with_pool};
+use crate::kit::{Event, Kit, anyone, can_edit, guarded, put, test, test_with_pool, traced};
 
 const DEADLINE: Duration = Duration::from_secs(1);
 const GRACE: Duration = Duration::from_millis(300);
 
 /// Within this, beyond deadline and grace, a connection is given up that nothing is heard of.
 const GIVEN_UP: Duration = Duration::from_secs(8);
+
+/// Idle for so long, a connection is pinged before it is used.
+const IDLE: Duration = Duration::from_millis(1100);
 
 /// Within this a statement is stopped whose client has gone.
 const STOPPED: Duration = Duration::from_secs(4);
@@ -80,9 +83,15 @@ fn unacknowledged_commit_does_not_hold_drain_up() {
         let (kit, proxy) = behind_a_proxy(&kit, 2);
         let interlock = in_a_hurry(&kit);
         proxy.inject(Moment::Commit, Fault::Swallow);
-        let answer = put(&updating(&interlock), "/1", "").await;
-        answer.assert_problem(ErrorKind::OutcomeUnknown);
-        assert_drains(&interlock).await;
+        let ((), log) = traced(async {
+            let answer = put(&updating(&interlock), "/1", "").await;
+            answer.assert_problem(ErrorKind::OutcomeUnknown);
+            assert_drains(&interlock).await;
+        })
+        .await;
+        let outcome = |event: &Event| event.fields.get("outcome").cloned();
+        let outcomes: Vec<_> = log.events.iter().filter_map(outcome).collect();
+        assert_eq!(outcomes, ["unknown"], "{log:?}");
     });
 }
 
@@ -148,6 +157,39 @@ fn silent_pooled_connections_do_not_use_up_the_deadline() {
         proxy.relent();
         assert_recovers(&app).await;
         assert_drains(&interlock).await;
+        kit.assert_nothing_leaked().await;
+    });
+}
+
+/// Connections that the server, or a firewall, has ended while they were idle. A conditional write could not be
+/// repeated.
+#[test]
+fn dead_idle_connections_fail_no_conditional_write() {
+    test(async |kit| {
+        let (kit, proxy) = behind_a_proxy(&kit, 2);
+        let interlock = in_a_hurry(&kit);
+        fill(&kit.pool).await;
+        proxy.cut();
+        sleep(IDLE).await;
+        for expected in 1..=3 {
+            assert_eq!(write(&interlock).await.unwrap(), expected);
+        }
+        kit.assert_nothing_leaked().await;
+    });
+}
+
+#[test]
+fn silent_idle_connections_fail_no_conditional_write() {
+    test(async |kit| {
+        let (kit, proxy) = behind_a_proxy(&kit, 2);
+        let interlock = kit.builder().deadline(Duration::from_secs(4)).build();
+        fill(&kit.pool).await;
+        sleep(IDLE).await;
+        proxy.inject_times(2, Moment::Ping, Fault::Stall);
+        for expected in 1..=2 {
+            assert_eq!(write(&interlock).await.unwrap(), expected);
+        }
+        proxy.relent();
         kit.assert_nothing_leaked().await;
     });
 }

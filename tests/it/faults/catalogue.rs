@@ -29,13 +29,15 @@ const LATE: Duration = Duration::from_millis(3500);
 /// Faults after which the client notices nothing in time.
 pub(super) const SILENT: [Fault; 3] = [Fault::Stall, Fault::Swallow, Fault::Delay(LATE)];
 
-const ERRORS: [&str; 16] = [
-    "40001", "40P01", "40003", "08006", "0A000", "22012", "23505", "25006", "25P02", "53300",
-    "57014", "57P01", "58030", "P0001", "XX000", "XXUUU",
+const ERRORS: [&str; 22] = [
+    "40001", "40P01", "40003", "08006", "08P01", "0A000", "22012", "23505", "25006", "25P02",
+    "42501", "53100", "53300", "55P03", "57014", "57P01", "58030", "58C00", "P0001", "XX000",
+    "XXC02", "XXUUU",
 ];
 
-pub(super) const FATAL: [&str; 8] = [
-    "08006", "25P03", "53300", "57P01", "57P02", "57P03", "58030", "XX000",
+pub(super) const FATAL: [&str; 11] = [
+    "08006", "08P01", "25P03", "25P04", "53300", "57P01", "57P02", "57P03", "57P05", "58030",
+    "XX000",
 ];
 
 /// Errors on CockroachDB after which COMMIT may have been executed.
@@ -58,13 +60,17 @@ pub(super) const TEXT: &str = "restart transaction: key=/Table/grants/SELECT";
 pub(super) fn times(fault: &Fault) -> &'static [u32] {
     let retried = match fault {
         Fault::CutBefore | Fault::CutSent | Fault::CutAfter => true,
-        Fault::Reject(error) | Fault::Terminate(error) => RETRIED.contains(&error.code()),
+        Fault::Reject(error) => RETRIED.contains(&error.code()),
+        Fault::Terminate(error) => !FINAL.contains(&error.code()),
         _ => false,
     };
     if retried { &[1, ALWAYS] } else { &[1] }
 }
 
-const RETRIED: [&str; 6] = ["08006", "40001", "40P01", "57P01", "57P02", "57P03"];
+const RETRIED: [&str; 4] = ["08006", "40001", "40P01", "57P01"];
+
+/// The errors that end a session and would end the next one.
+const FINAL: [&str; 2] = ["25P03", "25P04"];
 
 /// In every attempt.
 pub(super) const ALWAYS: u32 = 1000;

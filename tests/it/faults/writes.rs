@@ -38,10 +38,9 @@ static LATER: ConditionalWrite = ConditionalWrite::new(
     &[Condition::permitted("nextval('sights_' || $1::TEXT) > 1")],
 );
 
-/// Without the classes of C7 that prove that nothing was written.
-const ERRORS: [&str; 11] = [
-    "40001", "40P01", "40003", "08006", "23505", "53300", "57014", "57P01", "58030", "XX000",
-    "XXUUU",
+const ERRORS: [&str; 17] = [
+    "40001", "40P01", "40003", "08006", "08P01", "23505", "25006", "42501", "53100", "53300",
+    "55P03", "57014", "57P01", "58030", "58C00", "XX000", "XXUUU",
 ];
 
 #[test]

@@ -54,10 +54,20 @@ pub(crate) async fn committing(kit: &Kit) -> i32 {
 
 /// Terminates a session of the server, and waits until it is gone.
 pub(crate) async fn terminate(kit: &Kit, pid: i32) {
-    let gone: bool = sqlx::query_scalar("SELECT pg_terminate_backend($1, 10000)")
+    let signalled: bool = sqlx::query_scalar("SELECT pg_terminate_backend($1)")
         .bind(pid)
         .fetch_one(&kit.outside)
         .await
         .unwrap();
-    assert!(gone);
+    assert!(signalled);
+    // PostgreSQL 13 cannot wait by itself.
+    let gone = async {
+        let gone = "SELECT NOT EXISTS (SELECT 1 FROM pg_stat_activity WHERE pid = $1)";
+        let gone = || sqlx::query_scalar::<_, bool>(gone).bind(pid);
+        while !gone().fetch_one(&kit.outside).await.unwrap() {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    let gone = tokio::time::timeout(Duration::from_secs(10), gone).await;
+    gone.expect("the session goes on");
 }

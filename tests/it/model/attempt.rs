@@ -143,9 +143,13 @@ impl<'r> Attempt<'r> {
             self.holder = None;
         }
         let rejection = match (returned, self.fault()) {
+            (Some(LayerReply::Error(trouble)), _) => LayerReply::Error(trouble.of_check()),
             (Some(returned), _) => returned,
             (None, None) => return Ok(None),
-            (None, Some(Trouble { kind, .. })) => LayerReply::Error(Trouble { retry: None, kind }),
+            (None, Some(fault)) => {
+                let Trouble { kind, .. } = fault.of_check();
+                LayerReply::Error(Trouble { retry: None, kind })
+            }
         };
         self.verdict(match rejection.status() {
             500..=599 => Verdict::Failed,

@@ -8,6 +8,7 @@ use super::{
     attempt::{Attempt, Halt, LayerReply, Stop, Verdict},
     errors::{Commit, Retry},
     transaction::Transaction,
+    wire::Heard,
 };
 
 /// The result of an attempt.
@@ -96,7 +97,7 @@ impl Attempt<'_> {
         if self.script.settings.dry_run {
             return self.dry_run(returned);
         }
-        Ok(self.commit(returned))
+        self.commit(returned)
     }
 
     /// A recorded serialization failure or lost connection, or one that is the error of the reply.
@@ -107,12 +108,23 @@ impl Attempt<'_> {
             LayerReply::Status(_) => None,
         };
         let mut retries = recorded.chain(own).filter_map(|trouble| trouble.retry);
-        retries.find(|retry| matches!(retry, Retry::Conflict | Retry::Lost))
+        let retry = retries.find(|retry| *retry != Retry::Hidden)?;
+        let rejected = matches!(self.verdict, Some(Verdict::Denied | Verdict::Failed));
+        Some(if rejected { retry.of_check() } else { retry })
     }
 
-    fn retry(&self, retry: Retry) -> Result<Settled, Stop> {
+    fn retry(&mut self, retry: Retry) -> Result<Settled, Stop> {
+        let recorded = self
+            .recorded
+            .iter()
+            .filter_map(|(trouble, _)| trouble.retry);
+        for retry in recorded.chain([retry]) {
+            if let Retry::Violation(constraint, _) = retry {
+                self.wire.known.push(constraint);
+            }
+        }
         let transaction = self.transaction.as_ref();
-        let open = transaction.is_some_and(|transaction| !transaction.dead);
+        let open = transaction.is_some_and(|transaction| !transaction.dead && !transaction.broken);
         Ok(Settled::Retry(retry, open))
     }
 
@@ -146,18 +158,18 @@ impl Attempt<'_> {
             Ok(()) => Ok(Settled::Done(returned.reply(), outcome)),
             Err(Halt::Stop(stop)) => Err(stop),
             Err(Halt::Error(trouble)) => match trouble.retry {
-                Some(Retry::Conflict) => self.retry(Retry::Conflict),
+                Some(retry @ (Retry::Conflict | Retry::Violation(..))) => self.retry(retry),
                 _ => Ok(Settled::Done(Reply::Failure, outcome)),
             },
         }
     }
 
     /// Rule 10, with C2 to C6, C8 and X2.
-    fn commit(&mut self, returned: LayerReply) -> Settled {
+    fn commit(&mut self, returned: LayerReply) -> Result<Settled, Stop> {
         let hooks = self.hooks.iter().map(|(number, _)| *number);
         let Some(transaction) = self.transaction.take() else {
             self.wire.hooks.extend(hooks);
-            return Settled::Done(returned.reply(), Outcome::NoTransaction);
+            return Ok(Settled::Done(returned.reply(), Outcome::NoTransaction));
         };
         let settings = &self.script.settings;
         let patience = settings.deadline.saturating_add(settings.grace);
@@ -171,14 +183,23 @@ impl Attempt<'_> {
             self.wire.hooks.extend(hooks);
         }
         let problem = |kind, outcome| Settled::Done(Reply::Problem(kind), outcome);
-        match commit {
+        Ok(match commit {
             Commit::Acknowledged => Settled::Done(returned.reply(), Outcome::Committed),
             Commit::Conflict => Settled::Retry(Retry::Conflict, false),
-            Commit::ConstraintViolation => {
-                problem(ErrorKind::ConstraintViolation, Outcome::RolledBack)
+            Commit::Rejected(trouble) => match self.wire.met(trouble).retry {
+                Some(retry @ Retry::Violation(..)) => return self.retry(retry),
+                _ => {
+                    let kind = trouble.kind.unwrap_or(ErrorKind::Database);
+                    problem(kind, Outcome::RolledBack)
+                }
+            },
+            // R2: it could only read.
+            Commit::Unknown
+                if self.script.outer.read_only && !matches!(delivery.heard, Heard::Silence) =>
+            {
+                Settled::Retry(Retry::Lost, false)
             }
-            Commit::Rejected => problem(ErrorKind::Database, Outcome::RolledBack),
             Commit::Unknown => problem(ErrorKind::OutcomeUnknown, Outcome::Unknown),
-        }
+        })
     }
 }

@@ -7,8 +7,8 @@ use tower_interlock::ErrorKind;
 
 use super::{
     attempt::{Attempt, Halt, Holder, Stop},
-    errors::{Retry, Trouble},
-    wire::{HANGS, Heard},
+    errors::Trouble,
+    wire::{BEGIN_HANGS, Heard},
 };
 use crate::script::{Close, Plain, Statement, Step};
 
@@ -25,8 +25,8 @@ pub(super) struct Transaction {
     ended: bool,
     /// Its connection is gone.
     pub(super) dead: bool,
-    /// The crate knows that its connection is gone.
-    broken: bool,
+    /// The crate knows that its connection is gone, or will close it.
+    pub(super) broken: bool,
     /// The depth of the outermost savepoint that was dropped.
     pub(super) dropped: Option<usize>,
     /// The error behind the first row of a dropped row stream.
@@ -45,7 +45,7 @@ impl Transaction {
 
     /// It was ended, or its connection cannot say that it was not (T9).
     pub(super) fn ended_unseen(&self) -> bool {
-        self.in_doubt() && (self.ended || self.dead)
+        self.in_doubt() && (self.ended || self.dead || self.broken)
     }
 }
 
@@ -145,7 +145,7 @@ impl Attempt<'_> {
     /// In an aborted transaction PostgreSQL rejects the preparation, and CockroachDB the execution.
     fn prepare_and_write(&mut self, rows: &[i64]) -> Result<(), Halt> {
         let rejects_prepare = self.wire.server == Kind::PostgreSql;
-        if rejects_prepare && self.open().aborted && !self.open().dead {
+        if rejects_prepare && self.open().aborted && !self.open().dead && !self.open().broken {
             return Err(self.record(Trouble::HIDDEN));
         }
         self.write(rows)
@@ -273,8 +273,8 @@ impl Attempt<'_> {
         let mut retries_left = self.wire.pool + 1;
         let trouble = loop {
             self.wire.begins += 1;
-            let delivery = self.wire.send(&Moment::Begin, deadline.min(HANGS));
-            let trouble = match delivery.heard {
+            let delivery = self.wire.send(&Moment::Begin, deadline.min(BEGIN_HANGS));
+            let trouble = match &delivery.heard {
                 Heard::Done => {
                     self.transaction = Some(Transaction {
                         read_only: self.read_only,
@@ -282,11 +282,13 @@ impl Attempt<'_> {
                     });
                     return Ok(());
                 }
-                Heard::Silence if deadline <= HANGS => return Err(Halt::Stop(Stop::Deadline)),
+                Heard::Silence if deadline <= BEGIN_HANGS => {
+                    return Err(Halt::Stop(Stop::Deadline));
+                }
                 Heard::Silence | Heard::Lost => Trouble::LOST,
-                Heard::Error(error) => Trouble::reported_at_begin(&error),
+                Heard::Error(error) => self.wire.met(Trouble::reported_at_begin(error)),
             };
-            if trouble.retry != Some(Retry::Lost) || retries_left == 0 {
+            if !trouble.is_lost_at_begin(&delivery.heard) || retries_left == 0 {
                 break trouble;
             }
             retries_left -= 1;
@@ -348,8 +350,8 @@ impl Attempt<'_> {
         let moment = Moment::Statement(self.open().statements);
         let waited = self.wire.waited;
         let delivery = self.wire.send(&moment, deadline);
-        let transaction = self.open();
-        (transaction.dead, transaction.broken) = (delivery.dead, delivery.dead);
+        let is_read_only = self.open().read_only;
+        (self.open().dead, self.open().broken) = (delivery.dead, delivery.dead);
         let trouble = match delivery.heard {
             Heard::Done => return Ok(()),
             Heard::Silence => {
@@ -357,9 +359,17 @@ impl Attempt<'_> {
                 return Err(Halt::Stop(Stop::Deadline));
             }
             Heard::Lost => Trouble::LOST,
-            Heard::Error(error) => Trouble::reported(&error),
+            Heard::Error(error) => {
+                // In a READ ONLY transaction it is a mistake of the handler.
+                if error.code() == "25006" && is_read_only {
+                    Trouble::of(ErrorKind::Database)
+                } else {
+                    self.open().broken |= Trouble::closes(&error);
+                    self.wire.met(Trouble::reported(&error))
+                }
+            }
         };
-        transaction.aborted = true;
+        self.open().aborted = true;
         Err(self.record(trouble))
     }
 

@@ -4,7 +4,10 @@ use std::time::Duration;
 
 use support::{Fault, Kind, Moment, ServerError};
 
-use super::World;
+use super::{
+    World,
+    errors::{Constraint, Retry, Trouble},
+};
 
 /// The moment of a fault, the fault, and how often it occurs.
 pub(crate) type Strike = (Moment, Fault, u32);
@@ -19,6 +22,8 @@ pub(super) struct Wire {
     pub(super) rows: Vec<i64>,
     pub(super) hooks: Vec<i64>,
     pub(super) waited: Duration,
+    /// The constraints that earlier attempts violated.
+    pub(super) known: Vec<Constraint>,
 }
 
 /// What became of something that was sent.
@@ -40,8 +45,11 @@ pub(super) enum Heard {
     Silence,
 }
 
-/// The crate gives up a BEGIN or ROLLBACK after this time.
+/// The crate gives up a ROLLBACK after this time.
 pub(super) const HANGS: Duration = Duration::from_secs(5);
+
+/// The crate takes another connection if a BEGIN has no reply after this time.
+pub(super) const BEGIN_HANGS: Duration = Duration::from_secs(1);
 
 impl Wire {
     pub(super) fn new(world: &World) -> Self {
@@ -54,6 +62,7 @@ impl Wire {
             rows: Vec::new(),
             hooks: Vec::new(),
             waited: Duration::ZERO,
+            known: Vec::new(),
         }
     }
 
@@ -93,6 +102,19 @@ impl Wire {
             self.waited += patience;
         }
         delivery
+    }
+
+    /// R7: a violation is retried on PostgreSQL only, and once.
+    pub(super) fn met(&self, trouble: Trouble) -> Trouble {
+        let is_new =
+            |constraint| self.server == Kind::PostgreSql && !self.known.contains(&constraint);
+        match trouble.retry {
+            Some(Retry::Violation(constraint, _)) if !is_new(constraint) => Trouble {
+                retry: None,
+                ..trouble
+            },
+            _ => trouble,
+        }
     }
 
     /// Rolls back. Returns whether that ended before the deadline.

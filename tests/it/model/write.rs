@@ -7,8 +7,8 @@ use tower_interlock::ErrorKind;
 
 use super::{
     World,
-    errors::{Commit, Retry, Trouble},
-    wire::{HANGS, Heard, Strike, Wire},
+    errors::{Commit, Constraint, Retry, Trouble},
+    wire::{BEGIN_HANGS, Heard, Strike, Wire},
 };
 
 /// The state of the conditions.
@@ -51,7 +51,7 @@ pub(crate) fn predict(write: &Write) -> (Result<(), ErrorKind>, usize) {
         }),
         rows: 0,
     };
-    let (mut in_transaction, mut lost) = (false, false);
+    let (mut in_transaction, mut lost, mut stale) = (false, false, 0);
     for attempt in 1.. {
         let mut result = if in_transaction {
             run.in_transaction()
@@ -67,6 +67,12 @@ pub(crate) fn predict(write: &Write) -> (Result<(), ErrorKind>, usize) {
         let result = match result {
             Ok(()) => Ok(()),
             Err(Stop::Kind(kind)) => Err(kind),
+            // R7
+            Err(Stop::Violation(_, kind)) if last => Err(kind),
+            Err(Stop::Violation(constraint, _)) => {
+                run.wire.known.push(constraint);
+                continue;
+            }
             Err(Stop::Unexplained) => Err(ErrorKind::NotFound),
             // R1
             Err(Stop::Conflict) if last => Err(ErrorKind::RetriesExhausted),
@@ -74,6 +80,12 @@ pub(crate) fn predict(write: &Write) -> (Result<(), ErrorKind>, usize) {
             // R2
             Err(Stop::Lost) if last || replace(&mut lost, true) => Err(ErrorKind::Unavailable),
             Err(Stop::Lost) => continue,
+            // R6
+            Err(Stop::Stale) if last || stale > write.pool => Err(ErrorKind::Unavailable),
+            Err(Stop::Stale) => {
+                stale += 1;
+                continue;
+            }
         };
         return (result, run.rows);
     }
@@ -91,6 +103,9 @@ enum Stop {
     Conflict,
     /// A connection that was lost before COMMIT was sent.
     Lost,
+    /// A session of no use.
+    Stale,
+    Violation(Constraint, ErrorKind),
     Unexplained,
     Kind(ErrorKind),
 }
@@ -128,16 +143,17 @@ impl Run<'_> {
         if delivery.done {
             self.rows += rows;
         }
-        Err(match Commit::of(&delivery.heard, self.write.server) {
+        // Of the statement, the error tells what it was. Of COMMIT it does not always.
+        let commit = match moment {
+            Moment::Commit => Commit::of(&delivery.heard, self.write.server),
+            _ => Commit::of_write(&delivery.heard, self.write.server),
+        };
+        Err(match commit {
             Commit::Acknowledged => return Ok(()),
             Commit::Conflict => Stop::Conflict,
-            Commit::ConstraintViolation => Stop::Kind(ErrorKind::ConstraintViolation),
-            Commit::Rejected => match &delivery.heard {
-                // C7: of the statement, the error tells what it was. C4: of COMMIT it does not.
-                Heard::Error(error) if *moment != Moment::Commit => {
-                    Stop::Kind(Trouble::reported(error).kind.unwrap_or(ErrorKind::Database))
-                }
-                _ => Stop::Kind(ErrorKind::Database),
+            Commit::Rejected(trouble) => match self.wire.met(trouble).retry {
+                Some(Retry::Violation(constraint, kind)) => Stop::Violation(constraint, kind),
+                _ => Stop::Kind(trouble.kind.unwrap_or(ErrorKind::Database)),
             },
             Commit::Unknown => Stop::Kind(ErrorKind::OutcomeUnknown),
         })
@@ -150,7 +166,7 @@ impl Run<'_> {
             Heard::Done => return Ok(()),
             Heard::Silence => Stop::Kind(ErrorKind::DeadlineExceeded),
             Heard::Lost => Stop::Lost,
-            Heard::Error(error) => Stop::of(Trouble::reported(error)),
+            Heard::Error(error) => Stop::of(self.wire.met(Trouble::reported(error))),
         })
     }
 
@@ -159,16 +175,16 @@ impl Run<'_> {
         let deadline = self.write.deadline;
         let mut retries_left = self.write.pool + 1;
         loop {
-            let delivery = self.wire.send(&Moment::Begin, deadline.min(HANGS));
+            let delivery = self.wire.send(&Moment::Begin, deadline.min(BEGIN_HANGS));
             let trouble = match &delivery.heard {
                 Heard::Done => return Ok(()),
-                Heard::Silence if deadline <= HANGS => {
+                Heard::Silence if deadline <= BEGIN_HANGS => {
                     return Err(Stop::Kind(ErrorKind::DeadlineExceeded));
                 }
                 Heard::Silence | Heard::Lost => Trouble::LOST,
-                Heard::Error(error) => Trouble::reported_at_begin(error),
+                Heard::Error(error) => self.wire.met(Trouble::reported_at_begin(error)),
             };
-            if trouble.retry != Some(Retry::Lost) || retries_left == 0 {
+            if !trouble.is_lost_at_begin(&delivery.heard) || retries_left == 0 {
                 return Err(Stop::of(trouble));
             }
             retries_left -= 1;
@@ -181,6 +197,8 @@ impl Stop {
         match trouble.retry {
             Some(Retry::Conflict) => Self::Conflict,
             Some(Retry::Lost) => Self::Lost,
+            Some(Retry::Stale) => Self::Stale,
+            Some(Retry::Violation(constraint, kind)) => Self::Violation(constraint, kind),
             _ => Self::Kind(trouble.kind.unwrap_or(ErrorKind::Database)),
         }
     }

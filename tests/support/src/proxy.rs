@@ -45,6 +45,8 @@ pub struct Counts {
     pub pings: usize,
     /// BEGINs in any form.
     pub begins: usize,
+    /// Looks at what a policy reads. They count as nothing else.
+    pub looks: usize,
     /// Other statements that were executed.
     pub statements: usize,
     /// COMMITs.
@@ -163,6 +165,7 @@ impl Proxy {
             round_trips,
             pings,
             begins,
+            looks,
             statements,
             commits,
             rollbacks,
@@ -172,6 +175,7 @@ impl Proxy {
             &counters.round_trips,
             &counters.pings,
             &counters.begins,
+            &counters.looks,
             &counters.statements,
             &counters.commits,
             &counters.rollbacks,
@@ -183,6 +187,7 @@ impl Proxy {
             round_trips,
             pings,
             begins,
+            looks,
             statements,
             commits,
             rollbacks,
@@ -227,6 +232,7 @@ struct Counters {
     round_trips: AtomicUsize,
     pings: AtomicUsize,
     begins: AtomicUsize,
+    looks: AtomicUsize,
     statements: AtomicUsize,
     commits: AtomicUsize,
     rollbacks: AtomicUsize,

@@ -99,10 +99,15 @@ enum Step {
     Rollback,
     /// ROLLBACK and BEGIN at once.
     Restart,
+    /// The look of the crate at its locks, in the first runs of a policy. It is not counted.
+    Look,
 }
 
 impl Step {
     fn of(text: &str) -> Self {
+        if text.contains("interlock_look") {
+            return Self::Look;
+        }
         let mut words = text.split(|c: char| !c.is_ascii_alphanumeric());
         let first = words.find(|word| !word.is_empty()).unwrap_or_default();
         let second = words.find(|word| !word.is_empty()).unwrap_or_default();
@@ -255,6 +260,7 @@ impl Requests {
                 self.statements = Some(0);
                 count(&counters.rollbacks);
             }
+            Step::Look => count(&counters.looks),
             Step::Open | Step::Ping | Step::Prepare => {}
         }
     }
@@ -306,7 +312,7 @@ fn failing_statement(step: Step) -> &'static str {
     match step {
         Step::Statement => "SELECT 1 / 0",
         Step::Commit | Step::Rollback | Step::Restart => "ROLLBACK",
-        Step::Open | Step::Ping | Step::Prepare | Step::Begin => "SELECT 1",
+        Step::Open | Step::Ping | Step::Prepare | Step::Begin | Step::Look => "SELECT 1",
     }
 }
 
@@ -351,7 +357,7 @@ impl Replies {
                 continue;
             };
             match step {
-                Step::Open => {}
+                Step::Open | Step::Look => {}
                 Step::Ping => count(&self.shared.counters.pings),
                 _ => count(&self.shared.counters.round_trips),
             }
