@@ -4,6 +4,7 @@ mod backoff;
 mod budget;
 mod decide;
 mod engine;
+mod examine;
 mod limits;
 mod queue;
 mod reply;

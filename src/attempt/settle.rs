@@ -1,4 +1,4 @@
-//! The settlement of an attempt: verify, COMMIT, hooks; or roll back.
+//! The settlement of an attempt: examine, decide; COMMIT and hooks, or roll back.
 
 use std::{pin::pin, sync::Arc, time::Duration};
 
@@ -9,12 +9,10 @@ use tracing::Instrument as _;
 use crate::{
     attempt::{
         decide::{Decision, decide},
-        reply::{Reply, ReplyClass},
+        examine::{examine, is_ended},
+        reply::Reply,
     },
-    database::{
-        CommitError, CommitFailure, Database, Depth, Detached, Doubt, Health, Proof, Server,
-        Transaction, timeout_at,
-    },
+    database::{CommitError, CommitFailure, Database, Detached, Doubt, Transaction, timeout_at},
     error::{Error, ErrorClass, ErrorKind, Known, Violation, describe, sqlstate},
     report::Outcome,
     tx::{
@@ -92,8 +90,7 @@ pub(crate) async fn settle(
 ) -> Result<Outcome, Failure> {
     let examined = timeout_at(deadlines.work, pin!(examine(state, reply))).await;
     if examined.is_none() {
-        let error = Error::new(ErrorKind::DeadlineExceeded);
-        return Err(Failure::Replaced(error, state.outcome()));
+        return Err(settle_timeout(state));
     }
     let decision = decide(state, reply);
     // T9: what a text has committed in its middle is neither rolled back nor to be done again.
@@ -135,11 +132,6 @@ pub(crate) async fn settle_service_error(
     Some(Failure::Retry(Retry::of_state(class, error, &mut state)))
 }
 
-async fn examine(state: &mut SlotState, reply: Reply<'_>) {
-    verify(state, reply).await;
-    find_lost(state, reply).await;
-}
-
 /// Settles an attempt that did not end before the deadline.
 pub(crate) fn settle_timeout(state: &SlotState) -> Failure {
     if state.doubt() == Some(Doubt::Text) {
@@ -149,89 +141,11 @@ pub(crate) fn settle_timeout(state: &SlotState) -> Failure {
     Failure::Replaced(error, state.outcome())
 }
 
-/// Whether the transaction was ended unseen. Without proof, a text with transaction control counts
-/// as having ended it, and statements on the raw connection do not.
-async fn is_ended(state: &mut SlotState, deadline: Instant) -> bool {
-    let Some(doubt) = state.doubt() else {
-        return false;
-    };
-    let Some(transaction) = &mut state.transaction else {
-        return doubt == Doubt::Text; // An escaped `Tx` has it.
-    };
-    match timeout_at(deadline, pin!(transaction.prove())).await {
-        Some(Proof::Same) => false,
-        Some(Proof::Ended) => true,
-        Some(Proof::None) | None => doubt == Doubt::Text,
-    }
-}
-
 /// The failure of an attempt whose transaction was ended by other means, or may have been.
 fn ended(state: &SlotState, error: Option<&Error>) -> Failure {
     let first = state.first_error();
     let error = Error::ended(first.as_ref().or(error));
     Failure::Replaced(error, Outcome::Unknown)
-}
-
-/// Verifies a transaction that is to be committed, as far as statements were not seen.
-async fn verify(state: &mut SlotState, reply: Reply<'_>) {
-    let denied = state.verdict > Some(Verdict::Rejected);
-    let kept = state.ending.keep_client_errors && reply.class == ReplyClass::ClientError;
-    if denied || !(reply.class.is_success() || kept) {
-        return;
-    }
-    let Some(mut transaction) = state.transaction.take() else {
-        return;
-    };
-    if let Some(depth) = transaction.dropped_savepoint() {
-        if let Err(error) = transaction.drain().await {
-            state.record_sqlx(&error, depth);
-        }
-        match transaction.roll_back_to(depth).await {
-            Ok(()) => drop(state.roll_back_to(depth)),
-            Err(error) => state.record_sqlx(&error, Depth::default()),
-        }
-    }
-    if state.first_error().is_none()
-        && let Err(error) = transaction.verify().await
-    {
-        state.record_sqlx(&error, Depth::default());
-    }
-    state.transaction = Some(transaction);
-}
-
-/// Finds out whether the connection is lost where an error leaves that open: nobody else can tell
-/// whether the work may be retried.
-async fn find_lost(state: &mut SlotState, reply: Reply<'_>) {
-    if state.has_retryable() || state.has_escaped() {
-        return;
-    }
-    let Some(mut transaction) = state.transaction.take() else {
-        return;
-    };
-    // A connection of the user's own may be meant: then the transaction is sound.
-    if let Some(error) = reply.error
-        && error.class() == Some(ErrorClass::ConnectionLost)
-        && transaction.has_unseen()
-        && let Err(failed) = transaction.verify().await
-    {
-        // Otherwise the connection still says whether the transaction was ended (T9).
-        if Error::classify(&failed) == Some(ErrorClass::ConnectionLost) {
-            transaction.mark(Health::Broken);
-        }
-        state.record(error.clone(), Depth::default());
-    }
-    // A CockroachDB node that drains cancels the statement first and closes the connection then.
-    let codes = state.errors.iter().map(|recorded| &recorded.error);
-    let canceled = codes
-        .chain(reply.error)
-        .any(|error| error.sqlstate() == Some(sqlstate::QUERY_CANCELED));
-    if canceled
-        && transaction.server() == Server::CockroachDb
-        && let Some(error) = transaction.find_lost().await
-    {
-        state.record_sqlx(&error, Depth::default());
-    }
-    state.transaction = Some(transaction);
 }
 
 /// Commits, and waits for the acknowledgement.

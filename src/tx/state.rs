@@ -19,7 +19,7 @@ pub(crate) type Hook = Pin<Box<dyn Future<Output = ()> + Send>>;
 pub(crate) struct SlotState {
     /// The transaction, while no statement runs on it.
     pub(crate) transaction: Option<Transaction>,
-    /// What may have ended the transaction unseen, also while a `Tx` that escaped has it.
+    /// What may have ended the transaction unseen, also while it is not here.
     pub(crate) noted_doubt: Option<Doubt>,
     pub(crate) stage: Stage,
     /// The errors that no savepoint has undone, in order.
