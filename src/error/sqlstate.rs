@@ -7,7 +7,7 @@ use std::borrow::Cow;
 
 use sqlx::postgres::PgDatabaseError;
 
-use crate::error::{classify::ErrorClass, kind::ErrorKind};
+use crate::error::{class::ErrorClass, kind::ErrorKind};
 
 pub(crate) const QUERY_CANCELED: &str = "57014";
 pub(crate) const READ_ONLY_SQL_TRANSACTION: &str = "25006";
