@@ -25,6 +25,7 @@ use crate::{
     http::{
         body::Buffered,
         options::Options,
+        problem::answer_of_check,
         route::{BodyMode, Route},
     },
     observe::{Finished, Phase, WorkKind},
@@ -111,21 +112,6 @@ where
     slot.set_phase(Phase::Handler);
     let response = inner.call(Request::from_parts(parts, body)).await?;
     Ok(response.map(Body::new))
-}
-
-/// The response of a policy that did not allow. An error of the database does not deny (P7).
-fn answer_of_check(response: Response) -> Response {
-    match response.extensions().get::<Error>() {
-        Some(error) if error.status() == response.status() => {
-            let error = error.of_check();
-            if error.status() == response.status() {
-                response
-            } else {
-                error.into_response()
-            }
-        }
-        _ => response,
-    }
 }
 
 /// A request, and the service that it is for.
