@@ -3,42 +3,10 @@
 use sqlx::postgres::{PgDatabaseError, PgSeverity};
 
 use crate::error::{
+    class::ErrorClass,
     kind::ErrorKind,
     sqlstate::{self, Effects, Meaning, Session, TABLE, When},
 };
-
-/// What an error before COMMIT means for its transaction.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-#[non_exhaustive]
-pub enum ErrorClass {
-    /// A serialization failure or a deadlock. Another attempt may succeed.
-    SerializationFailure,
-    /// The connection is lost or unusable, and the transaction with it.
-    ConnectionLost,
-    /// A unique, exclusion or foreign key constraint was violated. On PostgreSQL the row in the way may
-    /// be one that the transaction cannot see.
-    ConstraintViolation,
-    /// What the connection has prepared does not fit the server any more, as after a change of the
-    /// schema. Nothing was executed. Another connection prepares it anew.
-    StaleSession,
-    /// The transaction had been aborted by an earlier error.
-    AlreadyAborted,
-    /// Any other error. The transaction is aborted.
-    Other,
-}
-
-impl ErrorClass {
-    /// Whether the error concerns the whole transaction, so that no savepoint can undo it.
-    pub(crate) fn is_retryable(self) -> bool {
-        matches!(
-            self,
-            Self::SerializationFailure
-                | Self::ConnectionLost
-                | Self::StaleSession
-                | Self::ConstraintViolation
-        )
-    }
-}
 
 /// Where in its transaction an error occurred.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -296,12 +264,18 @@ mod tests {
 
     #[test]
     fn only_what_may_succeed_is_retried() {
-        use ErrorClass::{AlreadyAborted, ConnectionLost, Other, SerializationFailure};
+        use ErrorClass::{
+            AlreadyAborted, ConnectionLost, ConstraintViolation, Other, SerializationFailure,
+        };
         for (codes, class) in [
             ("40001 40P01 72000", SerializationFailure),
             ("08006 57P01 57P02 57P03 57P04", ConnectionLost),
             ("25P02", AlreadyAborted),
-            ("08P01 23505 40003 42501 53100 55P03 57014 58C00", Other),
+            ("23503 23505 23P01", ConstraintViolation),
+            (
+                "08P01 23502 23514 40003 42501 53100 55P03 57014 58C00",
+                Other,
+            ),
             ("0A000 26000 42P05 XX000 XXUUU XXC02 99999", Other),
         ] {
             for code in codes.split_whitespace() {

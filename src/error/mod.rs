@@ -1,5 +1,6 @@
 //! Errors: a kind for the client, a cause for the log.
 
+mod class;
 mod classify;
 mod denied;
 mod kind;
@@ -12,7 +13,7 @@ use http::StatusCode;
 use tracing::Level;
 
 pub(crate) use self::violation::{Known, Violation};
-pub use self::{classify::ErrorClass, denied::Denied, kind::ErrorKind};
+pub use self::{class::ErrorClass, denied::Denied, kind::ErrorKind};
 pub(crate) use self::{
     classify::{
         Moment, breaks_connection, describe, effects, is_interrupt, is_rolled_back_by_postgres,

@@ -7,7 +7,7 @@ use std::borrow::Cow;
 
 use sqlx::postgres::PgDatabaseError;
 
-use crate::error::{classify::ErrorClass, kind::ErrorKind};
+use crate::error::{class::ErrorClass, kind::ErrorKind};
 
 pub(crate) const FOREIGN_KEY_VIOLATION: &str = "23503";
 pub(crate) const UNIQUE_VIOLATION: &str = "23505";

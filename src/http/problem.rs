@@ -52,3 +52,18 @@ fn document(kind: ErrorKind, status: StatusCode) -> String {
         kind.code()
     )
 }
+
+/// The response of a policy that did not allow. An error of the database does not deny (P7).
+pub(crate) fn answer_of_check(response: Response) -> Response {
+    match response.extensions().get::<Error>() {
+        Some(error) if error.status() == response.status() => {
+            let error = error.of_check();
+            if error.status() == response.status() {
+                response
+            } else {
+                error.into_response()
+            }
+        }
+        _ => response,
+    }
+}

@@ -22,7 +22,10 @@ use tracing::{Instrument as _, Span, field::Empty};
 use crate::{
     attempt::{self, Attempt, Reply, ReplyClass, Step, Work},
     error::Error,
-    http::{options::Options, response::FinalResponse, route::Route, source::RequestSource},
+    http::{
+        options::Options, problem::answer_of_check, response::FinalResponse, route::Route,
+        source::RequestSource,
+    },
     observe::Phase,
     report::{Outcome, Report},
     tx::{Lease, Slot, Verdict, scope},
@@ -109,21 +112,6 @@ where
     slot.set_phase(Phase::Handler);
     let response = inner.call(Request::from_parts(parts, body)).await?;
     Ok(response.map(Body::new))
-}
-
-/// The response of a policy that did not allow. An error of the database does not deny (P7).
-fn answer_of_check(response: Response) -> Response {
-    match response.extensions().get::<Error>() {
-        Some(error) if error.status() == response.status() => {
-            let error = error.of_check();
-            if error.status() == response.status() {
-                response
-            } else {
-                error.into_response()
-            }
-        }
-        _ => response,
-    }
 }
 
 /// A request, and the service that it is for.

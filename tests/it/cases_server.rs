@@ -100,7 +100,10 @@ async fn fill(pool: &PgPool) {
 async fn set_default(kit: &Kit, setting: &str) {
     let name = kit.database.name();
     let alter = format!("ALTER DATABASE \"{name}\" SET {setting}");
-    kit.outside.execute(AssertSqlSafe(alter)).await.unwrap();
+    // The default may be that transactions are read-only.
+    let mut outside = kit.outside.begin_with("BEGIN READ WRITE").await.unwrap();
+    outside.execute(AssertSqlSafe(alter)).await.unwrap();
+    outside.commit().await.unwrap();
 }
 
 /// Whether this is a PostgreSQL of `version`, such as 14, or newer.
