@@ -1,5 +1,10 @@
 //! A text that commits in its middle: it is found out, but what it has kept cannot be taken back.
 
+use std::{
+    io,
+    sync::{Arc, Mutex},
+};
+
 use axum::http::StatusCode;
 use sqlx::Executor as _;
 use support::{Fault, Kind, Moment, Proxy};
@@ -125,6 +130,44 @@ fn raw_commit_under_any_reply_is_unknown() {
             let app = guarded(kit.interlock.require(anyone), handler);
             assert_unknown(&put(&app, "/1", "").await);
         }
+    });
+}
+
+/// An error of another connection does not say that this one is lost.
+#[test]
+fn raw_commit_under_a_lost_connection_of_another_pool_is_unknown() {
+    test(async |kit| {
+        let handler = async move |mut tx: Tx| {
+            let text = "INSERT INTO notes VALUES (1, ''); COMMIT";
+            tx.connection().await?.execute(text).await?;
+            let lost = io::Error::from(io::ErrorKind::ConnectionReset);
+            Err::<(), _>(Error::from(sqlx::Error::Io(lost)))
+        };
+        let interlock = kit.with_attempts(3).interlock;
+        let app = guarded(interlock.require(anyone), handler);
+        assert_unknown(&put(&app, "/1", "").await);
+        assert_eq!(kit.notes().await, [1]);
+    });
+}
+
+/// The statement behind the text has failed, and its `Tx` keeps the transaction.
+#[test]
+fn text_that_commits_under_a_tx_that_escaped_is_unknown() {
+    test(async |kit| {
+        let escaped = Arc::new(Mutex::new(None));
+        let kept = Arc::clone(&escaped);
+        let handler = async move |mut tx: Tx| {
+            let text = "INSERT INTO notes VALUES (1, ''); COMMIT";
+            sqlx::raw_sql(text).execute(&mut tx).await?;
+            let behind = sqlx::query("SELECT 1").execute(&mut tx).await;
+            assert!(behind.is_err());
+            *kept.lock().unwrap() = Some(tx);
+            Ok::<_, Error>(())
+        };
+        let app = guarded(kit.interlock.require(anyone), handler);
+        assert_unknown(&put(&app, "/1", "").await);
+        assert_eq!(kit.notes().await, [1]);
+        drop(escaped);
     });
 }
 
