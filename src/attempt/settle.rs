@@ -208,13 +208,13 @@ fn commit_failed(error: CommitError, unfinished: Option<Transaction>, known: &Kn
     let failure = error.failure;
     let error = error.into_error();
     match failure {
+        CommitFailure::Retryable(ErrorClass::ConstraintViolation)
+            if error.violation().is_none_or(|it| known.contains(it)) =>
+        {
+            Failure::Replaced(error, Outcome::RolledBack)
+        }
         CommitFailure::Retryable(class) => Failure::Retry(Retry::new(class, error, unfinished)),
-        CommitFailure::RolledBack => match error.retryable_class(known) {
-            Some(class @ ErrorClass::ConstraintViolation) => {
-                Failure::Retry(Retry::new(class, error, unfinished))
-            }
-            _ => Failure::Replaced(error, Outcome::RolledBack),
-        },
+        CommitFailure::RolledBack => Failure::Replaced(error, Outcome::RolledBack),
         CommitFailure::Unknown => Failure::Replaced(error, Outcome::Unknown),
     }
 }

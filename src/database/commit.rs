@@ -33,9 +33,9 @@ impl CommitError {
         match (server, effects(&error)) {
             // C5
             (Server::CockroachDb, Effects::Committed) => None,
-            (Server::CockroachDb, Effects::RolledBack) => Some(Self::rolled_back(error)),
+            (Server::CockroachDb, Effects::RolledBack) => Some(Self::rolled_back(error, server)),
             (Server::PostgreSql, _) if is_rolled_back_by_postgres(&error) => {
-                Some(Self::rolled_back(error))
+                Some(Self::rolled_back(error, server))
             }
             _ => Some(Self::unknown(error)),
         }
@@ -45,10 +45,10 @@ impl CommitError {
     pub(crate) fn of_write(error: sqlx::Error, server: Server) -> Self {
         match (server, effects(&error)) {
             (Server::CockroachDb, Effects::RolledBack) | (_, Effects::Unwritten) => {
-                Self::rolled_back(error)
+                Self::rolled_back(error, server)
             }
             (Server::PostgreSql, _) if is_rolled_back_by_postgres(&error) => {
-                Self::rolled_back(error)
+                Self::rolled_back(error, server)
             }
             // A single statement changes no schema.
             _ => Self::unknown(error),
@@ -66,8 +66,8 @@ impl CommitError {
 
     /// The same failure of a statement that did all that COMMIT does except for the commit, so
     /// that nothing is unknown.
-    pub(crate) fn of_dry_run(error: sqlx::Error) -> Self {
-        Self::rolled_back(error)
+    pub(crate) fn of_dry_run(error: sqlx::Error, server: Server) -> Self {
+        Self::rolled_back(error, server)
     }
 
     /// The failure of the COMMIT of a transaction that could only read: nothing is unknown, and it
@@ -87,11 +87,15 @@ impl CommitError {
         Error::database(self.kind, self.error)
     }
 
-    /// It is rolled back, and the error says whether it may be retried (C2, C4). A connection that
-    /// is lost without such a proof, as that of a foreign server, is no reason.
-    fn rolled_back(error: sqlx::Error) -> Self {
+    /// It is rolled back, and the error says whether it may be retried (C2 to C4). A connection that
+    /// is lost without such a proof, as that of a foreign server, is no reason. CockroachDB reports
+    /// a row that the transaction cannot see as a serialization failure.
+    fn rolled_back(error: sqlx::Error, server: Server) -> Self {
         let failure = match Error::classify(&error) {
             Some(class @ (ErrorClass::SerializationFailure | ErrorClass::StaleSession)) => {
+                CommitFailure::Retryable(class)
+            }
+            Some(class @ ErrorClass::ConstraintViolation) if server == Server::PostgreSql => {
                 CommitFailure::Retryable(class)
             }
             Some(class @ ErrorClass::ConnectionLost) if is_interrupt(&error) => {

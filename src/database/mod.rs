@@ -28,7 +28,7 @@ pub(crate) use self::{
     transaction::{Depth, Doubt, Proof, Transaction},
     untracked::{Severity, UntrackedRead},
 };
-use crate::error::{Error, ErrorClass, ErrorKind, Moment, breaks_connection, kind};
+use crate::error::{Error, ErrorClass, ErrorKind, Moment, is_fatal, kind};
 
 /// A pool, what is known of its server, and the work that is under way on it. Shared by all
 /// clones of one `Interlock`.
@@ -158,7 +158,7 @@ impl Database {
 
 /// Whether it tells of a connection that had ended before BEGIN was sent.
 fn is_dead(error: &sqlx::Error) -> bool {
-    breaks_connection(error, Moment::Begin)
+    is_fatal(error)
         || matches!(
             Error::classify(error),
             Some(ErrorClass::ConnectionLost | ErrorClass::StaleSession)

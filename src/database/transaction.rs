@@ -295,7 +295,7 @@ impl Transaction {
             Ok(sql) => sql.execute("SET CONSTRAINTS ALL IMMEDIATE").await.map(drop),
             Err(error) => Err(error),
         };
-        checked.map_err(CommitError::of_dry_run)
+        checked.map_err(|error| CommitError::of_dry_run(error, self.server))
     }
 
     /// Commits, and awaits the acknowledgement until `limit`. On a definite failure the transaction

@@ -79,6 +79,11 @@ pub(crate) fn is_interrupt(error: &sqlx::Error) -> bool {
         && sqlstate::routine(error) == Some("ProcessInterrupts")
 }
 
+/// Whether the server has ended the session with this error.
+pub(crate) fn is_fatal(error: &sqlx::Error) -> bool {
+    matches!(severity(error), Some(PgSeverity::Fatal | PgSeverity::Panic))
+}
+
 /// Describes an error for the log, without its message where that may repeat stored values: for
 /// data exceptions, constraint violations and errors raised by functions.
 pub(crate) fn describe(error: &sqlx::Error) -> String {
@@ -104,10 +109,6 @@ fn severity(error: &sqlx::Error) -> Option<PgSeverity> {
         .map(PgDatabaseError::severity)
 }
 
-fn is_fatal(severity: PgSeverity) -> bool {
-    matches!(severity, PgSeverity::Fatal | PgSeverity::Panic)
-}
-
 /// The row of the table. `None` if it is no error of the database.
 fn meaning(error: &sqlx::Error, moment: Moment) -> Option<Meaning> {
     let database = error.as_database_error()?;
@@ -116,7 +117,7 @@ fn meaning(error: &sqlx::Error, moment: Moment) -> Option<Meaning> {
         code: code.as_deref().unwrap_or_default(),
         message: database.message(),
         routine: sqlstate::routine(error),
-        fatal: severity(error).is_some_and(is_fatal),
+        fatal: is_fatal(error),
     };
     reported.meaning(moment)
 }

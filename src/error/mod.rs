@@ -16,8 +16,8 @@ pub(crate) use self::violation::{Known, Violation};
 pub use self::{class::ErrorClass, denied::Denied, kind::ErrorKind};
 pub(crate) use self::{
     classify::{
-        Moment, breaks_connection, describe, effects, is_interrupt, is_rolled_back_by_postgres,
-        kind,
+        Moment, breaks_connection, describe, effects, is_fatal, is_interrupt,
+        is_rolled_back_by_postgres, kind,
     },
     sqlstate::Effects,
 };
@@ -231,8 +231,10 @@ impl Error {
     /// The class, if it is one that may be retried: of a violation, if it is not among the `known`.
     pub(crate) fn retryable_class(&self, known: &Known) -> Option<ErrorClass> {
         let class = self.class().filter(|class| class.is_retryable())?;
-        let is_known = self.violation().is_some_and(|it| known.contains(it));
-        (!is_known).then_some(class)
+        let is_known = |violation: &Violation| known.contains(violation);
+        let may_succeed = class != ErrorClass::ConstraintViolation
+            || self.violation().is_some_and(|it| !is_known(it));
+        may_succeed.then_some(class)
     }
 
     #[cfg(test)]

@@ -281,7 +281,8 @@ fn constraint_violation_at_commit_is_409() {
         assert_eq!(response.status, 409);
         assert!(!response.body.contains("fkey"));
         assert_eq!(response.outcome(), Outcome::RolledBack);
-        assert_eq!(response.report().attempts(), 1);
+        // R7
+        assert_eq!(response.report().attempts(), 2);
         assert!(kit.notes().await.is_empty());
     });
 }

@@ -103,7 +103,8 @@ fn every_request_ends_in_time_and_is_stored_iff_committed() {
             sent.extend(traffic::send(&app, wave(number)).await);
         }
         // The same with handoff.
-        let app = traffic::app(&kit.builder().handoff(true).build(), &hooks);
+        let with_handoff = kit.builder().handoff(true).build();
+        let app = traffic::app(&with_handoff, &hooks);
         for number in 4..8 {
             sent.extend(traffic::send(&app, wave(number)).await);
         }
@@ -111,6 +112,7 @@ fn every_request_ends_in_time_and_is_stored_iff_committed() {
             sent.extend(traffic::send(&app, wave(number).filter(is_left_or_alone)).await);
         }
         kit.interlock.drain().await;
+        with_handoff.drain().await;
         sent.iter().for_each(assert_fate);
         print(&sent);
 

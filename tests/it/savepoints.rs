@@ -1,7 +1,6 @@
 //! Savepoints: which errors a rollback clears, and which it does not.
 
 use futures::StreamExt as _;
-use support::Kind;
 use tower_interlock::{Error, ErrorKind, Outcome, Savepoint, Tx};
 
 use crate::kit::{Kit, TestResponse, anyone, conflict, guarded, never, note, put, test};
@@ -33,14 +32,6 @@ fn assert_committed_in(attempts: u32, response: &TestResponse) {
     assert_eq!(response.status, 200, "{}", response.body);
     assert_eq!(response.outcome(), Outcome::Committed);
     assert_eq!(response.report().attempts(), attempts);
-}
-
-/// The attempts of a request that meets a duplicate key: R7.
-fn attempts_with_duplicate(kit: &Kit) -> u32 {
-    match kit.database.kind() {
-        Kind::PostgreSql => 2,
-        Kind::CockroachDb => 1,
-    }
 }
 
 #[test]
@@ -82,7 +73,7 @@ fn rollback_to_savepoint_clears_errors() {
             savepoint.rollback().await?;
             Ok(note(&mut tx, 3).await?)
         }
-        assert_committed_in(attempts_with_duplicate(&kit), &run(&kit, handler).await);
+        assert_committed_in(kit.attempts_with_duplicate(), &run(&kit, handler).await);
         assert_eq!(kit.notes().await, [1, 3]);
     });
 }
@@ -166,7 +157,7 @@ fn dropped_savepoint_is_rolled_back_before_next_statement() {
             drop(savepoint);
             Ok(note(&mut tx, 3).await?)
         }
-        assert_committed_in(attempts_with_duplicate(&kit), &run(&kit, handler).await);
+        assert_committed_in(kit.attempts_with_duplicate(), &run(&kit, handler).await);
         assert_eq!(kit.notes().await, [1, 3]);
     });
 }
@@ -194,7 +185,7 @@ fn savepoint_dropped_before_commit_clears_errors() {
             assert!(note_on(&mut savepoint, 1).await.is_err());
             Ok(())
         }
-        assert_committed_in(attempts_with_duplicate(&kit), &run(&kit, handler).await);
+        assert_committed_in(kit.attempts_with_duplicate(), &run(&kit, handler).await);
         assert_eq!(kit.notes().await, [1]);
     });
 }
@@ -248,7 +239,7 @@ fn savepoints_nest() {
             outer.release().await?;
             Ok(())
         }
-        assert_committed_in(attempts_with_duplicate(&kit), &run(&kit, handler).await);
+        assert_committed_in(kit.attempts_with_duplicate(), &run(&kit, handler).await);
         assert_eq!(kit.notes().await, [1, 2, 3, 4]);
     });
 }
@@ -269,7 +260,7 @@ fn rollback_of_outer_savepoint_undoes_inner_ones() {
             outer.rollback().await?;
             Ok(())
         }
-        assert_committed_in(attempts_with_duplicate(&kit), &run(&kit, handler).await);
+        assert_committed_in(kit.attempts_with_duplicate(), &run(&kit, handler).await);
         assert_eq!(kit.notes().await, [1]);
     });
 }

@@ -118,6 +118,14 @@ impl Kit {
         notes
     }
 
+    /// The attempts of a request that meets a duplicate key: R7.
+    pub(crate) fn attempts_with_duplicate(&self) -> u32 {
+        match self.database.kind() {
+            Kind::PostgreSql => 2,
+            Kind::CockroachDb => 1,
+        }
+    }
+
     /// Asserts that every connection is back in the pool, works, and has no open transaction.
     pub(crate) async fn assert_nothing_leaked(&self) {
         if self.pool.is_closed() {
