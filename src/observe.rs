@@ -51,13 +51,16 @@ pub trait Observer: Send + Sync + 'static {
     }
 
     /// An attempt ended, by COMMIT, by ROLLBACK, or to be retried.
+    ///
+    /// An attempt that is dropped, or whose inner service fails without a response, has no such event.
     fn attempt_ended(&self, attempt: &AttemptEnded<'_>) {
         let _ = attempt;
     }
 
     /// A request, a transaction or a conditional write came to its end.
     ///
-    /// Work that is dropped, such as a request whose client disconnected, has no such event.
+    /// Work that is dropped, such as a request whose client disconnected, has no such event, and
+    /// neither has a request whose inner service fails without a response. Those of axum never do.
     fn work_finished(&self, work: &WorkFinished<'_>) {
         let _ = work;
     }
