@@ -134,7 +134,16 @@ impl Kit {
         let size = self.pool.options().get_max_connections();
         let mut all = Vec::new();
         for _ in 0..size {
-            let connection = tokio::time::timeout(Duration::from_secs(10), self.pool.acquire());
+            // A connection that does not reply is given up after the time that `acquire` waits.
+            let acquiring = async {
+                loop {
+                    match self.pool.acquire().await {
+                        Err(sqlx::Error::PoolTimedOut) => {}
+                        acquired => break acquired,
+                    }
+                }
+            };
+            let connection = tokio::time::timeout(Duration::from_secs(15), acquiring);
             let mut connection = connection.await.expect("a connection leaked").unwrap();
             // Outside of a transaction the server rejects a savepoint.
             let inside = sqlx::query("SAVEPOINT outside")
