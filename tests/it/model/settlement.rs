@@ -195,7 +195,7 @@ impl Attempt<'_> {
             },
             // R2: it could only read.
             Commit::Unknown
-                if self.script.outer.read_only && !matches!(delivery.heard, Heard::Silence) =>
+                if transaction.began_read_only && !matches!(delivery.heard, Heard::Silence) =>
             {
                 Settled::Retry(Retry::Lost, false)
             }

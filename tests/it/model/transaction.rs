@@ -20,6 +20,8 @@ pub(super) struct Transaction {
     savepoints: Vec<usize>,
     statements: usize,
     read_only: bool,
+    /// So it could only read from its beginning on.
+    pub(super) began_read_only: bool,
     aborted: bool,
     /// A text has rolled it back.
     ended: bool,
@@ -278,6 +280,7 @@ impl Attempt<'_> {
                 Heard::Done => {
                     self.transaction = Some(Transaction {
                         read_only: self.read_only,
+                        began_read_only: self.read_only,
                         ..Transaction::default()
                     });
                     return Ok(());
