@@ -181,7 +181,10 @@ where
                     Err(failure) => failure,
                 }
             }
-            Some(Err(error)) => attempt.settle_service_error(state).await.ok_or(error)?,
+            Some(Err(error)) => attempt
+                .settle_service_error(&mut state)
+                .await
+                .ok_or(error)?,
             None => attempt.settle_timeout(&state),
         };
         Ok(failure.into_step(|error, outcome| self.error_response(number, error, outcome)))
