@@ -67,7 +67,9 @@ where
                     recorded: 0,
                     response_body: PhantomData,
                 };
-                attempt::run(engine, &context, &limits, route.access, &mut work).await?
+                let attempts = attempt::run(engine, &context, &limits, route.access, &mut work);
+                // Boxed: a request that waits for its body does not need the room yet.
+                Box::pin(attempts).await?
             }
             Err(error) => FinalResponse::rejected(error),
         };
