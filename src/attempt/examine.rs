@@ -1,7 +1,5 @@
 //! What is found out about a transaction before its attempt is settled.
 
-use std::pin::pin;
-
 use tokio::time::Instant;
 
 use crate::{
@@ -26,7 +24,8 @@ pub(crate) async fn is_ended(state: &mut SlotState, deadline: Instant) -> bool {
     let Some(transaction) = &mut state.transaction else {
         return doubt == Doubt::Text; // An escaped `Tx` has it.
     };
-    match timeout_at(deadline, pin!(transaction.prove())).await {
+    // Boxed: what is rarely needed is not to enlarge the future of every request.
+    match timeout_at(deadline, Box::pin(transaction.prove())).await {
         Some(Proof::Same) => false,
         Some(Proof::Ended) => true,
         Some(Proof::None) | None => doubt == Doubt::Text,

@@ -114,7 +114,7 @@ pub(crate) async fn settle(
 /// Settles an attempt that ended with an error of the inner service. `None` if that error is the
 /// reply.
 pub(crate) async fn settle_service_error(
-    mut state: SlotState,
+    state: &mut SlotState,
     deadlines: Deadlines,
 ) -> Option<Failure> {
     let retryable = state.errors.iter().find_map(|recorded| {
@@ -126,10 +126,10 @@ pub(crate) async fn settle_service_error(
         tracing::debug!("the service failed, rolling back");
         return None;
     };
-    if is_ended(&mut state, deadlines.work).await {
-        return Some(ended(&state, None));
+    if is_ended(state, deadlines.work).await {
+        return Some(ended(state, None));
     }
-    Some(Failure::Retry(Retry::of_state(class, error, &mut state)))
+    Some(Failure::Retry(Retry::of_state(class, error, state)))
 }
 
 /// Settles an attempt that did not end before the deadline.

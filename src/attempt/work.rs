@@ -202,7 +202,7 @@ impl<'w> Attempt<'w> {
 
     /// Settles an attempt that ended with an error of the inner service. `None` if that error is
     /// the output.
-    pub(crate) async fn settle_service_error(&mut self, state: SlotState) -> Option<Failure> {
+    pub(crate) async fn settle_service_error(&mut self, state: &mut SlotState) -> Option<Failure> {
         let failure = settle::settle_service_error(state, self.deadlines).await?;
         self.note(&failure);
         Some(failure)

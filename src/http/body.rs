@@ -22,22 +22,22 @@ pub(crate) struct Buffered {
 impl Buffered {
     /// Reads `body`: at most `limit` bytes, or as many as axum's limit for the request allows, for
     /// at most `time`.
+    ///
+    /// It borrows the parts, since a future that owned them would store them more than once.
     pub(crate) async fn read(
-        parts: Parts,
+        parts: &mut Parts,
         body: Body,
         limit: Option<usize>,
         time: Duration,
-    ) -> Result<(Parts, Self), Error> {
+    ) -> Result<Self, Error> {
         if body.is_end_stream() {
-            return Ok((parts, Self::default()));
+            return Ok(Self::default());
         }
         let announced = body.size_hint().lower();
-        let request = Request::from_parts(parts, body);
-        let (parts, body) = match limit {
-            Some(limit) => request.map(|body| Body::new(Limited::new(body, limit))),
-            None => request.with_limited_body(),
-        }
-        .into_parts();
+        let body = match limit {
+            Some(limit) => Body::new(Limited::new(body, limit)),
+            None => with_limit_of_axum(parts, body),
+        };
         let allowed = body.size_hint().upper();
         if allowed.is_some_and(|allowed| announced > allowed) {
             return Err(Error::new(ErrorKind::BodyTooLarge));
@@ -46,7 +46,7 @@ impl Buffered {
             Ok(Ok(collected)) => {
                 let trailers = collected.trailers().cloned();
                 let data = collected.to_bytes();
-                Ok((parts, Self { data, trailers }))
+                Ok(Self { data, trailers })
             }
             Ok(Err(error)) if is_too_large(&error) => Err(Error::new(ErrorKind::BodyTooLarge)),
             Ok(Err(error)) => Err(Error::because(ErrorKind::BodyUnreadable, error)),
@@ -65,6 +65,15 @@ impl Buffered {
             None => Body::new(data),
         }
     }
+}
+
+/// `body` with axum's limit for the request, which is in its extensions.
+fn with_limit_of_axum(parts: &mut Parts, body: Body) -> Body {
+    let mut request = Request::new(body);
+    std::mem::swap(request.extensions_mut(), &mut parts.extensions);
+    let (limited, body) = request.with_limited_body().into_parts();
+    parts.extensions = limited.extensions;
+    body
 }
 
 /// Whether a limit was exceeded, this one or one further out.

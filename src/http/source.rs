@@ -20,7 +20,7 @@ pub(crate) enum RequestSource {
 
 impl RequestSource {
     /// Reads the body, unless it is streamed.
-    pub(crate) async fn read(route: &Route, parts: Parts, body: Body) -> Result<Self, Error> {
+    pub(crate) async fn read(route: &Route, mut parts: Parts, body: Body) -> Result<Self, Error> {
         if route.body == BodyMode::Streamed {
             return Ok(Self::Streamed(Request::from_parts(parts, body)));
         }
@@ -29,7 +29,7 @@ impl RequestSource {
             body_timeout,
             ..
         } = route.options;
-        let (mut parts, body) = Buffered::read(parts, body, body_limit, body_timeout).await?;
+        let body = Buffered::read(&mut parts, body, body_limit, body_timeout).await?;
         if body_limit.is_some() && !body.is_empty() {
             parts = without_default_limit(parts);
         }

@@ -67,7 +67,9 @@ where
                     recorded: 0,
                     response_body: PhantomData,
                 };
-                attempt::run(engine, &context, &limits, route.access, &mut work).await?
+                let attempts = attempt::run(engine, &context, &limits, route.access, &mut work);
+                // Boxed: a request that waits for its body does not need the room yet.
+                Box::pin(attempts).await?
             }
             Err(error) => FinalResponse::rejected(error),
         };
@@ -181,7 +183,10 @@ where
                     Err(failure) => failure,
                 }
             }
-            Some(Err(error)) => attempt.settle_service_error(state).await.ok_or(error)?,
+            Some(Err(error)) => attempt
+                .settle_service_error(&mut state)
+                .await
+                .ok_or(error)?,
             None => attempt.settle_timeout(&state),
         };
         Ok(failure.into_step(|error, outcome| self.error_response(number, error, outcome)))

@@ -1,5 +1,7 @@
 //! One attempt: its layers, policies and handler, step by step.
 
+use std::mem::replace;
+
 use tower_interlock::{ErrorKind, Outcome};
 
 use super::{
@@ -28,6 +30,8 @@ pub(super) struct Attempt<'r> {
     pub(super) rollback_only: bool,
     pub(super) commit_on_error: bool,
     pub(super) read_only: bool,
+    /// The transaction is with the `Tx`, also between statements.
+    pub(super) away: bool,
     /// The `Tx` that has the lease.
     pub(super) holder: Option<Holder>,
     /// The depth of the savepoint that the steps run in.
@@ -91,6 +95,7 @@ impl<'r> Attempt<'r> {
             rollback_only: false,
             commit_on_error: false,
             read_only: script.outer.read_only,
+            away: false,
             holder: None,
             within: 0,
             hooks: Vec::new(),
@@ -141,6 +146,7 @@ impl<'r> Attempt<'r> {
                 return Err(stop);
             }
             self.holder = None;
+            self.away = false;
         }
         let rejection = match (returned, self.fault()) {
             (Some(LayerReply::Error(trouble)), _) => LayerReply::Error(trouble.of_check()),
@@ -176,6 +182,7 @@ impl<'r> Attempt<'r> {
         // T4.
         let holder = self.holder.take();
         self.holder = holder.filter(|holder| *holder == Holder::Escaped);
+        let away = replace(&mut self.away, false);
         match played {
             Ok(()) => {}
             Err(Halt::Error(trouble)) => return Ok(Some(LayerReply::Error(trouble))),
@@ -192,6 +199,7 @@ impl<'r> Attempt<'r> {
                 self.escaped = true;
                 if holder == Some(Holder::Own) {
                     self.holder = Some(Holder::Escaped);
+                    self.away = away;
                 }
                 None
             }

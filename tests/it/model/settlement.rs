@@ -7,7 +7,6 @@ use super::{
     Reply,
     attempt::{Attempt, Halt, LayerReply, Stop, Verdict},
     errors::{Commit, Retry},
-    transaction::Transaction,
     wire::Heard,
 };
 
@@ -43,8 +42,7 @@ impl Attempt<'_> {
         let aborted = replaced(Reply::Problem(ErrorKind::TransactionAborted));
 
         // T9.
-        let transaction = self.transaction.as_ref();
-        if transaction.is_some_and(Transaction::ended_unseen) {
+        if self.is_ended()? {
             return Ok(ended());
         }
         // Rule 2.

@@ -10,7 +10,7 @@ use super::{
     errors::Trouble,
     wire::{BEGIN_HANGS, Heard},
 };
-use crate::script::{Close, Plain, Statement, Step};
+use crate::script::{Close, FOREVER, Plain, Statement, Step};
 
 /// The state of the transaction on the server.
 #[derive(Default)]
@@ -35,19 +35,25 @@ pub(super) struct Transaction {
     unread: Option<Trouble>,
     /// The depth of the savepoint with the first effect that the crate cannot see.
     unseen: Option<usize>,
-    /// A text that may have ended the transaction was sent.
-    doubtful: bool,
+    /// What was sent since then that may have ended the transaction.
+    doubt: Option<Doubt>,
+}
+
+/// What may have ended the transaction (T9).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Doubt {
+    RawConnection,
+    Text,
 }
 
 impl Transaction {
     /// It may have been ended, and nothing has proved since that it was not (T9).
     pub(super) fn in_doubt(&self) -> bool {
-        self.doubtful && self.unseen.is_some()
+        self.doubt() == Some(Doubt::Text)
     }
 
-    /// It was ended, or its connection cannot say that it was not (T9).
-    pub(super) fn ended_unseen(&self) -> bool {
-        self.in_doubt() && (self.ended || self.dead || self.broken)
+    fn doubt(&self) -> Option<Doubt> {
+        self.doubt.filter(|_| self.unseen.is_some())
     }
 }
 
@@ -75,7 +81,7 @@ impl Attempt<'_> {
             Statement::HiddenEnd => {
                 self.hold(Holder::Own)?;
                 self.set_sentinel()?;
-                self.open().doubtful = true;
+                self.open().doubt = Some(Doubt::Text);
                 self.send()?;
                 self.open().ended = true;
                 Ok(())
@@ -115,7 +121,10 @@ impl Attempt<'_> {
     /// T9: errors on the raw connection are not recorded.
     fn raw(&mut self, plain: Plain) -> Result<(), Halt> {
         self.hold(Holder::Own)?;
+        self.away = true;
         self.set_sentinel()?;
+        let transaction = self.open();
+        transaction.doubt = transaction.doubt.max(Some(Doubt::RawConnection));
         let (recorded, broken) = (self.recorded.len(), self.open().broken);
         let done = self.unseen(plain);
         self.recorded.truncate(recorded);
@@ -196,6 +205,7 @@ impl Attempt<'_> {
             Close::Drop => Ok(()),
         });
         if closed.is_err() || close == Close::Drop {
+            self.away = false;
             let dropped = &mut self.open().dropped;
             *dropped = Some(dropped.map_or(depth, |other| depth.min(other)));
         }
@@ -215,6 +225,7 @@ impl Attempt<'_> {
     }
 
     fn roll_back(&mut self, depth: usize) -> Result<(), Halt> {
+        self.away = false;
         if self.abandoned {
             return Err(Trouble::of(ErrorKind::TransactionAborted).into());
         }
@@ -245,6 +256,7 @@ impl Attempt<'_> {
     /// T1 and T4.
     pub(super) fn hold(&mut self, who: Holder) -> Result<(), Halt> {
         if self.abandoned {
+            self.away &= self.holder != Some(who);
             return Err(Trouble::of(ErrorKind::TransactionAborted).into());
         }
         if self.holder.is_some_and(|holder| holder != who) {
@@ -254,6 +266,7 @@ impl Attempt<'_> {
         }
         self.holder = Some(who);
         self.opened = true;
+        self.away = true;
         if self.transaction.is_none() {
             self.begin()?;
         }
@@ -265,6 +278,7 @@ impl Attempt<'_> {
             self.send()?;
             self.open().read_only = true;
         }
+        self.away = false;
         Ok(())
     }
 
@@ -323,8 +337,29 @@ impl Attempt<'_> {
         if self.open().unseen.is_none() {
             self.send()?;
             self.open().unseen = Some(self.depth());
+            self.open().doubt = None;
         }
         Ok(())
+    }
+
+    /// T9: whether the transaction was ended, or its connection cannot say that a text has not.
+    pub(super) fn is_ended(&mut self) -> Result<bool, Stop> {
+        let doubt = self.transaction.as_ref().and_then(Transaction::doubt);
+        let Some(doubt) = doubt else {
+            return Ok(false);
+        };
+        if self.escaped && self.away {
+            return Ok(doubt == Doubt::Text);
+        }
+        let (recorded, broken) = (self.recorded.len(), self.open().broken);
+        let asked = self.transmit();
+        self.recorded.truncate(recorded);
+        self.open().broken = broken || self.open().dead;
+        match asked {
+            Ok(()) => Ok(self.open().ended),
+            Err(Halt::Stop(stop)) if self.script.settings.deadline >= FOREVER => Err(stop),
+            Err(_) => Ok(doubt == Doubt::Text),
+        }
     }
 
     /// A statement, which fails if the transaction has ended or is aborted.
