@@ -150,7 +150,7 @@ impl<'w> Attempt<'w> {
     }
 
     /// The violations of constraints that are no serialization failures.
-    fn known(&self) -> Known {
+    pub(crate) fn known(&self) -> Known {
         match self.context.database.known_server() {
             Some(Server::CockroachDb) => Known::All,
             Some(Server::PostgreSql) | None => Known::Earlier(self.earlier_violations.clone()),

@@ -10,8 +10,8 @@ use std::{
 use sqlx::{PgConnection, SqlStr};
 
 use crate::{
-    database::{Access, Depth, Doubt, Health, Transaction},
-    error::{Error, ErrorKind, Moment, breaks_connection},
+    database::{Access, Depth, Doubt, Health, Server, Transaction},
+    error::{Error, ErrorKind, Known, Moment, breaks_connection},
     tx::slot::Slot,
 };
 
@@ -234,6 +234,10 @@ impl Lease {
             self.slot.add_waited(asked.elapsed());
         }
         self.progress = Progress::Idle;
+        // The first BEGIN finds out which server it is.
+        if self.slot.database().known_server() == Some(Server::CockroachDb) {
+            self.slot.lock().known = Known::All;
+        }
         match begun {
             Ok(transaction) => {
                 self.transaction = Some(transaction);

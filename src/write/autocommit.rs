@@ -9,7 +9,7 @@ use crate::{
     database::{
         Access, CommitError, CommitFailure, Connection, Database, Detached, timed_out, timeout_at,
     },
-    error::{Error, ErrorKind, Moment, breaks_connection},
+    error::{Error, ErrorKind, Known, Moment, breaks_connection},
     observe::{Finished, Observation, Phase, WorkKind},
     report::Outcome,
     tx::{Lease, scope},
@@ -128,7 +128,7 @@ impl AutocommitWrite<'_> {
         match Detached::new(diagnose).await {
             Ok(Some(failed)) => Err(not_written(failed)),
             Ok(None) => Ok(WriteResult::Unexplained),
-            Err(error) => Err(diagnosis_failed(error)),
+            Err(error) => Err(diagnosis_failed(error, &attempt.known())),
         }
     }
 
@@ -231,12 +231,11 @@ async fn diagnose(
 }
 
 /// What a failed diagnosis means: nothing was written.
-fn diagnosis_failed(error: sqlx::Error) -> Failure {
-    match Error::classify(&error) {
-        Some(class) if class.is_retryable() => {
-            Failure::Retry(Retry::new(class, error.into(), None))
-        }
-        _ => not_written(error.into()),
+fn diagnosis_failed(error: sqlx::Error, known: &Known) -> Failure {
+    let error = Error::from(error);
+    match error.retryable_class(known) {
+        Some(class) => Failure::Retry(Retry::new(class, error, None)),
+        None => not_written(error),
     }
 }
 

@@ -645,7 +645,7 @@ fn terminated_write_has_written_nothing_and_is_retried() {
 
 #[test]
 fn dropped_write_is_atomic_and_leaves_pool_clean() {
-    const POLLS: i64 = 8;
+    const POLLS: i64 = 24;
     const WRITES: i64 = 2000;
     test_with_pool(2, async |kit: Kit| {
         let write = async |id: i64| ADD_NOTE.bind(id).execute(&kit.interlock).await.map(|_| id);

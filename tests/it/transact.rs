@@ -322,7 +322,7 @@ fn panic_rolls_back_and_resumes() {
 
 #[test]
 fn transaction_dropped_at_any_poll_is_whole_or_absent() {
-    const POLLS: i64 = 20;
+    const POLLS: i64 = 40;
     const TIMES: i64 = 400;
     test_with_pool(2, async |kit: Kit| {
         let hooks = Arc::new(Mutex::new(Vec::new()));

@@ -76,6 +76,9 @@ fn terminated_session_fails_no_conditional_write() {
 #[test]
 fn read_only_server_is_unavailable_to_requests_and_the_session_is_not_kept() {
     test_with_pool(1, async |kit: Kit| {
+        if kit.database.kind() == Kind::CockroachDb {
+            return println!("skipped: CockroachDB has no read-only server");
+        }
         set_default(&kit, "default_transaction_read_only = on").await;
         let app = updating(&kit.interlock);
         let answer = put(&app, "/1", "").await;
@@ -88,6 +91,9 @@ fn read_only_server_is_unavailable_to_requests_and_the_session_is_not_kept() {
 #[test]
 fn read_only_server_is_unavailable_to_conditional_writes_and_the_session_is_not_kept() {
     test_with_pool(1, async |kit: Kit| {
+        if kit.database.kind() == Kind::CockroachDb {
+            return println!("skipped: CockroachDB has no read-only server");
+        }
         set_default(&kit, "default_transaction_read_only = on").await;
         let refused = write(&kit.interlock).await.unwrap_err();
         assert_eq!(refused.kind(), ErrorKind::Unavailable);
@@ -155,6 +161,15 @@ const MOODS: &str =
 #[test]
 fn type_made_anew_fails_no_request() {
     test_with_pool(2, async |kit: Kit| {
+        // sqlx looks up a type by it.
+        let finds_types = "SELECT EXISTS (SELECT FROM pg_proc WHERE proname = 'to_regtype')";
+        let finds_types: bool = sqlx::query_scalar(finds_types)
+            .fetch_one(&kit.outside)
+            .await
+            .unwrap();
+        if !finds_types {
+            return println!("skipped: sqlx finds no type of one's own on this server");
+        }
         kit.database.run(MOODS).await;
         let barrier = Arc::new(Barrier::new(2));
         let both = Arc::clone(&barrier);

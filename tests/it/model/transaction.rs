@@ -358,6 +358,10 @@ impl Attempt<'_> {
         match asked {
             Ok(()) => Ok(self.open().ended),
             Err(Halt::Stop(stop)) if self.script.settings.deadline >= FOREVER => Err(stop),
+            // CockroachDB replies with it inside of a transaction only.
+            Err(Halt::Error(Trouble::CONFLICT)) if self.wire.server == Kind::CockroachDb => {
+                Ok(false)
+            }
             Err(_) => Ok(doubt == Doubt::Text),
         }
     }
