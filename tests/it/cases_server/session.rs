@@ -162,7 +162,7 @@ const MOODS: &str =
 fn type_made_anew_fails_no_request() {
     test_with_pool(2, async |kit: Kit| {
         // sqlx looks up a type by it.
-        let finds_types = "SELECT EXISTS (SELECT FROM pg_proc WHERE proname = 'to_regtype')";
+        let finds_types = "SELECT EXISTS (SELECT 1 FROM pg_proc WHERE proname = 'to_regtype')";
         let finds_types: bool = sqlx::query_scalar(finds_types)
             .fetch_one(&kit.outside)
             .await
