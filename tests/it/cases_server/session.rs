@@ -290,9 +290,22 @@ fn leaves_nothing(on_cockroach: bool, leave: &'static str, find: &'static str) {
             (Through::Connection, "the connection"),
         ] {
             let kit = super::with_pool(&kit, kit::pool(&kit.database, 1));
-            let new: Option<String> = sqlx::query_scalar(find).fetch_one(&kit.pool).await.unwrap();
-            let found = find_after(&kit, through, leave, find).await;
-            if found != new.unwrap_or_default() {
+            let current = async || -> String {
+                let found: Option<String> =
+                    sqlx::query_scalar(find).fetch_one(&kit.pool).await.unwrap();
+                found.unwrap_or_default()
+            };
+            let new = current().await;
+            let mut found = find_after(&kit, through, leave, find).await;
+            // The server frees the locks of a session some time after its socket is closed.
+            for _ in 0..100 {
+                if found == new {
+                    break;
+                }
+                sleep(Duration::from_millis(50)).await;
+                found = current().await;
+            }
+            if found != new {
                 left.push(format!("through {name}: {found:?}"));
             }
             kit.pool.close().await;
