@@ -45,7 +45,7 @@
 --
 --       LOCK TABLE grants IN ACCESS EXCLUSIVE MODE;
 --
--- Whoever changes permissions by hand begins with
+-- A manual change of permissions begins with
 --
 --     BEGIN ISOLATION LEVEL SERIALIZABLE;
 --
@@ -56,7 +56,7 @@
 
 CREATE OR REPLACE FUNCTION interlock_guard() RETURNS trigger
     LANGUAGE plpgsql
-    -- Nobody's own current_setting() stands in for the real one.
+    -- A user's own current_setting() does not replace the real one.
     SET search_path = pg_catalog
 AS $$
 BEGIN
@@ -64,7 +64,7 @@ BEGIN
         RAISE EXCEPTION '% on "%" refused: permissions are changed in SERIALIZABLE transactions only, and this one is %',
                 TG_OP, TG_TABLE_NAME, upper(current_setting('transaction_isolation'))
             USING
-                -- invalid_transaction_state: a class that nobody retries
+                -- invalid_transaction_state: a class that is not retried
                 ERRCODE = '25000',
                 HINT = 'Use BEGIN ISOLATION LEVEL SERIALIZABLE, or SET default_transaction_isolation = ''serializable''.';
     END IF;

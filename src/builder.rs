@@ -74,7 +74,8 @@ impl InterlockBuilder {
     /// Requests that meet a serialization failure are queued by path, transactions by name. On
     /// PostgreSQL two at a time are retried, on CockroachDB one, first at once, then with jittered
     /// pauses. While 8 or more are queued, new requests for the path wait too. No wait exceeds the
-    /// longest pause, and no connection is held meanwhile.
+    /// longest pause, and no connection is held meanwhile. From its second serialization failure
+    /// on, work also waits in one queue for all paths and names, which retries one at a time.
     ///
     /// Each process has its own queues. A conditional write only pauses.
     pub fn backoff(mut self, backoff: Backoff) -> Self {
@@ -101,8 +102,8 @@ impl InterlockBuilder {
         self
     }
 
-    /// Sets how many bytes of a request body are kept in memory, to be replayed. Default: axum's own
-    /// limit, which is 2 MiB unless a
+    /// Sets how many bytes of a request body are kept in memory, to be replayed. Default: axum's
+    /// own limit, which is 2 MiB unless a
     /// [`DefaultBodyLimit`](https://docs.rs/axum/latest/axum/extract/struct.DefaultBodyLimit.html)
     /// outside of the layer changes it.
     ///
@@ -137,8 +138,8 @@ impl InterlockBuilder {
     /// of a policy or handler. Default: problem documents.
     ///
     /// The response has its status and its body. Headers that the response had before, such as
-    /// `Set-Cookie`, `WWW-Authenticate` or `Retry-After`, remain, except for those that describe its
-    /// body; a header that `render` sets replaces the one of the same name.
+    /// `Set-Cookie`, `WWW-Authenticate` or `Retry-After`, remain, except for those that describe
+    /// its body; a header that `render` sets replaces the one of the same name.
     ///
     /// Do not put the error's source into the response: it may contain database text.
     pub fn error_response(

@@ -185,8 +185,8 @@ impl Interlock {
     /// [`ConstraintViolation`](crate::ErrorKind::ConstraintViolation),
     /// [`TransactionAborted`](crate::ErrorKind::TransactionAborted) if `work` returned `Ok`
     /// although a statement had failed, [`TxEscaped`](crate::ErrorKind::TxEscaped) if its `Tx` is
-    /// still alive, and [`OutcomeUnknown`](crate::ErrorKind::OutcomeUnknown). Nothing was kept unless
-    /// [`Error::outcome`] says so.
+    /// still alive, and [`OutcomeUnknown`](crate::ErrorKind::OutcomeUnknown). Nothing was kept
+    /// unless [`Error::outcome`] says so.
     ///
     /// # Cancellation
     ///
@@ -223,8 +223,8 @@ impl Interlock {
     /// Rejects new work with [`Unavailable`](crate::ErrorKind::Unavailable), and waits for the work
     /// under way, its COMMITs and ROLLBACKs, and its hooks.
     ///
-    /// A conditional write or a `transact` of accepted work, or of a hook, is not new: it is made. In
-    /// a task that such work has spawned it is.
+    /// A conditional write or a `transact` of accepted work, or of a hook, is not new: it is made.
+    /// In a task that such work has spawned it is.
     ///
     /// It applies to all clones, and cannot be undone. Call it after the server's graceful shutdown
     /// and before the pool is closed. Dropping the future stops the waiting only.

@@ -59,8 +59,8 @@
 //!   queries on the pool, clocks (`now()` is the start of the transaction).
 //! * It does not undo effects outside of the database. Use [`Tx::after_commit`], which a crash may
 //!   lose, or an outbox table.
-//! * It does not take back a COMMIT that a handler has sent itself, in the middle of a text or on the
-//!   raw [`connection`](Tx::connection). The response is then a 500, the outcome is
+//! * It does not take back a COMMIT that a handler has sent itself, in the middle of a text or on
+//!   the raw [`connection`](Tx::connection). The response is then a 500, the outcome is
 //!   [`Unknown`](Outcome::Unknown), and nothing is retried.
 //! * It does not span two databases in one request, and has no isolation below SERIALIZABLE.
 //!
@@ -68,8 +68,8 @@
 //!
 //! * **Policies and handlers may run several times.** After a serialization failure they are
 //!   retried, with the body from memory. Their effects other than SQL are repeated. Requests that
-//!   ask for an upgrade are not retried; for any other value in the extensions that works only once,
-//!   set [`max_attempts(1)`](AuthorizeLayer::max_attempts).
+//!   ask for an upgrade are not retried; for any other value in the extensions that works only
+//!   once, set [`max_attempts(1)`](AuthorizeLayer::max_attempts).
 //! * **PostgreSQL** tracks conflicts between [SERIALIZABLE
 //!   transactions](https://www.postgresql.org/docs/current/transaction-iso.html#XACT-SERIALIZABLE)
 //!   only. The second promise holds if everything that changes permissions is SERIALIZABLE,
@@ -80,9 +80,9 @@
 //!   system catalogs, large objects, temporary tables and ranges of `ctid`, nor for roles,
 //!   privileges, settings, files, `dblink` and changed definitions. In the first runs of a policy
 //!   the crate looks for them: it rejects the first two if the policy reads no table as well, and
-//!   warns of the others. [`transact`](Interlock::transact) has no policy and is not looked at. [The
-//!   list](https://docs.rs/crate/tower-interlock/latest/source/docs/postgresql.md) has the way out,
-//!   and the limits of CockroachDB.
+//!   warns of the others. [`transact`](Interlock::transact) has no policy and is not looked at.
+//!   [The list](https://docs.rs/crate/tower-interlock/latest/source/docs/postgresql.md) has the way
+//!   out, and the limits of CockroachDB.
 //! * **CockroachDB** is [SERIALIZABLE by
 //!   default](https://www.cockroachlabs.com/docs/stable/transactions#isolation-levels) and needs no
 //!   guard. Its second promise holds as long as its clocks are within
@@ -96,8 +96,8 @@
 //!   one cannot tell a request that was rolled back from one whose COMMIT is under way.
 //! * **Bodies** are read to their end before a connection is acquired, so that slow clients hold
 //!   none. Uploads that do not fit into memory are [`unbuffered`](AuthorizeLayer::unbuffered), with
-//!   one attempt and without that protection. One limit counts: axum's `DefaultBodyLimit`, or else
-//!   [`body_limit`](InterlockBuilder::body_limit).
+//!   one attempt and without that protection. Outside of the handler one limit counts:
+//!   [`body_limit`](InterlockBuilder::body_limit) if it is set, or else axum's `DefaultBodyLimit`.
 //! * **One transaction at a time.** While a task has a [`Tx`] open, a conditional write on the
 //!   `Interlock`, a `transact` or a request in the same task is rejected: it would wait for its own
 //!   locks. In a task of its own it is not noticed, and waits.

@@ -52,7 +52,8 @@ pub trait Observer: Send + Sync + 'static {
 
     /// An attempt ended, by COMMIT, by ROLLBACK, or to be retried.
     ///
-    /// An attempt that is dropped, or whose inner service fails without a response, has no such event.
+    /// An attempt that is dropped, or whose inner service fails without a response, has no such
+    /// event.
     fn attempt_ended(&self, attempt: &AttemptEnded<'_>) {
         let _ = attempt;
     }
@@ -70,7 +71,7 @@ pub trait Observer: Send + Sync + 'static {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct WorkId(u64);
 
-/// What the work is.
+/// The kind of work.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum WorkKind {
@@ -142,7 +143,7 @@ pub struct AttemptEnded<'a> {
 pub struct WorkFinished<'a> {
     /// The work.
     pub work: WorkId,
-    /// What it is.
+    /// The kind of work.
     pub kind: WorkKind,
     /// The policies of the last attempt, the name of the transaction, or the text of the
     /// conditional write.
@@ -151,7 +152,7 @@ pub struct WorkFinished<'a> {
     pub principal: Option<&'a str>,
     /// The number of attempts.
     pub attempts: u32,
-    /// What became of its transaction.
+    /// The outcome of its transaction.
     pub outcome: Outcome,
     /// The kind of the error that it ended with, if that is one of this crate.
     pub error: Option<ErrorKind>,

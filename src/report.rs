@@ -1,6 +1,6 @@
-//! What became of a request.
+//! The report of a request.
 
-/// What the layer did, in the extensions of every response that leaves it.
+/// The report of the layer, in the extensions of every response that leaves it.
 #[derive(Debug, Clone)]
 pub struct Report {
     pub(crate) policies: Vec<&'static str>,
@@ -8,7 +8,7 @@ pub struct Report {
     pub(crate) outcome: Outcome,
 }
 
-/// What became of a transaction.
+/// The outcome of a transaction.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Outcome {

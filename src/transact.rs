@@ -145,7 +145,7 @@ struct ClosureWork<F> {
     access: Access,
 }
 
-/// What the attempts at a closure end with.
+/// The end of the attempts at a closure.
 struct FinishedClosure<T, E> {
     result: Result<T, E>,
     /// The error of this crate that took the place of the closure's result.
@@ -232,7 +232,7 @@ fn record_attempt(attempt: u32) {
     Span::current().record("attempt", attempt);
 }
 
-/// What the result of a closure says about its transaction. An `Err` is never kept.
+/// The reply that the result of a closure is. An `Err` is never kept.
 fn reply_of<T, E: 'static>(result: &Result<T, E>) -> Reply<'_> {
     let (class, error) = match result {
         Ok(_) => (ReplyClass::Success, None),

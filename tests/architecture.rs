@@ -125,7 +125,16 @@ fn sources() -> BTreeMap<String, String> {
 }
 
 fn before_tests(text: &str) -> &str {
-    text.split("#[cfg(test)]").next().unwrap()
+    let (code, tests) = text
+        .split_once("\n#[cfg(test)]\nmod ")
+        .unwrap_or((text, ""));
+    let is_last = !tests.contains("\n}\n\n");
+    assert!(is_last, "tests are not at the end of a file");
+    assert!(
+        !code.contains("#[cfg(test)]"),
+        "code of tests is among the code of a file"
+    );
+    code
 }
 
 fn lines_of_code(text: &str) -> usize {

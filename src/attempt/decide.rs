@@ -7,7 +7,7 @@ use crate::{
     tx::{SlotState, Stage, Verdict},
 };
 
-/// What to do with the transaction of an attempt.
+/// The end of an attempt's transaction.
 #[derive(Debug)]
 pub(crate) enum Decision {
     /// Roll back, and retry.
@@ -211,11 +211,7 @@ mod tests {
 
     #[test]
     fn rule_3_unique_violation_is_retried_unless_it_is_known() {
-        let violation = || {
-            let mut error = Error::new(ErrorKind::ConstraintViolation);
-            error.set_violation("notes_pkey");
-            error
-        };
+        let violation = || Error::of_constraint("notes_pkey");
         let met = |state: &mut SlotState| {
             state.known = Known::Earlier(Vec::new());
             state.record(violation(), Depth::default());

@@ -1,4 +1,4 @@
-//! What all clones of one `Interlock` have in common.
+//! The part that all clones of one `Interlock` share.
 
 use std::sync::Arc;
 
@@ -9,7 +9,7 @@ use crate::{
     tx::WorkContext,
 };
 
-/// What all clones of one `Interlock` have in common.
+/// The part that all clones of one `Interlock` share.
 pub(crate) struct Engine {
     pub(crate) database: Arc<Database>,
     pub(crate) queues: RetryQueues,

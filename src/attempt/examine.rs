@@ -1,4 +1,4 @@
-//! What is found out about a transaction before its attempt is settled.
+//! The examination of a transaction before its attempt is settled.
 
 use tokio::time::Instant;
 
@@ -60,8 +60,8 @@ async fn verify(state: &mut SlotState, reply: Reply<'_>) {
     state.transaction = Some(transaction);
 }
 
-/// Finds out whether the connection is lost where an error leaves that open: nobody else can tell
-/// whether the work may be retried.
+/// Finds out whether the connection is lost where an error leaves that open. Whether the work may
+/// be retried depends on it.
 async fn find_lost(state: &mut SlotState, reply: Reply<'_>) {
     if state.has_retryable() || state.has_escaped() {
         return;

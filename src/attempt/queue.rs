@@ -25,12 +25,9 @@ use crate::{attempt::backoff::Backoff, database::Server};
 /// its second serialization failure on it also waits in the queue for all, which retries one at a
 /// time.
 ///
-/// Measured with 16 clients. On PostgreSQL, one row, compared to retrying at once: two at a time,
-/// with new work waiting while eight are queued, gives as many responses a second and less than
-/// half the 99th percentile; one at a time gives 0.9 of the responses, because none prepares while
-/// another one commits. On CockroachDB, two at a time only wait for each other's locks; one at a
-/// time gives 1.1 times the responses. Where all conflict with all, the queue for all gives 2.9
-/// times the responses on CockroachDB, and on PostgreSQL half the 99th percentile.
+/// On PostgreSQL two are retried at a time, so that one prepares while the other one commits. On
+/// CockroachDB it is one: two would wait for each other's locks. `docs/performance.md` has what the
+/// queue by key brings.
 pub(crate) struct RetryQueues {
     queues: Vec<RetryQueue>,
     all: Semaphore,

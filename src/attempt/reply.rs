@@ -1,14 +1,15 @@
-//! What the result of an attempt says about its transaction.
+//! The result of an attempt, as far as it decides on the transaction.
 
 use crate::error::Error;
 
-/// What the result of an attempt says, be it a response or a `Result`.
+/// The result of an attempt, be it a response or a `Result`, as far as it decides on the
+/// transaction.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Reply<'r> {
     pub(crate) class: ReplyClass,
     /// The error of this crate that it carries.
     pub(crate) error: Option<&'r Error>,
-    /// What the log calls it.
+    /// The status, if it is a response.
     pub(crate) status: Option<u16>,
 }
 

@@ -67,7 +67,7 @@ fn report(attempt: &Attempt<'_>, retried: bool) {
     }
 }
 
-/// What the attempts at one work have in common.
+/// The part that the attempts at one work share.
 struct Retries<'w> {
     engine: &'w Engine,
     limits: &'w Limits,

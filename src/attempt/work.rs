@@ -25,13 +25,13 @@ use crate::{
     },
 };
 
-/// What is attempted: a request, a closure, a conditional write.
+/// Something that is attempted: a request, a closure, a conditional write.
 pub(crate) trait Work: Send {
     type Output: Send;
     /// An error that ends the work without an output, as that of an inner service does.
     type Error: Send;
 
-    /// What the work probably conflicts on, if it is to be queued after a serialization failure.
+    /// The key of the queue in which the work waits after a serialization failure, if there is one.
     fn queue_key(&self) -> Option<&str>;
 
     /// Whether the next attempt could begin.
@@ -50,7 +50,7 @@ pub(crate) trait Work: Send {
     fn exhausted(&mut self, attempts: u32, error: Error) -> Self::Output;
 }
 
-/// What an attempt ends with.
+/// The end of an attempt.
 pub(crate) enum Step<T> {
     Done(T),
     Retry(Retry),
@@ -87,7 +87,7 @@ pub(crate) struct Attempt<'w> {
     next_tx: Option<Transaction>,
     /// The violations of constraints that earlier attempts met.
     pub(crate) earlier_violations: Vec<Violation>,
-    /// What the observer is told, if there is one.
+    /// The times for the observer, if there is one.
     pub(crate) durations: Durations,
     pub(crate) error: Option<Error>,
 }

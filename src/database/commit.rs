@@ -1,4 +1,4 @@
-//! What a COMMIT that was not acknowledged has done: SQLSTATE × server.
+//! The effect of a COMMIT that was not acknowledged: SQLSTATE × server.
 
 use crate::{
     database::server::Server,
@@ -8,7 +8,7 @@ use crate::{
     },
 };
 
-/// What a failed COMMIT has done.
+/// The effect of a failed COMMIT.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum CommitFailure {
     /// Nothing. Another attempt may succeed.
@@ -87,9 +87,9 @@ impl CommitError {
         Error::database(self.kind, self.error)
     }
 
-    /// It is rolled back, and the error says whether it may be retried (C2 to C4). A connection that
-    /// is lost without such a proof, as that of a foreign server, is no reason. CockroachDB reports
-    /// a row that the transaction cannot see as a serialization failure.
+    /// It is rolled back, and the error says whether it may be retried (C2 to C4). A connection
+    /// that is lost without such a proof, as that of a foreign server, is no reason. CockroachDB
+    /// reports a row that the transaction cannot see as a serialization failure.
     fn rolled_back(error: sqlx::Error, server: Server) -> Self {
         let failure = match Error::classify(&error) {
             Some(class @ (ErrorClass::SerializationFailure | ErrorClass::StaleSession)) => {

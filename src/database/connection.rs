@@ -269,7 +269,8 @@ impl Drop for Connection {
     }
 }
 
-/// Lets sqlx know that the server has ended the transaction, and returns the connection to the pool.
+/// Lets sqlx know that the server has ended the transaction, and returns the connection to the
+/// pool.
 async fn step_out(mut connection: PoolConnection<Postgres>) {
     let stepped = within(CONTROL_TIMEOUT, async {
         connection.execute("BEGIN").await?;

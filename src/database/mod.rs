@@ -53,8 +53,9 @@ impl Database {
 
     /// Begins a SERIALIZABLE transaction.
     ///
-    /// A connection that turns out to be dead costs no attempt: after a restart of the server, or an
-    /// idle-session timeout, the pool is full of them. Cancelled, BEGIN is finished and rolled back in the background.
+    /// A connection that turns out to be dead costs no attempt: after a restart of the server, or
+    /// an idle-session timeout, the pool is full of them. Cancelled, BEGIN is finished and rolled
+    /// back in the background.
     pub(crate) async fn begin(self: &Arc<Self>, access: Access) -> Result<Transaction, Error> {
         let mut tries = self.sessions();
         loop {

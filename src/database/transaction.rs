@@ -45,11 +45,11 @@ pub(crate) struct Transaction {
 struct Sentinel {
     /// The depth at which it was set.
     depth: Depth,
-    /// What was sent since that may have ended the transaction.
+    /// A statement since then that may have ended the transaction.
     doubt: Option<Doubt>,
 }
 
-/// What may have ended a transaction unseen.
+/// A reason to doubt that a transaction is still open.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Doubt {
     /// Statements on the raw connection, whose texts are not known.
@@ -58,7 +58,7 @@ pub(crate) enum Doubt {
     Text,
 }
 
-/// What is known of a transaction that something may have ended.
+/// The answer to a [`Doubt`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Proof {
     /// It is still the one that has begun, healthy or not.
@@ -223,7 +223,7 @@ impl Transaction {
         }
     }
 
-    /// What may have ended the transaction unseen, so that a ROLLBACK would not undo all of it.
+    /// The reason to doubt that it is still open. A ROLLBACK may not undo all of it.
     pub(crate) fn doubt(&self) -> Option<Doubt> {
         self.sentinel?.doubt
     }
@@ -360,7 +360,7 @@ impl Transaction {
     }
 }
 
-/// What the error of a return to the sentinel proves.
+/// The proof in the error of a return to the sentinel.
 fn proof_of(error: &sqlx::Error, server: Server) -> Proof {
     match sqlstate::code(error).as_deref() {
         Some(sqlstate::NO_ACTIVE_SQL_TRANSACTION | sqlstate::INVALID_SAVEPOINT) => Proof::Ended,

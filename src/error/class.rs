@@ -1,6 +1,6 @@
 //! The classes of errors: what each means for a retry.
 
-/// What an error before COMMIT means for its transaction.
+/// The meaning of an error before COMMIT for its transaction.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum ErrorClass {
@@ -8,8 +8,8 @@ pub enum ErrorClass {
     SerializationFailure,
     /// The connection is lost or unusable, and the transaction with it.
     ConnectionLost,
-    /// A unique, exclusion or foreign key constraint was violated. On PostgreSQL the row in the way may
-    /// be one that the transaction cannot see.
+    /// A unique, exclusion or foreign key constraint was violated. On PostgreSQL the row in the way
+    /// may be one that the transaction cannot see.
     ConstraintViolation,
     /// What the connection has prepared does not fit the server any more, as after a change of the
     /// schema. Nothing was executed. Another connection prepares it anew.

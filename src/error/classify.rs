@@ -1,4 +1,4 @@
-//! What a database error means for the transaction that it happened in.
+//! The meaning of a database error for the transaction that it happened in.
 
 use sqlx::postgres::{PgDatabaseError, PgSeverity};
 
@@ -52,7 +52,7 @@ pub(crate) fn breaks_connection(error: &sqlx::Error, moment: Moment) -> bool {
     }
 }
 
-/// What CockroachDB has done if this is its reply to a COMMIT, or to a statement that is its own.
+/// The effect on CockroachDB of a COMMIT, or of a statement that is its own, with this reply.
 pub(crate) fn effects(error: &sqlx::Error) -> Effects {
     match error {
         sqlx::Error::Encode(_) | sqlx::Error::TypeNotFound { .. } => Effects::Unwritten,

@@ -9,7 +9,7 @@ macro_rules! kinds {
         $(#[$doc:meta])*
         $kind:ident: $status:ident, $level:ident, $code:literal, $title:literal;
     )*) => {
-        /// What an [`Error`](crate::Error) is.
+        /// The kind of an [`Error`](crate::Error).
         ///
         /// Each kind has a status, a title, and a [problem type](Self::problem_type) and
         /// [code](Self::code) by which clients can tell it apart.
@@ -138,8 +138,8 @@ kinds! {
     TxInUse: INTERNAL_SERVER_ERROR, ERROR, "tx-in-use", "Internal Server Error";
     /// 500: any other error of the database.
     Database: INTERNAL_SERVER_ERROR, ERROR, "database", "Internal Server Error";
-    /// 500: a conditional write on the [`Interlock`](crate::Interlock) has written, and the row that
-    /// it returned could not be decoded into the requested type. The write is kept.
+    /// 500: a conditional write on the [`Interlock`](crate::Interlock) has written, and the row
+    /// that it returned could not be decoded into the requested type. The write is kept.
     WrittenButUnreadable: INTERNAL_SERVER_ERROR, ERROR, "written-but-unreadable",
         "The change was made, but its result could not be read";
     /// 500: COMMIT was sent and its outcome cannot be known. The effects are kept or not; a

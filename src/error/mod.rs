@@ -1,5 +1,6 @@
 //! Errors: a kind for the client, a cause for the log.
 
+mod carried;
 mod class;
 mod classify;
 mod denied;
@@ -179,7 +180,7 @@ impl Error {
 
     /// An error of the database whose kind the caller knows.
     pub(crate) fn database(kind: ErrorKind, error: sqlx::Error) -> Self {
-        let error = match take_carried(error) {
+        let error = match carried::take_carried(error) {
             Ok(carried) => return carried,
             Err(error) => error,
         };
@@ -199,7 +200,7 @@ impl Error {
 
     /// A copy of an error that is returned to the caller of its statement, too.
     pub(crate) fn recorded(error: &sqlx::Error, moment: Moment) -> Self {
-        if let Some(carried) = carried(error) {
+        if let Some(carried) = carried::carried::<Self>(error) {
             return carried.clone();
         }
         Self::from(Inner {
@@ -215,13 +216,13 @@ impl Error {
 
     /// Classifies an error before COMMIT. `None` if the transaction goes on unharmed.
     pub(crate) fn classify(error: &sqlx::Error) -> Option<ErrorClass> {
-        match carried(error) {
+        match carried::carried::<Self>(error) {
             Some(carried) => Some(carried.class().unwrap_or(ErrorClass::Other)),
             None => classify::classify(error),
         }
     }
 
-    /// What this error means for its transaction, if it is one of a transaction. An unknown
+    /// The meaning for its transaction, if it is an error of a transaction. An unknown
     /// outcome has no class: nothing may retry it.
     pub(crate) fn class(&self) -> Option<ErrorClass> {
         let known = !self.is_unknown() && !self.0.ended;
@@ -237,14 +238,6 @@ impl Error {
         may_succeed.then_some(class)
     }
 
-    #[cfg(test)]
-    pub(crate) fn set_violation(&mut self, constraint: &str) {
-        let mut inner = (*self.0).clone();
-        inner.class = Some(ErrorClass::ConstraintViolation);
-        inner.violation = Some(Violation::of_constraint(constraint));
-        *self = Self::from(inner);
-    }
-
     /// Whether it comes of a query for one row that returned none.
     pub(crate) fn is_row_not_found(&self) -> bool {
         let cause = self.0.cause.as_deref();
@@ -252,8 +245,8 @@ impl Error {
         matches!(cause, Some(sqlx::Error::RowNotFound))
     }
 
-    /// The constraint that was violated, if the row in the way may be one that the transaction cannot
-    /// see.
+    /// The constraint that was violated, if the row in the way may be one that the transaction
+    /// cannot see.
     pub(crate) fn violation(&self) -> Option<&Violation> {
         self.0.violation.as_ref()
     }
@@ -274,14 +267,6 @@ impl Error {
         } else {
             self.clone()
         }
-    }
-
-    #[cfg(test)]
-    pub(crate) fn with_class(&self, class: ErrorClass) -> Self {
-        Self::from(Inner {
-            class: Some(class),
-            ..(*self.0).clone()
-        })
     }
 
     pub(crate) fn is_unknown(&self) -> bool {
@@ -305,7 +290,7 @@ impl Error {
 
     /// Carries this error through an API that returns [`sqlx::Error`]. `From` unpacks it.
     pub(crate) fn into_sqlx(self) -> sqlx::Error {
-        sqlx::Error::Configuration(Box::new(Carried(self)))
+        carried::carry(self)
     }
 
     fn describe(&self) -> Option<String> {
@@ -344,7 +329,7 @@ impl From<Inner> for Error {
 impl From<sqlx::Error> for Error {
     fn from(error: sqlx::Error) -> Self {
         let kind = match classify::classify(&error) {
-            // What the statement did is not known here. On a `Tx` it is rolled back, and the
+            // The effect of the statement is not known here. On a `Tx` it is rolled back, and the
             // settlement says so.
             Some(ErrorClass::ConnectionLost) => ErrorKind::Database,
             _ => kind(&error, Moment::ReadWrite),
@@ -391,40 +376,6 @@ impl StdError for Error {
     }
 }
 
-/// An [`Error`] inside of a [`sqlx::Error`]. A type of its own, so that an `Error` which a user
-/// has boxed into one is not taken for it.
-#[derive(Debug)]
-struct Carried(Error);
-
-impl fmt::Display for Carried {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.fmt(f)
-    }
-}
-
-impl StdError for Carried {
-    fn source(&self) -> Option<&(dyn StdError + 'static)> {
-        self.0.source()
-    }
-}
-
-fn carried(error: &sqlx::Error) -> Option<&Error> {
-    match error {
-        sqlx::Error::Configuration(cause) => Some(&cause.downcast_ref::<Carried>()?.0),
-        _ => None,
-    }
-}
-
-fn take_carried(error: sqlx::Error) -> Result<Error, sqlx::Error> {
-    match error {
-        sqlx::Error::Configuration(cause) => match cause.downcast::<Carried>() {
-            Ok(carried) => Ok(carried.0),
-            Err(cause) => Err(sqlx::Error::Configuration(cause)),
-        },
-        error => Err(error),
-    }
-}
-
 /// Whether an unknown outcome is somewhere in the cause. A user may have wrapped it.
 fn is_unknown(error: &sqlx::Error) -> bool {
     let mut cause = error.source();
@@ -440,6 +391,24 @@ fn is_unknown(error: &sqlx::Error) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    impl Error {
+        pub(crate) fn with_class(&self, class: ErrorClass) -> Self {
+            Self::from(Inner {
+                class: Some(class),
+                ..(*self.0).clone()
+            })
+        }
+
+        /// The violation of `constraint`.
+        pub(crate) fn of_constraint(constraint: &str) -> Self {
+            Self::from(Inner {
+                class: Some(ErrorClass::ConstraintViolation),
+                violation: Some(Violation::of_constraint(constraint)),
+                ..Inner::new(ErrorKind::ConstraintViolation)
+            })
+        }
+    }
 
     #[test]
     fn error_survives_the_trip_through_sqlx() {

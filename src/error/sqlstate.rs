@@ -40,7 +40,7 @@ pub(crate) fn routine(error: &sqlx::Error) -> Option<&str> {
         .routine()
 }
 
-/// What an error of the database means.
+/// The meaning of an error of the database.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Meaning {
     pub(crate) class: ErrorClass,
@@ -49,7 +49,7 @@ pub(crate) struct Meaning {
     pub(crate) effects: Effects,
 }
 
-/// What becomes of the connection.
+/// The fate of the connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Session {
     Kept,
@@ -57,14 +57,14 @@ pub(crate) enum Session {
     Closed,
 }
 
-/// What CockroachDB has done if it replies with the error to a COMMIT, or to a statement that is
+/// The effect on CockroachDB of a COMMIT with this error as its reply, or of a statement that is
 /// its own COMMIT. On PostgreSQL the severity decides.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Effects {
     /// The transaction is rolled back.
     RolledBack,
-    /// The statement has written nothing: it was rejected before all of it was evaluated. Of a
-    /// COMMIT nothing is known.
+    /// The statement has written nothing: it was rejected before all of it was evaluated.
+    /// Nothing is known of a COMMIT.
     Unwritten,
     Unknown,
     /// The transaction is committed, but its schema change failed.

@@ -7,8 +7,8 @@ use crate::error::sqlstate;
 /// A unique, exclusion or foreign key constraint that a statement violated.
 ///
 /// PostgreSQL checks these constraints against the newest rows, not against the transaction's
-/// snapshot. So the row in the way may be one that the transaction cannot see: then the violation is
-/// a serialization failure that is not called so
+/// snapshot. So the row in the way may be one that the transaction cannot see: then the violation
+/// is a serialization failure that is not called so
 /// (<https://www.postgresql.org/docs/current/mvcc-serialization-failure-handling.html>).
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Violation {
@@ -41,19 +41,6 @@ impl Violation {
     }
 }
 
-#[cfg(test)]
-impl Violation {
-    pub(crate) fn of_constraint(constraint: &str) -> Self {
-        Self {
-            sqlstate: sqlstate::UNIQUE_VIOLATION.to_owned(),
-            schema: None,
-            table: None,
-            constraint: Some(constraint.to_owned()),
-            detail: None,
-        }
-    }
-}
-
 /// The violations that are no serialization failures.
 #[derive(Debug, Clone, Default)]
 pub(crate) enum Known {
@@ -70,6 +57,23 @@ impl Known {
         match self {
             Self::Earlier(violations) => violations.contains(violation),
             Self::All => true,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    impl Violation {
+        pub(crate) fn of_constraint(constraint: &str) -> Self {
+            Self {
+                sqlstate: sqlstate::UNIQUE_VIOLATION.to_owned(),
+                schema: None,
+                table: None,
+                constraint: Some(constraint.to_owned()),
+                detail: None,
+            }
         }
     }
 }

@@ -34,8 +34,8 @@ use crate::{
 ///
 /// 1. On a panic the transaction is rolled back and the panic resumes.
 /// 2. If a [`Tx`](crate::Tx) is still alive, the transaction is rolled back: 500.
-/// 3. After a serialization failure, a lost connection, or a constraint violation that may be one in
-///    disguise, wherever it occurred, the transaction is rolled back, and policy and handler are
+/// 3. After a serialization failure, a lost connection, or a constraint violation that may be one
+///    in disguise, wherever it occurred, the transaction is rolled back, and policy and handler are
 ///    retried.
 /// 4. If a policy denied, the transaction is rolled back: the policy's response.
 /// 5. If a policy failed, the transaction is rolled back and the handler does not run: 5xx.

@@ -17,7 +17,7 @@ const LOOKS: u32 = 8;
 /// Every run is looked at: one has read what cannot be right.
 const ALWAYS: u32 = u32::MAX;
 
-/// What is known of the reads of one policy.
+/// The reads of one policy, as far as they were looked at.
 #[derive(Default)]
 pub(crate) struct PolicyReads {
     /// How many runs were looked at, or [`ALWAYS`].

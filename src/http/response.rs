@@ -16,7 +16,7 @@ use crate::{
     tx::WorkContext,
 };
 
-/// What leaves the layer.
+/// The response that leaves the layer, and its report.
 pub(crate) struct FinalResponse {
     pub(crate) response: Response,
     pub(crate) report: Report,

@@ -1,4 +1,4 @@
-//! What a layer and its services are made of.
+//! The settings that a layer and its services share.
 
 use std::{fmt, sync::Arc};
 
@@ -8,7 +8,7 @@ use crate::{
     http::{options::Options, policy::ErasedPolicy, reads::PolicyReads},
 };
 
-/// What a layer is made of.
+/// The settings of a layer, its policy and its engine.
 #[derive(Clone)]
 pub(crate) struct Route {
     pub(crate) engine: Arc<Engine>,
@@ -21,7 +21,7 @@ pub(crate) struct Route {
     pub(crate) body: BodyMode,
 }
 
-/// What happens to the request's body.
+/// The way of the request's body to the handler.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum BodyMode {
     /// It is read to its end first, so that the request can be retried.

@@ -226,7 +226,7 @@ impl<S, B> RequestWork<'_, S, B> {
     }
 }
 
-/// What a response says about the transaction.
+/// The reply that a response is.
 fn reply_of<'r>(response: &'r Response, options: &Options) -> Reply<'r> {
     let status = response.status();
     let commits = || {

@@ -18,6 +18,7 @@ use sqlx::PgConnection;
 pub use self::savepoint::Savepoint;
 pub(crate) use self::{
     lease::Lease,
+    session::alters_session,
     slot::{Slot, SlotGuard, WorkContext},
     state::{PendingHook, SlotState, Stage, Verdict},
     untracked::{untracked_reads, untracked_words},
@@ -49,11 +50,10 @@ use crate::{database::Depth, tx::executor::delegate_executor};
 ///
 /// A statement that leaves something on its session that outlives the transaction costs the
 /// connection: it is closed after the transaction, and the pool makes a new one. That is a `SET` or
-/// `RESET`, `PREPARE`, `DEALLOCATE`, `DO`, `DECLARE … WITH HOLD`, a temporary table, `set_config`, an
-/// advisory lock of the session, and any text of several statements. `SET LOCAL`,
-/// `set_config(…, …, true)` and `pg_advisory_xact_lock` end with the transaction and cost nothing.
-/// A function of your own that changes its session is not seen: let it use `set_config` with
-/// `true`.
+/// `RESET`, `PREPARE`, `DEALLOCATE`, `DO`, `DECLARE … WITH HOLD`, a temporary table, `set_config`,
+/// an advisory lock of the session, and any text of several statements. `SET LOCAL`, `set_config(…,
+/// …, true)` and `pg_advisory_xact_lock` end with the transaction and cost nothing. A function of
+/// your own that changes its session is not seen: let it use `set_config` with `true`.
 ///
 /// # Cancellation
 ///
@@ -87,12 +87,12 @@ impl Tx {
 
     /// Returns the raw connection, for what an [`Executor`](sqlx::Executor) cannot do.
     ///
-    /// Statements on it are not tracked. One round trip before it is returned and one before the end
-    /// verify that it is still the same transaction, and for a COMMIT that it is healthy. If it was
-    /// ended, the outcome is [`Unknown`](crate::Outcome::Unknown), and the work is not retried. A COMMIT
-    /// on it is not noticed if the connection is lost, or the deadline passes, right after: do not
-    /// send one. A serialization failure on it is
-    /// retried only if the policy, handler or closure returns it as an [`Error`](crate::Error).
+    /// Statements on it are not tracked. One round trip before it is returned and one before the
+    /// end verify that it is still the same transaction, and for a COMMIT that it is healthy. If it
+    /// was ended, the outcome is [`Unknown`](crate::Outcome::Unknown), and the work is not retried.
+    /// A COMMIT on it is not noticed if the connection is lost, or the deadline passes, right
+    /// after: do not send one. A serialization failure on it is retried only if the policy, handler
+    /// or closure returns it as an [`Error`](crate::Error).
     ///
     /// The connection is closed after the transaction. Whatever was left on its session would reach
     /// other requests, a temporary table even their permission checks, and there is no query that

@@ -21,23 +21,23 @@ use crate::{
 /// async fn try_note(tx: &mut Tx, text: &str) -> Result<bool, Error> {
 ///     let mut savepoint = tx.savepoint().await?;
 ///     let inserted = sqlx::query("INSERT INTO notes (text) VALUES ($1)").bind(text).execute(&mut savepoint).await;
-///     match inserted {
-///         Ok(_) => savepoint.release().await?,
-///         Err(_) => savepoint.rollback().await?,
+///     if inserted.is_err() {
+///         savepoint.rollback().await?;
+///         return Ok(false);
 ///     }
-///     # let inserted = true;
-///     Ok(inserted)
+///     savepoint.release().await?;
+///     Ok(true)
 /// }
 /// ```
 ///
 /// # Constraint violations
 ///
-/// PostgreSQL checks unique, exclusion and foreign key constraints against the newest rows, so the row
-/// in the way may be one that the transaction cannot see. The work is therefore retried once for such
-/// a violation, and its rollback to the savepoint stands only if the next attempt meets the same one.
-/// To insert a row or else update or skip it, `INSERT … ON CONFLICT` is right and cheaper. CockroachDB
-/// reports a row that the transaction cannot see as a serialization failure, and nothing is retried
-/// for the others.
+/// PostgreSQL checks unique, exclusion and foreign key constraints against the newest rows, so the
+/// row in the way may be one that the transaction cannot see. The work is therefore retried once
+/// for such a violation, and its rollback to the savepoint stands only if the next attempt meets
+/// the same one. To insert a row or else update or skip it, `INSERT … ON CONFLICT` is right and
+/// cheaper. CockroachDB reports a row that the transaction cannot see as a serialization failure,
+/// and nothing is retried for the others.
 #[must_use = "a savepoint that is dropped is rolled back"]
 pub struct Savepoint<'t> {
     lease: &'t mut Lease,

@@ -19,7 +19,7 @@ pub(crate) fn enter<F: Future>(scope: Scope, future: F) -> impl Future<Output = 
     SCOPE.scope(scope, future)
 }
 
-/// What the task is running.
+/// The scope that the task is in.
 pub(crate) fn current() -> Option<Scope> {
     SCOPE.try_with(Scope::clone).ok()
 }
@@ -77,9 +77,9 @@ fn around(scope: Option<&Scope>) -> impl Iterator<Item = &Scope> {
 
 /// Checks that work on `database` may begin.
 ///
-/// While the task has a transaction open on its pool, other work would wait for a connection, or for
-/// locks, that its own work holds (T10). Inside of other work on `database`, or of a hook of it, it
-/// belongs to work that was accepted, and `drain` waits for it.
+/// While the task has a transaction open on its pool, other work would wait for a connection, or
+/// for locks, that its own work holds (T10). Inside of other work on `database`, or of a hook of
+/// it, it belongs to work that was accepted, and `drain` waits for it.
 ///
 /// # Errors
 ///
@@ -99,7 +99,7 @@ pub(crate) fn check_may_begin(database: &Arc<Database>) -> Result<(), Error> {
     }
 }
 
-/// What the task has of one database.
+/// The work of one database around a task.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 enum Around {
     Nothing,

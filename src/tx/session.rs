@@ -1,11 +1,11 @@
-//! What a statement may leave on its session.
+//! Statements that may leave something on their session.
 
 use crate::tx::words::{first_word, is_word, sql_words};
 
 /// Whether `sql` may leave something on its session that outlives the transaction: a setting, a
 /// role, a lock, a temporary table, a cursor, a prepared statement.
 ///
-/// What is called from inside of a function is not seen.
+/// Calls inside of a function are not seen.
 pub(crate) fn alters_session(sql: &str) -> bool {
     let command = first_word(sql);
     let is_one_of = |names: &[&str]| names.iter().any(|name| command.eq_ignore_ascii_case(name));

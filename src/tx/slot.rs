@@ -25,14 +25,14 @@ use crate::{
 pub(crate) struct Slot {
     context: WorkContext,
     attempt: u32,
-    /// What the task was running when the attempt began.
+    /// The scope around the attempt.
     outer: Option<Scope>,
     /// Whether the texts of statements are kept.
     keeps_texts: AtomicBool,
     state: Mutex<SlotState>,
 }
 
-/// What all attempts at one work have in common.
+/// The part that all attempts at one work share.
 #[derive(Clone)]
 pub(crate) struct WorkContext {
     pub(crate) database: Arc<Database>,
@@ -41,7 +41,7 @@ pub(crate) struct WorkContext {
     pub(crate) principal: Option<Arc<str>>,
 }
 
-/// What a task is running.
+/// The work that a task is running.
 #[derive(Clone)]
 pub(crate) enum Scope {
     /// An attempt.

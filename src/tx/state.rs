@@ -1,4 +1,4 @@
-//! What one attempt knows of its transaction.
+//! The state of one attempt's transaction.
 
 use std::{pin::Pin, time::Duration};
 
@@ -14,12 +14,12 @@ use crate::{
 /// A future that runs once the transaction is committed.
 pub(crate) type Hook = Pin<Box<dyn Future<Output = ()> + Send>>;
 
-/// What one attempt knows of its transaction.
+/// The state of one attempt's transaction.
 #[derive(Default)]
 pub(crate) struct SlotState {
     /// The transaction, while no statement runs on it.
     pub(crate) transaction: Option<Transaction>,
-    /// What may have ended the transaction unseen, also while it is not here.
+    /// The reason to doubt that the transaction is still open, also while it is not here.
     pub(crate) noted_doubt: Option<Doubt>,
     pub(crate) stage: Stage,
     /// The errors that no savepoint has undone, in order.
@@ -109,7 +109,7 @@ impl SlotState {
         self.leases.alive > 0
     }
 
-    /// What may have ended the transaction unseen (T9).
+    /// The reason to doubt that the transaction is still open (T9).
     pub(crate) fn doubt(&self) -> Option<Doubt> {
         let transaction = self.transaction.as_ref();
         transaction.map_or(self.noted_doubt, Transaction::doubt)
@@ -174,7 +174,7 @@ impl SlotState {
             .then(|| Error::because(ErrorKind::TransactionAborted, cause))
     }
 
-    /// What becomes of the transaction if it is not committed.
+    /// The outcome of the transaction if it is not committed.
     pub(crate) fn outcome(&self) -> Outcome {
         match self.stage {
             Stage::Opened => Outcome::RolledBack,

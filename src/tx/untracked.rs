@@ -1,4 +1,4 @@
-//! What a policy has read that the database does not track: by the locks, and by the texts.
+//! Reads of a policy that the database does not track: by the locks, and by the texts.
 
 use std::sync::Arc;
 

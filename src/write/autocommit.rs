@@ -7,7 +7,8 @@ use tokio::time;
 use crate::{
     attempt::{self, Attempt, Engine, Failure, Limits, Reply, ReplyClass, Retry, Step, Work},
     database::{
-        Access, CommitError, CommitFailure, Connection, Database, Detached, timed_out, timeout_at,
+        Access, CommitError, CommitFailure, Connection, Database, Detached, Health, timed_out,
+        timeout_at,
     },
     error::{Error, ErrorKind, Known, Moment, breaks_connection},
     observe::{Finished, Observation, Phase, WorkKind},
@@ -97,7 +98,7 @@ impl Work for AutocommitWrite<'_> {
     }
 }
 
-/// What came of the statement alone.
+/// The result of the statement alone.
 enum WriteResult {
     Written(Written),
     /// Nothing was written, and all conditions are true by now.
@@ -179,7 +180,8 @@ impl Observed {
     }
 }
 
-/// Sends the write, and awaits its reply until `limit`. Not to be cancelled: run it in a `Detached`.
+/// Sends the write, and awaits its reply until `limit`. Not to be cancelled: run it in a
+/// `Detached`.
 async fn write(
     mut connection: Connection,
     database: Arc<Database>,
@@ -189,6 +191,9 @@ async fn write(
 ) -> Result<(Option<Written>, Connection), CommitError> {
     let unsent = CommitError::unsent;
     let server = database.server(&mut connection).await.map_err(unsent)?;
+    if statement.alters_session() {
+        connection.mark(Health::Altered);
+    }
     let written = {
         let writing = pin!(statement.write(connection.sql().map_err(unsent)?));
         timeout_at(limit, writing).await.unwrap_or_else(timed_out)
@@ -230,7 +235,7 @@ async fn diagnose(
     Ok(failed)
 }
 
-/// What a failed diagnosis means: nothing was written.
+/// The failure of a diagnosis: nothing was written.
 fn diagnosis_failed(error: sqlx::Error, known: &Known) -> Failure {
     let error = Error::from(error);
     match error.retryable_class(known) {
@@ -243,7 +248,7 @@ fn not_written(error: Error) -> Failure {
     Failure::Replaced(error, Outcome::RolledBack)
 }
 
-/// What the result says about its transaction.
+/// The reply that the result is.
 fn reply_of(result: &Result<Option<Written>, Error>) -> Reply<'_> {
     let (class, error) = match result {
         Ok(Some(_)) => (ReplyClass::Success, None),

@@ -115,8 +115,8 @@ use crate::error::{Error, ErrorKind};
 /// * [`WrittenButUnreadable`](ErrorKind::WrittenButUnreadable) if a row was written and cannot be
 ///   decoded, such as an INT4 into an `i64`: the write is kept.
 ///
-/// On a `Tx` or a `Savepoint` they are those of any statement, and a row that cannot be decoded is a
-/// `Database` error.
+/// On a `Tx` or a `Savepoint` they are those of any statement, and a row that cannot be decoded is
+/// a `Database` error.
 ///
 /// # Cancellation
 ///

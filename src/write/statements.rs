@@ -12,6 +12,7 @@ use sqlx::{
 
 use crate::{
     error::{Error, ErrorKind},
+    tx::alters_session,
     write::condition::Condition,
 };
 
@@ -20,6 +21,8 @@ use crate::{
 pub(crate) struct SqlPair {
     write: SqlStr,
     diagnosis: SqlStr,
+    /// Whether they may leave something on their session, by a function that a condition calls.
+    alters_session: bool,
 }
 
 impl SqlPair {
@@ -30,8 +33,10 @@ impl SqlPair {
         lock: Option<&str>,
         parameters: u32,
     ) -> Self {
+        let write = write(statement, conditions, lock);
         Self {
-            write: text(write(statement, conditions, lock)),
+            alters_session: alters_session(&write),
+            write: text(write),
             diagnosis: text(diagnosis(conditions, parameters)),
         }
     }
@@ -58,7 +63,7 @@ pub struct BoundStatement {
     arguments: PgArguments,
 }
 
-/// What was written: at least one row.
+/// The rows that were written: at least one.
 #[derive(Debug)]
 #[expect(unnameable_types, reason = "a part of what seals WriteTarget")]
 pub struct Written {
@@ -90,6 +95,11 @@ impl BoundStatement {
     /// The text of the diagnosis, as it is sent.
     pub(crate) fn diagnosis_text(&self) -> &str {
         self.sql.diagnosis.as_str()
+    }
+
+    /// Whether the texts may leave something on their session (T12).
+    pub(crate) fn alters_session(&self) -> bool {
+        self.sql.alters_session
     }
 
     /// Sends the write, and reads its reply to the end, since an error can follow the rows. `None`

@@ -1,4 +1,4 @@
-//! What a conditional write runs on.
+//! The targets that a conditional write runs on.
 
 use crate::{
     error::Error,
@@ -6,8 +6,8 @@ use crate::{
     write::statements::{BoundStatement, Written},
 };
 
-/// What a [`ConditionalWrite`](crate::ConditionalWrite) runs on: `&Interlock`, `&mut Tx` or
-/// `&mut Savepoint`.
+/// A target that a [`ConditionalWrite`](crate::ConditionalWrite) runs on: `&Interlock`, `&mut Tx`
+/// or `&mut Savepoint`.
 ///
 /// A pool is not among them, since no part of it would retry a serialization failure:
 ///
@@ -30,7 +30,7 @@ pub(crate) mod sealed {
 
     #[expect(unnameable_types, reason = "it seals WriteTarget")]
     pub trait Target: Send {
-        /// What became of a write whose row cannot be decoded.
+        /// The fate of a write whose row cannot be decoded.
         const UNREADABLE: Unreadable;
 
         /// Writes, or finds the condition that is not true. `None` if there is none.
@@ -41,7 +41,7 @@ pub(crate) mod sealed {
     }
 }
 
-/// What becomes of a write whose row cannot be decoded.
+/// The fate of a write whose row cannot be decoded.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[expect(unnameable_types, reason = "a part of what seals WriteTarget")]
 pub enum Unreadable {

@@ -1,4 +1,4 @@
-//! What a careful engineer writes without this crate: a transaction in a retry loop.
+//! A transaction in a retry loop, as a careful engineer writes it without this crate.
 //!
 //! It retries at once, at most as often as the layer does. A pause was measured on PostgreSQL: it
 //! wins nothing, and the slowest requests take twice as long. sqlx rolls back a dropped transaction

@@ -40,7 +40,7 @@ fn granted_for(server: Kind) -> Duration {
     })
 }
 
-/// What writers and administrators recorded.
+/// The records of writers and administrators.
 #[derive(Debug)]
 pub struct Race {
     pub(crate) exchanges: Vec<Exchange>,

@@ -65,8 +65,8 @@ impl CreateOnly {
     ///
     /// # Errors
     ///
-    /// Returns [`PreconditionFailed`](ErrorKind::PreconditionFailed) if nothing was inserted because
-    /// the row exists, or the error of the statement.
+    /// Returns [`PreconditionFailed`](ErrorKind::PreconditionFailed) if nothing was inserted
+    /// because the row exists, or the error of the statement.
     pub fn created<T>(&self, inserted: Result<Option<T>, sqlx::Error>) -> Result<T, Error> {
         match inserted {
             Ok(Some(row)) => Ok(row),

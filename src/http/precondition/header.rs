@@ -194,7 +194,7 @@ mod tests {
         text.is_empty() || commas.flat_map(spaces).flat_map(elements).any(is_tail)
     }
 
-    /// What can be left of the text after `[ element ]`.
+    /// The rests that the text can have after `[ element ]`.
     fn elements(text: &[u8]) -> impl Iterator<Item = &[u8]> {
         let opaque = text.strip_prefix(b"W/").unwrap_or(text).strip_prefix(b"\"");
         let end = opaque.and_then(|opaque| opaque.iter().position(|byte| *byte == b'"'));
@@ -203,7 +203,7 @@ mod tests {
         once(text).chain(tag.map(|(_, after)| &after[1..]))
     }
 
-    /// What can be left of the text after OWS.
+    /// The rests that the text can have after OWS.
     fn spaces(text: &[u8]) -> impl Iterator<Item = &[u8]> {
         let count = text.iter().take_while(|byte| **byte == b' ').count();
         (0..=count).map(|skipped| &text[skipped..])

@@ -358,7 +358,7 @@ mod tests {
         lines.collect()
     }
 
-    /// What `If-Match` lines of text mean; the status if they are rejected.
+    /// The meaning of `If-Match` lines; the status if they are rejected.
     fn expected(lines: &[&str]) -> Result<Option<IfMatch>, u16> {
         let lines: Vec<_> = lines.iter().map(|line| line.as_bytes()).collect();
         if_match(&read(&IF_MATCH, &lines)).map_err(|error| error.status().as_u16())

@@ -21,10 +21,10 @@ impl NotModified {
     /// Makes `response` a 304 without a body, if it is one of this crate.
     ///
     /// axum adds `Content-Length: 0` to a body whose size is known, which a cache could take for
-    /// the length of its stored response. Middleware that compresses adds a coding and a body to one
-    /// whose size is not known, and HTTP/2 sends them. If the client accepts codings, and no
-    /// middleware inside has added one, the size is therefore known at the first look, which is that
-    /// of such middleware outside, and not known later. Without any, axum looks first.
+    /// the length of its stored response. Middleware that compresses adds a coding and a body to
+    /// one whose size is not known, and HTTP/2 sends them. If the client accepts codings, and no
+    /// middleware inside has added one, the size is therefore known at the first look, which is
+    /// that of such middleware outside, and not known later. Without any, axum looks first.
     pub(crate) fn strip(response: Response, accepts_codings: bool) -> Response {
         let (mut parts, body) = response.into_parts();
         if parts.extensions.remove::<Self>().is_none() {

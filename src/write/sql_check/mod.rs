@@ -15,7 +15,7 @@ use self::{
 };
 use crate::write::lexer::{Lexer, Token};
 
-/// What is known of an accepted statement.
+/// An accepted statement.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Facts {
     /// The parameters that it uses, as bits.
@@ -163,7 +163,7 @@ const fn may_aggregate(lexer: &Lexer<'_>) -> bool {
     }
 }
 
-/// What the statement does.
+/// The verb of the statement.
 #[derive(Debug, Clone, Copy)]
 enum Verb {
     Insert,

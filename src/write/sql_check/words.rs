@@ -3,7 +3,8 @@
 /// The clauses after WHERE.
 pub(crate) const TAIL: &[&str] = &["ORDER", "LIMIT", "OFFSET", "FETCH", "FOR"];
 
-/// What may follow `{conditions}`, besides the end. Anything else could change their meaning.
+/// The words that may follow `{conditions}`, besides the end. Anything else could change their
+/// meaning.
 pub(crate) const ALLOWED_AFTER: &[&str] = &[
     "AND",
     "RETURNING",

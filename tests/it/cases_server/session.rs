@@ -12,7 +12,7 @@ use sqlx::{
 use std::sync::Arc;
 use support::Kind;
 use tokio::{sync::Barrier, time::sleep};
-use tower_interlock::{Denied, Error, ErrorKind, Tx};
+use tower_interlock::{Condition, ConditionalWrite, Denied, Error, ErrorKind, Tx};
 
 use super::{fill, is_postgres, set_default, updating, version, write};
 use crate::kit::{self, Kit, TestResponse, anyone, can_edit, guarded, put, test, test_with_pool};
@@ -331,6 +331,31 @@ fn configured_user_of_a_request_is_not_left_to_the_next() {
         "SELECT set_config('app.user', '1', false)",
         "SELECT nullif(current_setting('app.user', true), '')",
     );
+}
+
+static CONFIGURING: ConditionalWrite = ConditionalWrite::new(
+    "UPDATE documents SET version = version + 1 WHERE id = $1 AND {conditions} RETURNING version",
+    &[Condition::permitted(
+        "set_config('app.user', '1', false) = '1'",
+    )],
+);
+
+#[test]
+fn configured_user_of_a_conditional_write_is_not_left_to_the_next() {
+    test_with_pool(1, async |kit: Kit| {
+        if kit.database.kind() == Kind::CockroachDb {
+            return println!("skipped: CockroachDB has no such thing");
+        }
+        let (version,): (i64,) = CONFIGURING
+            .bind(1_i64)
+            .fetch_one(&kit.interlock)
+            .await
+            .unwrap();
+        assert_eq!(version, 1);
+        let left = "SELECT nullif(current_setting('app.user', true), '')";
+        let left: Option<String> = sqlx::query_scalar(left).fetch_one(&kit.pool).await.unwrap();
+        assert_eq!(left, None);
+    });
 }
 
 #[test]

@@ -33,7 +33,7 @@ pub struct Proxy {
     shared: Arc<Shared>,
 }
 
-/// What passed a [`Proxy`] so far.
+/// The counts of what passed a [`Proxy`] so far.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Counts {
     /// Connections that were opened.
@@ -157,7 +157,7 @@ impl Proxy {
         }
     }
 
-    /// What passed so far.
+    /// The counts so far.
     pub fn counts(&self) -> Counts {
         let counters = &self.shared.counters;
         let [
@@ -242,7 +242,7 @@ struct Counters {
 struct Strike {
     moment: Moment,
     fault: Fault,
-    /// What the server sends after the answer, before it closes the connection.
+    /// The message that the server sends after the response, before it closes the connection.
     farewell: Option<ServerError>,
     left: usize,
 }

@@ -1,4 +1,4 @@
-//! What is only possible with a PostgreSQL server that this process started.
+//! Tests that need a PostgreSQL server which this process started.
 
 #![allow(clippy::unwrap_used, reason = "helpers of tests")]
 

@@ -41,7 +41,7 @@ const SCHEMA: &str = "
 /// All rows: table, id and text.
 pub type Rows = Vec<(String, i64, String)>;
 
-/// What the check and the server did with a text.
+/// The verdicts of the check and the server on a text.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Verdict {
     /// The check rejected it.

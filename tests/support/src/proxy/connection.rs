@@ -126,11 +126,11 @@ impl Step {
 struct Awaited {
     step: Step,
     treatment: Treatment,
-    /// What the client gets after the reply, and then the end of the connection.
+    /// The message to the client after the reply, and then the end of the connection.
     farewell: Option<ServerError>,
 }
 
-/// What the client gets.
+/// The reply to the client.
 enum Treatment {
     Relay,
     /// This error, and the message that the server is ready.

@@ -24,7 +24,7 @@ pub enum Moment {
     Ping,
 }
 
-/// What the proxy does to a request of the client.
+/// A fault of the proxy at a request of the client.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Fault {
     /// The server receives it late.
