@@ -8,10 +8,10 @@ use sqlx::PgPool;
 
 use crate::{
     attempt::{Backoff, Engine, Limits},
-    database::Database,
     error::Error,
     http::Options,
     observe::Observer,
+    receipts::Receipts,
 };
 
 /// The settings of an [`Interlock`](crate::Interlock), from
@@ -25,6 +25,7 @@ pub struct InterlockBuilder {
     handoff: bool,
     limits: Limits,
     options: Options,
+    receipts: Option<Receipts>,
     observer: Option<Arc<dyn Observer>>,
 }
 
@@ -35,6 +36,7 @@ impl InterlockBuilder {
             handoff,
             limits: Limits::default(),
             options: Options::default(),
+            receipts: None,
             observer: None,
         }
     }
@@ -164,6 +166,15 @@ impl InterlockBuilder {
         self
     }
 
+    /// Stores a receipt with each COMMIT; see [`Receipts`]. Default: none, at no cost.
+    ///
+    /// All interlocks and processes that serve one route need it, or none: a copy of a request that
+    /// meets an interlock without receipts is executed again.
+    pub fn receipts(mut self, receipts: Receipts) -> Self {
+        self.receipts = Some(receipts);
+        self
+    }
+
     /// Installs an observer. Default: none, at no cost.
     pub fn observe(mut self, observer: impl Observer) -> Self {
         self.observer = Some(Arc::new(observer));
@@ -171,8 +182,7 @@ impl InterlockBuilder {
     }
 
     pub(crate) fn into_parts(self) -> (Engine, Limits, Options) {
-        let database = Database::new(self.pool, self.handoff);
-        let engine = Engine::new(database, self.observer);
+        let engine = Engine::new(self.pool, self.handoff, self.receipts, self.observer);
         (engine, self.limits, self.options)
     }
 }

@@ -13,6 +13,7 @@ use crate::{
     database,
     error::{Error, ErrorKind},
     http::{AuthorizeLayer, Options, Policy, PolicyWithState},
+    receipts,
     transact::TransactionBuilder,
     tx::Tx,
     write,
@@ -218,6 +219,33 @@ impl Interlock {
     /// ```
     pub fn transaction(&self) -> TransactionBuilder<'_> {
         TransactionBuilder::new(&self.engine, self.limits)
+    }
+
+    /// Removes expired [receipts](crate::Receipts), and returns how many.
+    ///
+    /// It removes a thousand at a time, each thousand in a transaction of its own, until none is
+    /// left or the [`deadline`](InterlockBuilder::deadline) has passed. Call it now and then, such
+    /// as once an hour. CockroachDB from v22.2 on can do it alone: see
+    /// [`schema::RECEIPTS`](crate::schema::RECEIPTS).
+    ///
+    /// # Errors
+    ///
+    /// Returns the error of the database. Those that were removed stay removed.
+    ///
+    /// # Cancellation
+    ///
+    /// Dropped, it stops. The thousand under way is finished in the background.
+    pub async fn purge_receipts(&self) -> Result<u64, Error> {
+        let limit = tokio::time::Instant::now() + self.limits.deadline;
+        receipts::purge(&self.engine.database, limit).await
+    }
+
+    /// Returns how many denials were not recorded, because too many were waiting or the database
+    /// rejected them, since the interlock was made. See
+    /// [`record_denials`](crate::Receipts::record_denials).
+    #[must_use]
+    pub fn unrecorded_denials(&self) -> u64 {
+        self.engine.denials.unrecorded()
     }
 
     /// Rejects new work with [`Unavailable`](crate::ErrorKind::Unavailable), and waits for the work

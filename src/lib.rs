@@ -42,6 +42,7 @@
 //! * [`AuthorizeLayer`]: **when it commits**, nesting, cancellation.
 //! * [`InterlockBuilder`]: the settings; [`Interlock::pool_options`]: the pool.
 //! * [`ErrorKind`]: every error that the crate responds with; [`Error`]: how to tell them apart.
+//! * [`Receipts`]: unknown outcomes decided, idempotency keys, the audit row.
 //! * [`Report`]: what became of a request; [`observe`]: metrics and traces of all work.
 //!
 //! # Promises
@@ -116,6 +117,7 @@ mod error;
 mod http;
 mod interlock;
 pub mod observe;
+mod receipts;
 mod report;
 pub mod transact;
 mod tx;
@@ -127,6 +129,7 @@ pub use crate::{
     error::{Denied, Error, ErrorKind},
     http::{AuthorizeLayer, Authorized, Policy},
     interlock::Interlock,
+    receipts::Receipts,
     report::{Outcome, Report},
     tx::{Savepoint, Tx},
     write::{Condition, ConditionalWrite},
@@ -155,6 +158,11 @@ pub mod schema {
     /// It creates the function `interlock_guard()`, for a trigger that rejects changes of
     /// permissions in transactions below SERIALIZABLE. CockroachDB needs no guard.
     pub const SERIALIZABLE_GUARD: &str = include_str!("../sql/serializable_guard.sql");
+
+    /// The table of [receipts](crate::Receipts): `sql/receipts.sql`.
+    ///
+    /// Run it with the migrations of the service. It changes nothing if the table exists.
+    pub const RECEIPTS: &str = include_str!("../sql/receipts.sql");
 }
 
 /// The examples of the README, compiled.

@@ -18,6 +18,9 @@ pub enum Outcome {
     Committed,
     /// Nothing was kept.
     RolledBack,
+    /// The request was committed before, with the same idempotency key. The response is that of
+    /// then.
+    Replayed,
     /// COMMIT was sent and its outcome cannot be known, or the transaction was ended by other means
     /// than this crate.
     Unknown,
@@ -31,7 +34,8 @@ impl Report {
         &self.policies
     }
 
-    /// Returns the number of attempts. It is 0 if the body was rejected.
+    /// Returns the number of attempts. It is 0 if the request was rejected or replayed before the
+    /// first one.
     #[must_use]
     pub fn attempts(&self) -> u32 {
         self.attempts

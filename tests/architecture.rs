@@ -15,13 +15,14 @@ use std::{
 };
 
 /// The rooms, the highest first. A file imports from its own room and from rooms below it.
-const ROOMS: [&[&str]; 10] = [
+const ROOMS: [&[&str]; 11] = [
     &["lib"],
     &["interlock"],
     &["builder"],
     &["http", "write", "transact"],
     &["attempt"],
     &["tx"],
+    &["receipts"],
     &["database"],
     &["observe"],
     &["error"],

@@ -2,10 +2,13 @@
 
 use std::sync::Arc;
 
+use sqlx::PgPool;
+
 use crate::{
     attempt::queue::RetryQueues,
     database::Database,
     observe::{Observation, Observer},
+    receipts::{DenialLog, REQUIRED_TABLE, Receipts},
     tx::WorkContext,
 };
 
@@ -13,14 +16,24 @@ use crate::{
 pub(crate) struct Engine {
     pub(crate) database: Arc<Database>,
     pub(crate) queues: RetryQueues,
+    pub(crate) receipts: Option<Receipts>,
+    pub(crate) denials: DenialLog,
     observer: Option<Arc<dyn Observer>>,
 }
 
 impl Engine {
-    pub(crate) fn new(database: Database, observer: Option<Arc<dyn Observer>>) -> Self {
+    pub(crate) fn new(
+        pool: PgPool,
+        handoff: bool,
+        receipts: Option<Receipts>,
+        observer: Option<Arc<dyn Observer>>,
+    ) -> Self {
+        let tables = receipts.iter().map(|_| REQUIRED_TABLE).collect();
         Self {
-            database: Arc::new(database),
+            database: Arc::new(Database::new(pool, handoff, tables)),
             queues: RetryQueues::default(),
+            receipts,
+            denials: DenialLog::default(),
             observer,
         }
     }

@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use tokio::time::Instant;
+
 use crate::attempt::backoff::{Backoff, clamp};
 
 /// How long, and how often, work is attempted.
@@ -40,10 +42,34 @@ impl Default for Limits {
     }
 }
 
+/// Until when the steps of an attempt may take.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Deadlines {
+    /// Everything before COMMIT is sent.
+    pub(crate) work: Instant,
+    /// The acknowledgement of COMMIT.
+    pub(crate) commit: Instant,
+}
+
+impl Deadlines {
+    /// When a COMMIT that is not acknowledged is given up in the background as well, and its
+    /// connection closed.
+    pub(crate) fn given_up(self) -> Instant {
+        self.commit + GIVEN_UP_AFTER
+    }
+
+    /// When half of the time that is left has passed: how long a COMMIT may go without an
+    /// acknowledgement if there is another way to find out what has become of it.
+    pub(crate) fn halfway(self) -> Instant {
+        let now = Instant::now();
+        now + self.commit.saturating_duration_since(now) / 2
+    }
+}
+
+const GIVEN_UP_AFTER: Duration = Duration::from_secs(5);
+
 #[cfg(test)]
 mod tests {
-    use tokio::time::Instant;
-
     use super::*;
 
     #[test]

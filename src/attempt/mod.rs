@@ -2,9 +2,11 @@
 
 mod backoff;
 mod budget;
+mod commit;
 mod decide;
 mod engine;
 mod examine;
+mod failure;
 mod limits;
 mod queue;
 mod reply;
@@ -15,9 +17,9 @@ mod work;
 pub use self::backoff::Backoff;
 pub(crate) use self::{
     engine::Engine,
+    failure::{Failure, Retry},
     limits::Limits,
     reply::{Reply, ReplyClass},
     run::run,
-    settle::{Failure, Retry},
     work::{Attempt, Step, Work},
 };

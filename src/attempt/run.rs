@@ -8,9 +8,9 @@ use crate::{
     attempt::{
         budget::{Budget, exhausted},
         engine::Engine,
-        limits::Limits,
+        failure::Retry,
+        limits::{Deadlines, Limits},
         queue::Ticket,
-        settle::{Deadlines, Retry},
         work::{Attempt, Step, Work},
     },
     database::{Access, Detached, Transaction, timeout_at},
@@ -119,7 +119,8 @@ impl<'w> Retries<'w> {
             Poll::Ready(ready) => ready.map(|()| true)?,
             Poll::Pending => false,
         };
-        let ended = pin!(end(retry.unfinished, at_once && is_ready));
+        let restarts = at_once && is_ready && !work.begins_outside();
+        let ended = pin!(end(retry.unfinished, restarts));
         let Some(next_tx) = timeout_at(deadline, ended).await else {
             return Ok(false);
         };

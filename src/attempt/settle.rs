@@ -1,89 +1,33 @@
-//! The settlement of an attempt: examine, decide; COMMIT and hooks, or roll back.
+//! The settlement of an attempt: examine, decide; commit, or roll back.
 
-use std::{pin::pin, sync::Arc, time::Duration};
+use std::{pin::pin, sync::Arc};
 
 use tokio::time::Instant;
-use tokio_util::task::task_tracker::TaskTrackerToken;
-use tracing::Instrument as _;
 
 use crate::{
     attempt::{
+        commit::{commit, commit_failed},
         decide::{Decision, decide},
         examine::{examine, is_ended},
+        failure::{Failure, Retry},
+        limits::Deadlines,
         reply::Reply,
     },
-    database::{CommitError, CommitFailure, Database, Detached, Doubt, Transaction, timeout_at},
-    error::{Error, ErrorClass, ErrorKind, Known, Violation, describe, sqlstate},
+    database::{Database, Doubt, timeout_at},
+    error::{Error, ErrorKind},
+    receipts::Receipt,
     report::Outcome,
-    tx::{
-        PendingHook, SlotState, Verdict,
-        scope::{self, Scope},
-    },
+    tx::{SlotState, Verdict},
 };
 
-/// Why the reply of an attempt does not stand.
-pub(crate) enum Failure {
-    /// This error takes its place.
-    Replaced(Error, Outcome),
-    Retry(Retry),
-}
-
-/// An attempt that failed and may be retried.
-pub(crate) struct Retry {
-    pub(crate) class: ErrorClass,
-    pub(crate) error: Error,
-    /// The transaction, to be rolled back.
-    pub(crate) unfinished: Option<Transaction>,
-    /// The constraints that the attempt violated.
-    pub(crate) violations: Vec<Violation>,
-}
-
-impl Retry {
-    pub(crate) fn new(class: ErrorClass, error: Error, unfinished: Option<Transaction>) -> Self {
-        let violations = error.violation().cloned().into_iter().collect();
-        Self {
-            class,
-            error,
-            unfinished,
-            violations,
-        }
-    }
-
-    fn of_state(class: ErrorClass, error: Error, state: &mut SlotState) -> Self {
-        let recorded = state.errors.iter().map(|recorded| &recorded.error);
-        let violations = recorded.filter_map(Error::violation).cloned().collect();
-        Self {
-            violations,
-            ..Self::new(class, error, state.transaction.take())
-        }
-    }
-}
-
-/// Until when the steps of a settlement may take.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct Deadlines {
-    /// Everything before COMMIT is sent.
-    pub(crate) work: Instant,
-    /// The acknowledgement of COMMIT.
-    pub(crate) commit: Instant,
-}
-
-impl Deadlines {
-    /// When a COMMIT that is not acknowledged is given up in the background as well, and its
-    /// connection closed.
-    pub(crate) fn given_up(self) -> Instant {
-        self.commit + GIVEN_UP_AFTER
-    }
-}
-
-const GIVEN_UP_AFTER: Duration = Duration::from_secs(5);
-
-/// Settles an attempt that ended with `reply`. `Ok` if the reply stands.
+/// Settles an attempt that ended with `reply`. `Ok` if the reply stands. If it commits, `receipt` is
+/// stored with it.
 ///
 /// Cancelled before COMMIT, it rolls back. Cancelled later, COMMIT and hooks are finished.
 pub(crate) async fn settle(
     state: &mut SlotState,
     reply: Reply<'_>,
+    receipt: Option<Receipt>,
     database: &Arc<Database>,
     dry_run: bool,
     deadlines: Deadlines,
@@ -107,7 +51,7 @@ pub(crate) async fn settle(
         }
         // Boxed: what only tests need is not to enlarge the future of every request.
         Decision::Commit if dry_run => Box::pin(dry_run_commit(state, deadlines.work)).await,
-        Decision::Commit => commit(state, database, deadlines).await,
+        Decision::Commit => commit(state, receipt, database, deadlines).await,
     }
 }
 
@@ -148,77 +92,6 @@ fn ended(state: &SlotState, error: Option<&Error>) -> Failure {
     Failure::Replaced(error, Outcome::Unknown)
 }
 
-/// Commits, and waits for the acknowledgement.
-async fn commit(
-    state: &mut SlotState,
-    database: &Arc<Database>,
-    deadlines: Deadlines,
-) -> Result<Outcome, Failure> {
-    let limit = deadlines.commit;
-    let hooks = std::mem::take(&mut state.hooks);
-    let known = std::mem::take(&mut state.known);
-    let uncertain = state.is_uncertain();
-    let Some(transaction) = state.transaction.take() else {
-        run_hooks(hooks, database.token(), database);
-        return Ok(Outcome::NoTransaction);
-    };
-    let (running, database) = (database.token(), Arc::clone(database));
-    let committing = async move {
-        let committed = transaction.commit(deadlines.given_up()).await;
-        log_commit(committed.as_ref().err().map(|(error, _)| error), limit);
-        if committed.is_ok() {
-            run_hooks(hooks, running, &database);
-        }
-        committed
-    };
-    match await_commit(committing, limit, &known).await {
-        Ok(()) => Ok(Outcome::Committed),
-        // It would repeat what is not known to have failed.
-        Err(Failure::Retry(retry)) if uncertain => {
-            let error = retry.error.with_kind(ErrorKind::OutcomeUnknown);
-            Err(Failure::Replaced(error, Outcome::Unknown))
-        }
-        Err(failure) => Err(failure),
-    }
-}
-
-/// Awaits a COMMIT, or a statement that is its own COMMIT, until `limit`. Cancelled, it goes on in
-/// the background.
-pub(crate) async fn await_commit<T: Send + 'static>(
-    committing: impl Future<Output = Result<T, (CommitError, Option<Transaction>)>> + Send + 'static,
-    limit: Instant,
-    known: &Known,
-) -> Result<T, Failure> {
-    // Work around this one must not be retried until the outcome is known.
-    let pending = scope::PendingOutcome::new();
-    let committing = Detached::new(committing.in_current_span());
-    let Some(committed) = timeout_at(limit, committing).await else {
-        let cause = "there was no reply to COMMIT in time; it goes on for a while, and its outcome will be logged";
-        let error = Error::because(ErrorKind::OutcomeUnknown, cause);
-        return Err(Failure::Replaced(error, Outcome::Unknown));
-    };
-    let unknown = |(error, _): &(CommitError, _)| error.failure == CommitFailure::Unknown;
-    if !committed.as_ref().is_err_and(unknown) {
-        pending.known();
-    }
-    committed.map_err(|(error, unfinished)| commit_failed(error, unfinished, known))
-}
-
-fn commit_failed(error: CommitError, unfinished: Option<Transaction>, known: &Known) -> Failure {
-    let failure = error.failure;
-    let error = error.into_error();
-    match failure {
-        CommitFailure::Retryable(ErrorClass::ConstraintViolation)
-            if error.violation().is_none_or(|it| known.contains(it)) =>
-        {
-            Failure::Replaced(error, Outcome::RolledBack)
-        }
-        CommitFailure::Retryable(class) => Failure::Retry(Retry::new(class, error, unfinished)),
-        CommitFailure::RolledBack => Failure::Replaced(error, Outcome::RolledBack),
-        CommitFailure::Unknown => Failure::Replaced(error, Outcome::Unknown),
-    }
-}
-
 /// Does everything that a commit does, except for the commit.
 async fn dry_run_commit(state: &mut SlotState, deadline: Instant) -> Result<Outcome, Failure> {
     let outcome = state.outcome();
@@ -233,48 +106,6 @@ async fn dry_run_commit(state: &mut SlotState, deadline: Instant) -> Result<Outc
             let error = Error::new(ErrorKind::DeadlineExceeded);
             Err(Failure::Replaced(error, outcome))
         }
-    }
-}
-
-/// Runs the hooks in the background, one after the other. A panic in one does not stop the next.
-fn run_hooks(hooks: Vec<PendingHook>, running: TaskTrackerToken, database: &Arc<Database>) {
-    if hooks.is_empty() {
-        return;
-    }
-    let scope = Scope::Hook(Arc::clone(database));
-    let hooks = async move {
-        for PendingHook { hook, .. } in hooks {
-            let hook = scope::enter(scope.clone(), hook);
-            if tokio::spawn(hook.in_current_span()).await.is_err() {
-                tracing::error!("an after_commit hook panicked");
-            }
-        }
-        drop(running);
-    };
-    tokio::spawn(hooks.in_current_span());
-}
-
-/// Logs what came of a COMMIT that was awaited until `limit`.
-pub(crate) fn log_commit(failed: Option<&CommitError>, limit: Instant) {
-    let outcome = match failed.map(|failed| failed.failure) {
-        None => "committed",
-        Some(CommitFailure::Unknown) => "unknown",
-        Some(_) => "rolled back",
-    };
-    let sqlstate = failed.and_then(|failed| sqlstate::code(&failed.error));
-    let sqlstate = sqlstate.as_deref();
-    let error = failed.map(|failed| describe(&failed.error));
-    if Instant::now() >= limit {
-        tracing::warn!(
-            outcome,
-            sqlstate,
-            error,
-            "a COMMIT that was reported as unknown is over"
-        );
-    } else if outcome == "unknown" {
-        tracing::error!(outcome, sqlstate, error, "COMMIT");
-    } else {
-        tracing::debug!(outcome, sqlstate, error, "COMMIT");
     }
 }
 

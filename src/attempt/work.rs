@@ -11,13 +11,16 @@ use tokio::time::Instant;
 use crate::{
     attempt::{
         budget::exhausted,
-        limits::Limits,
+        commit::{await_commit, log_commit},
+        failure::{Failure, Retry},
+        limits::{Deadlines, Limits},
         reply::Reply,
-        settle::{self, Deadlines, Failure, Retry},
+        settle,
     },
     database::{Access, CommitError, Server, Transaction, timeout_at},
     error::{Error, ErrorKind, Known, Violation},
     observe::Durations,
+    receipts::Receipt,
     report::Outcome,
     tx::{
         SlotGuard, SlotState, WorkContext,
@@ -33,6 +36,12 @@ pub(crate) trait Work: Send {
 
     /// The key of the queue in which the work waits after a serialization failure, if there is one.
     fn queue_key(&self) -> Option<&str>;
+
+    /// Whether an attempt runs a statement outside of its transaction first. Then no transaction is
+    /// begun for it in advance, so that it does not wait for a second connection.
+    fn begins_outside(&self) -> bool {
+        false
+    }
 
     /// Whether the next attempt could begin.
     fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Self::Error>> {
@@ -177,17 +186,20 @@ impl<'w> Attempt<'w> {
         output.ok_or_else(|| Error::new(ErrorKind::DeadlineExceeded))
     }
 
-    /// Settles the attempt, which ended with `reply`. `Ok` if the reply stands.
+    /// Settles the attempt, which ended with `reply`. `Ok` if the reply stands. If it commits,
+    /// `receipt` is stored with it.
     pub(crate) async fn settle(
         &mut self,
         state: &mut SlotState,
         reply: Reply<'_>,
+        receipt: Option<Receipt>,
     ) -> Result<Outcome, Failure> {
         let started = self.started();
         let waited = state.waited;
         let database = &self.context.database;
         let dry_run = self.limits.dry_run;
-        let settled = settle::settle(state, reply, database, dry_run, self.deadlines).await;
+        let settled =
+            settle::settle(state, reply, receipt, database, dry_run, self.deadlines).await;
         if let Some(started) = started {
             self.durations.committing = started.elapsed();
             self.durations.waited += waited;
@@ -224,10 +236,10 @@ impl<'w> Attempt<'w> {
         let limit = self.deadlines.commit;
         let committing = async move {
             let committed = committing.await;
-            settle::log_commit(committed.as_ref().err(), limit);
+            log_commit(committed.as_ref().err(), limit);
             committed.map_err(|error| (error, None))
         };
-        let committed = settle::await_commit(committing, limit, &self.known()).await;
+        let committed = await_commit(committing, limit, &self.known()).await;
         if let Some(started) = started {
             self.durations.committing = started.elapsed();
             if let Err(failure) = &committed {

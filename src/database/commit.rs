@@ -70,9 +70,9 @@ impl CommitError {
         Self::rolled_back(error, server)
     }
 
-    /// The failure of the COMMIT of a transaction that could only read: nothing is unknown, and it
-    /// may run again.
-    pub(crate) fn of_read_only(self) -> Self {
+    /// The failure of a COMMIT that was not acknowledged, and is known to have changed nothing: the
+    /// transaction could only read, or a fence has found out.
+    pub(crate) fn of_void(self) -> Self {
         if self.failure != CommitFailure::Unknown {
             return self;
         }
@@ -137,6 +137,6 @@ mod tests {
         let lost = sqlx::Error::Io(std::io::ErrorKind::ConnectionReset.into());
         let commit = CommitError::of_commit(lost, Server::CockroachDb).unwrap();
         let again = CommitFailure::Retryable(ErrorClass::ConnectionLost);
-        assert_eq!(commit.of_read_only().failure, again);
+        assert_eq!(commit.of_void().failure, again);
     }
 }

@@ -5,11 +5,7 @@
     reason = "connections are acquired, and transactions begun and rolled back, here"
 )]
 
-use std::{
-    io,
-    sync::{Arc, OnceLock},
-    time::Duration,
-};
+use std::{io, sync::Arc, time::Duration};
 
 use sqlx::{
     AssertSqlSafe, Connection as _, Executor as _, PgConnection, PgPool, Postgres, Row as _,
@@ -27,7 +23,7 @@ use crate::{
         access::Access,
         detached::spawn_on,
         handoff::{Handoff, MAX_BYPASS},
-        server::{self, Server},
+        server::{KnownServer, Server},
     },
     error::{Error, ErrorClass, ErrorKind},
 };
@@ -104,7 +100,7 @@ impl Connection {
     /// Begins a transaction. Not to be cancelled: run it in a `Detached`.
     pub(crate) async fn begin(
         mut self,
-        server: &OnceLock<Server>,
+        server: &KnownServer,
         access: Access,
     ) -> Result<(Self, Server), sqlx::Error> {
         match self.try_begin(server, access).await {
@@ -119,7 +115,7 @@ impl Connection {
 
     async fn try_begin(
         &mut self,
-        server: &OnceLock<Server>,
+        server: &KnownServer,
         access: Access,
     ) -> Result<Server, sqlx::Error> {
         let server = self.inspect(server).await?;
@@ -131,15 +127,11 @@ impl Connection {
 
     /// Which server it leads to. The first call inspects it. No request waits for the inspection
     /// of another one, whose connection may hang.
-    pub(crate) async fn inspect(
-        &mut self,
-        server: &OnceLock<Server>,
-    ) -> Result<Server, sqlx::Error> {
-        if let Some(server) = server.get() {
-            return Ok(*server);
+    pub(crate) async fn inspect(&mut self, server: &KnownServer) -> Result<Server, sqlx::Error> {
+        match server.get() {
+            Some(server) => Ok(server),
+            None => within(CONTROL_TIMEOUT, server.inspect(self.sql()?)).await,
         }
-        let inspected = within(CONTROL_TIMEOUT, server::inspect(self.sql()?)).await?;
-        Ok(*server.get_or_init(|| inspected))
     }
 
     /// Ends the transaction that has failed and begins the next one, which is the same to sqlx.

@@ -8,44 +8,45 @@ mod detached;
 mod handoff;
 mod server;
 mod session;
+mod statement;
 mod transaction;
 mod untracked;
 
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 
 use sqlx::PgPool;
 use tokio_util::task::{TaskTracker, task_tracker::TaskTrackerToken};
 
-use self::handoff::Handoff;
 pub(crate) use self::{
     access::Access,
     commit::{CommitError, CommitFailure},
     connection::{Connection, Health, timed_out},
     deadline::timeout_at,
     detached::Detached,
-    server::Server,
+    server::{RequiredTable, Server},
     session::pool_options,
     transaction::{Depth, Doubt, Proof, Transaction},
     untracked::{Severity, UntrackedRead},
 };
+use self::{handoff::Handoff, server::KnownServer};
 use crate::error::{Error, ErrorClass, ErrorKind, Moment, is_fatal, kind};
 
 /// A pool, what is known of its server, and the work that is under way on it. Shared by all
 /// clones of one `Interlock`.
 pub(crate) struct Database {
     pool: PgPool,
-    /// Set by the first connection that is used.
-    server: OnceLock<Server>,
+    /// Known from the first connection that is used.
+    server: KnownServer,
     handoff: Option<Arc<Handoff<Connection>>>,
     /// Work, transactions and hooks under way. Closed by `drain`.
     running: TaskTracker,
 }
 
 impl Database {
-    pub(crate) fn new(pool: PgPool, handoff: bool) -> Self {
+    pub(crate) fn new(pool: PgPool, handoff: bool, tables: Vec<RequiredTable>) -> Self {
         Self {
             pool,
-            server: OnceLock::new(),
+            server: KnownServer::new(tables),
             handoff: handoff.then(Arc::default),
             running: TaskTracker::new(),
         }
@@ -106,7 +107,7 @@ impl Database {
 
     /// Which server it is, if one of its connections was used.
     pub(crate) fn known_server(&self) -> Option<Server> {
-        self.server.get().copied()
+        self.server.get()
     }
 
     /// Which server `connection` leads to. The first call inspects it.

@@ -1,8 +1,11 @@
-//! The first look at the server: which one it is, and whether its settings keep the promises.
+//! The first look at the server: which one it is, whether its settings keep the promises, and
+//! whether it has the tables that are needed.
+
+use std::sync::OnceLock;
 
 use sqlx::{AssertSqlSafe, Executor as _, PgConnection, Row as _, SqlSafeStr as _};
 
-use crate::error::{Error, ErrorKind};
+use crate::error::{Error, ErrorKind, sqlstate};
 
 /// Which server it is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -21,12 +24,72 @@ impl Server {
     }
 }
 
-/// Inspects the server: rejects a setting that breaks a promise, warns of one that weakens it.
-///
-/// # Errors
-///
-/// Returns [`ErrorKind::Misconfigured`] for a rejected setting, or the error of the query.
-pub(crate) async fn inspect(connection: &mut PgConnection) -> Result<Server, sqlx::Error> {
+/// A table of this crate that a setting needs.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct RequiredTable {
+    /// A query for its columns that returns no row.
+    pub(crate) query: &'static str,
+    /// What is missing if the query fails, and the mend.
+    pub(crate) missing: &'static str,
+}
+
+/// The server of a pool, once one of its connections was inspected.
+pub(crate) struct KnownServer {
+    known: OnceLock<Server>,
+    tables: Vec<RequiredTable>,
+}
+
+impl KnownServer {
+    pub(crate) fn new(tables: Vec<RequiredTable>) -> Self {
+        Self {
+            known: OnceLock::new(),
+            tables,
+        }
+    }
+
+    pub(crate) fn get(&self) -> Option<Server> {
+        self.known.get().copied()
+    }
+
+    /// Inspects the server that `connection` leads to: rejects a setting that breaks a promise or a
+    /// missing table, warns of a setting that weakens a promise.
+    ///
+    /// # Errors
+    ///
+    /// Returns [`ErrorKind::Misconfigured`], or the error of the query.
+    pub(crate) async fn inspect(
+        &self,
+        connection: &mut PgConnection,
+    ) -> Result<Server, sqlx::Error> {
+        let server = inspect_settings(connection).await?;
+        for table in &self.tables {
+            inspect_table(connection, *table).await?;
+        }
+        Ok(*self.known.get_or_init(|| server))
+    }
+}
+
+async fn inspect_table(
+    connection: &mut PgConnection,
+    table: RequiredTable,
+) -> Result<(), sqlx::Error> {
+    let Err(error) = connection.execute(table.query).await else {
+        return Ok(());
+    };
+    match sqlstate::code(&error).as_deref() {
+        Some(
+            sqlstate::UNDEFINED_TABLE
+            | sqlstate::UNDEFINED_COLUMN
+            | sqlstate::INSUFFICIENT_PRIVILEGE,
+        ) => {
+            let cause = format!("{}: {error}", table.missing);
+            Err(Error::because(ErrorKind::Misconfigured, cause).into_sqlx())
+        }
+        _ => Err(error),
+    }
+}
+
+async fn inspect_settings(connection: &mut PgConnection) -> Result<Server, sqlx::Error> {
     let row = connection
         .fetch_one(AssertSqlSafe(query()).into_sql_str())
         .await?;

@@ -330,7 +330,7 @@ impl Transaction {
             let failed = if could_write {
                 failed
             } else {
-                failed.of_read_only()
+                failed.of_void()
             };
             return Err((failed, None));
         }

@@ -120,6 +120,16 @@ kinds! {
     /// 400: the precondition of the request could not be parsed.
     InvalidPrecondition: BAD_REQUEST, DEBUG, "invalid-precondition",
         "The precondition could not be read, nothing was changed";
+    /// 400: the request needs an idempotency key and has none, or its key could not be parsed.
+    InvalidIdempotencyKey: BAD_REQUEST, DEBUG, "invalid-idempotency-key",
+        "The idempotency key is missing or could not be read, nothing was changed";
+    /// 422: the idempotency key was used for another request. Nothing was changed by this one.
+    IdempotencyKeyReused: UNPROCESSABLE_ENTITY, INFO, "idempotency-key-reused",
+        "The idempotency key was used for another request, nothing was changed";
+    /// 409: the request, or the transaction, was done before with this idempotency key, and its
+    /// response was not kept. It is not done again.
+    AlreadyDone: CONFLICT, INFO, "already-done",
+        "The change was made before, and its response is not available any more";
     /// The status of its [`other`](crate::Condition::other) condition, which is not true.
     /// Nothing was written.
     ConditionFailed: UNPROCESSABLE_ENTITY, INFO, "condition-failed",

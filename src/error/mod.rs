@@ -293,7 +293,7 @@ impl Error {
         carried::carry(self)
     }
 
-    fn describe(&self) -> Option<String> {
+    pub(crate) fn describe(&self) -> Option<String> {
         let cause = self.0.cause.as_deref()?;
         Some(match cause.downcast_ref() {
             Some(error) => describe(error),

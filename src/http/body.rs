@@ -58,6 +58,10 @@ impl Buffered {
         self.data.is_empty()
     }
 
+    pub(crate) fn bytes(&self) -> &[u8] {
+        &self.data
+    }
+
     pub(crate) fn into_body(self) -> Body {
         let data = Full::new(self.data);
         match self.trailers {

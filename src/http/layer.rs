@@ -8,6 +8,7 @@ use crate::{
     attempt::{Engine, Limits},
     database::Access,
     http::{
+        idempotency::Idempotency,
         options::Options,
         policy::ErasedPolicy,
         route::{BodyMode, Route},
@@ -94,6 +95,7 @@ impl AuthorizeLayer {
             name,
             access: Access::ReadWrite,
             body: BodyMode::Buffered,
+            idempotency: Idempotency::Unsupported,
         }))
     }
 
@@ -118,6 +120,44 @@ impl AuthorizeLayer {
     /// before the first statement of the handler.
     pub fn unbuffered(self) -> Self {
         self.change(|route| route.body = BodyMode::Streamed)
+    }
+
+    /// Makes each request have one effect, however often the client repeats it: the header
+    /// `Idempotency-Key` tells its copies. It needs [`receipts`](crate::InterlockBuilder::receipts)
+    /// and a [`principal`](crate::InterlockBuilder::principal).
+    ///
+    /// * The key is used up exactly if the request commits. After a denial, an error or a timeout
+    ///   the client may repeat the request with the same key, and it is executed.
+    /// * A request that was committed before gets the response of then: its status, headers and
+    ///   body, and the header `Idempotent-Replayed: true`. Policy and handler do not run; what the
+    ///   response tells was authorized when it was committed. The headers of one connection,
+    ///   `Date` and `Set-Cookie` are not kept.
+    /// * Copies that run at the same time wait for each other in the database, and all of them get
+    ///   the response of the one that commits.
+    /// * A key belongs to the principal, the method and the path. The same key with another query,
+    ///   content type or body is [`IdempotencyKeyReused`](crate::ErrorKind::IdempotencyKeyReused),
+    ///   422. The principal must be unique among all that share the table of receipts.
+    /// * If the response is longer than
+    ///   [`response_limit`](crate::Receipts::response_limit), or of unknown length, a copy of the
+    ///   request is [`AlreadyDone`](crate::ErrorKind::AlreadyDone), 409. It is not executed again.
+    /// * A request without a key is
+    ///   [`InvalidIdempotencyKey`](crate::ErrorKind::InvalidIdempotencyKey), 400. Requests with safe
+    ///   methods need none, and their keys are ignored.
+    ///
+    /// The key is a String of [RFC 8941](https://www.rfc-editor.org/rfc/rfc8941#section-3.3.3), as in
+    /// the [draft of the header](https://datatracker.ietf.org/doc/draft-ietf-httpapi-idempotency-key-header/),
+    /// or the same without quotes, of 1 to 255 characters.
+    ///
+    /// It belongs on the outermost layer of a route, under axum's `Router`, and excludes
+    /// [`read_only`](Self::read_only) and [`unbuffered`](Self::unbuffered).
+    pub fn idempotent(self) -> Self {
+        self.change(|route| route.idempotency = Idempotency::Required)
+    }
+
+    /// Does the same as [`idempotent`](Self::idempotent) for requests that have a key, and lets
+    /// others pass.
+    pub fn idempotency_optional(self) -> Self {
+        self.change(|route| route.idempotency = Idempotency::Optional)
     }
 
     /// Overrides [`InterlockBuilder::deadline`](crate::InterlockBuilder::deadline) for this route.

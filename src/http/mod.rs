@@ -2,12 +2,15 @@
 
 mod body;
 mod extract;
+mod idempotency;
+mod kept;
 mod layer;
 mod options;
 mod policy;
 pub(crate) mod precondition;
 mod problem;
 mod reads;
+mod receipt;
 mod response;
 mod route;
 mod service;

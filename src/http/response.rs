@@ -35,6 +35,18 @@ impl FinalResponse {
         }
     }
 
+    /// The response of an earlier copy of the request.
+    pub(crate) fn replayed(response: Response, attempts: u32) -> Self {
+        Self {
+            response,
+            report: Report {
+                policies: Vec::new(),
+                attempts,
+                outcome: Outcome::Replayed,
+            },
+        }
+    }
+
     /// Logs the error in the response, renders it as the options say, tells the observer, and adds
     /// the report.
     pub(crate) fn finish(
@@ -62,11 +74,7 @@ impl FinalResponse {
         }
         if let Some(error) = error {
             error.log();
-            // Middleware that gave the response another status has taken it over.
-            let ours = error.status() == response.status();
-            if let Some(render) = options.error_response.as_ref().filter(|_| ours) {
-                response = rendered(response, &error, &**render);
-            }
+            response = render(response, options);
         }
         if response.status() == StatusCode::NOT_MODIFIED {
             response = NotModified::strip(response, accepts_codings);
@@ -75,6 +83,27 @@ impl FinalResponse {
         response
     }
 }
+
+/// `response` as the options show its error, if it has one and was not rendered yet.
+pub(crate) fn render(response: Response, options: &Options) -> Response {
+    let extensions = response.extensions();
+    let Some(render) = options.error_response.as_ref() else {
+        return response;
+    };
+    match extensions.get::<Error>().cloned() {
+        // Middleware that gave the response another status has taken it over.
+        Some(error)
+            if error.status() == response.status() && extensions.get::<Rendered>().is_none() =>
+        {
+            rendered(response, &error, &**render)
+        }
+        _ => response,
+    }
+}
+
+/// Marks a response whose error is rendered.
+#[derive(Clone)]
+struct Rendered;
 
 /// `response` as `render` shows its error: with the status and body of that, and with its own
 /// headers, as far as they do not describe its body and the rendered response has no such header.
@@ -88,6 +117,7 @@ fn rendered(response: Response, error: &Error, render: &RenderError) -> Response
     parts.headers.extend(rendered.headers);
     parts.extensions.extend(rendered.extensions);
     parts.extensions.insert(error.clone());
+    parts.extensions.insert(Rendered);
     parts.status = rendered.status;
     Response::from_parts(parts, body)
 }

@@ -5,7 +5,7 @@ use std::{fmt, sync::Arc};
 use crate::{
     attempt::{Engine, Limits},
     database::Access,
-    http::{options::Options, policy::ErasedPolicy, reads::PolicyReads},
+    http::{idempotency::Idempotency, options::Options, policy::ErasedPolicy, reads::PolicyReads},
 };
 
 /// The settings of a layer, its policy and its engine.
@@ -19,6 +19,7 @@ pub(crate) struct Route {
     pub(crate) name: &'static str,
     pub(crate) access: Access,
     pub(crate) body: BodyMode,
+    pub(crate) idempotency: Idempotency,
 }
 
 /// The way of the request's body to the handler.
@@ -47,6 +48,7 @@ impl fmt::Debug for Route {
             .field("policy", &format_args!("{}", self.name))
             .field("access", &self.access)
             .field("body", &self.body)
+            .field("idempotency", &self.idempotency)
             .finish_non_exhaustive()
     }
 }

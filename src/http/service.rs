@@ -20,6 +20,7 @@ use tower_service::Service;
 use crate::{
     error::{Error, ErrorKind},
     http::{
+        idempotency::Idempotency,
         route::Route,
         work::{self, authorize_and_call},
     },
@@ -87,7 +88,11 @@ where
     B: http_body::Body<Data = Bytes> + Send + 'static,
     B::Error: Into<BoxError>,
 {
-    let joined = if slot.is_of(&route.engine.database) {
+    let joined = if route.idempotency != Idempotency::Unsupported {
+        let cause =
+            "an idempotent layer inside of another one: idempotent() belongs on the outermost";
+        Err(Error::because(ErrorKind::Misconfigured, cause))
+    } else if slot.is_of(&route.engine.database) {
         slot.join(route.access)
     } else {
         let cause =

@@ -43,6 +43,14 @@ impl RequestSource {
         }
     }
 
+    /// The body, if it was read.
+    pub(crate) fn bytes(&self) -> &[u8] {
+        match self {
+            Self::Buffered(request) => request.body().bytes(),
+            Self::Streamed(_) => &[],
+        }
+    }
+
     /// Whether the request can be made again for another attempt (R4). One that asks for an upgrade
     /// cannot: all copies share the one connection, and a task of an earlier attempt may be waiting
     /// for it.

@@ -15,7 +15,7 @@ use axum_core::{
     response::{IntoResponse as _, Response},
 };
 use bytes::Bytes;
-use http::{Request, StatusCode, header};
+use http::{Request, StatusCode, header, request::Parts};
 use tower_service::Service;
 use tracing::{Instrument as _, Span, field::Empty};
 
@@ -23,12 +23,12 @@ use crate::{
     attempt::{self, Attempt, Reply, ReplyClass, Step, Work},
     error::Error,
     http::{
-        options::Options, problem::answer_of_check, response::FinalResponse, route::Route,
-        source::RequestSource,
+        options::Options, problem::answer_of_check, receipt::RequestReceipt,
+        response::FinalResponse, route::Route, source::RequestSource,
     },
     observe::Phase,
     report::{Outcome, Report},
-    tx::{Lease, Slot, Verdict, scope},
+    tx::{Lease, Slot, Verdict, WorkContext, scope},
 };
 
 /// Runs a request: reads its body, and attempts it until there is a response.
@@ -51,25 +51,13 @@ where
         let context = route.engine.context(route.options.principal(&parts));
         let accepts_codings = parts.headers.contains_key(header::ACCEPT_ENCODING);
         let running = route.engine.database.token();
-        let source = match scope::check_may_begin(&route.engine.database) {
-            Ok(()) => RequestSource::read(route, parts, body).await,
-            Err(error) => Err(error),
-        };
+        let prepared = prepare(route, &context, parts, body).await;
         let started = Instant::now();
-        let response = match source {
-            Ok(source) => {
-                let (engine, limits) = (&route.engine, route.limits(source.is_repeatable()));
-                let mut work = RequestWork {
-                    route,
-                    inner,
-                    source,
-                    policies: Vec::new(),
-                    recorded: 0,
-                    response_body: PhantomData,
-                };
-                let attempts = attempt::run(engine, &context, &limits, route.access, &mut work);
+        let response = match prepared {
+            Ok((source, receipt)) => {
+                let work = RequestWork::new(route, inner, source, receipt);
                 // Boxed: a request that waits for its body does not need the room yet.
-                Box::pin(attempts).await?
+                Box::pin(work.run(&context)).await?
             }
             Err(error) => FinalResponse::rejected(error),
         };
@@ -77,6 +65,20 @@ where
         Ok(response.finish(&route.options, &context, started, accepts_codings))
     }
     .instrument(span)
+}
+
+/// Reads the request, and prepares its receipt.
+async fn prepare(
+    route: &Route,
+    context: &WorkContext,
+    parts: Parts,
+    body: Body,
+) -> Result<(RequestSource, Option<Box<RequestReceipt>>), Error> {
+    scope::check_may_begin(&route.engine.database)?;
+    let receipt = RequestReceipt::new(route, &parts, context)?;
+    let source = RequestSource::read(route, parts, body).await?;
+    let receipt = receipt.map(|receipt| receipt.with_body(&source));
+    Ok((source, receipt))
 }
 
 /// Checks the policy, and calls the service behind it.
@@ -121,11 +123,56 @@ struct RequestWork<'r, S, B> {
     route: &'r Route,
     inner: S,
     source: RequestSource,
+    receipt: Option<Box<RequestReceipt>>,
     /// Those of the last attempt.
     policies: Vec<&'static str>,
+    /// Whether a policy denied in the last attempt.
+    denied: bool,
     /// How many of them the span has.
     recorded: usize,
     response_body: PhantomData<fn() -> B>,
+}
+
+impl<'r, S, B> RequestWork<'r, S, B>
+where
+    S: Service<Request<Body>, Response = http::Response<B>> + Send,
+    S::Future: Send,
+    S::Error: Send,
+    B: http_body::Body<Data = Bytes> + Send + 'static,
+    B::Error: Into<BoxError>,
+{
+    fn new(
+        route: &'r Route,
+        inner: S,
+        source: RequestSource,
+        receipt: Option<Box<RequestReceipt>>,
+    ) -> Self {
+        Self {
+            route,
+            inner,
+            source,
+            receipt,
+            policies: Vec::new(),
+            denied: false,
+            recorded: 0,
+            response_body: PhantomData,
+        }
+    }
+
+    async fn run(mut self, context: &WorkContext) -> Result<FinalResponse, S::Error> {
+        let (route, engine) = (self.route, &self.route.engine);
+        let limits = route.limits(self.source.is_repeatable());
+        let response = attempt::run(engine, context, &limits, route.access, &mut self).await?;
+        let Some(receipt) = &self.receipt else {
+            return Ok(response);
+        };
+        let limit = tokio::time::Instant::now() + limits.grace;
+        let response = receipt.resolve(engine, response, limit).await;
+        if self.denied && !response.response.status().is_server_error() {
+            receipt.record_denial(engine, &response);
+        }
+        Ok(response)
+    }
 }
 
 impl<S, B> Work for RequestWork<'_, S, B>
@@ -143,6 +190,10 @@ where
         Some(self.source.path())
     }
 
+    fn begins_outside(&self) -> bool {
+        self.receipt.as_ref().is_some_and(|it| it.is_keyed())
+    }
+
     fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
         self.inner.poll_ready(cx)
     }
@@ -153,6 +204,9 @@ where
     ) -> Result<Step<FinalResponse>, S::Error> {
         let (number, is_last) = (attempt.number(), attempt.is_last());
         let route = self.route;
+        if let Some(done) = self.replay(attempt).await {
+            return Ok(Step::Done(done));
+        }
         let slot = attempt.open(route.access);
         let called = {
             let calling = pin!(async {
@@ -167,11 +221,21 @@ where
         };
         let mut state = slot.close();
         self.policies = std::mem::take(&mut state.names);
+        self.denied = state.verdict == Some(Verdict::Denied);
         self.record_policies();
         let failure = match called {
             Some(Ok(response)) => {
+                let (response, receipt) = match &self.receipt {
+                    Some(receipt) => {
+                        let (options, policies) = (&route.options, &self.policies);
+                        receipt
+                            .prepare(attempt, options, policies, response, &mut state)
+                            .await
+                    }
+                    None => (response, None),
+                };
                 let reply = reply_of(&response, &route.options);
-                match attempt.settle(&mut state, reply).await {
+                match attempt.settle(&mut state, reply, receipt).await {
                     Ok(outcome) => {
                         let report = self.report(number, outcome);
                         return Ok(Step::Done(FinalResponse { response, report }));
@@ -198,6 +262,19 @@ where
 }
 
 impl<S, B> RequestWork<'_, S, B> {
+    /// The response of an earlier copy of the request, or an error, in place of an attempt.
+    async fn replay(&mut self, attempt: &Attempt<'_>) -> Option<FinalResponse> {
+        let receipt = self.receipt.as_ref().filter(|it| it.is_keyed())?;
+        let number = attempt.number();
+        // Boxed: what is rarely needed is not to enlarge the future of every request.
+        let replaying = Box::pin(receipt.replay(&self.route.engine, attempt.deadline()));
+        match replaying.await {
+            Ok(Some(response)) => Some(FinalResponse::replayed(response, number - 1)),
+            Ok(None) => None,
+            Err(error) => Some(self.error_response(number - 1, error, Outcome::RolledBack)),
+        }
+    }
+
     fn error_response(&mut self, attempts: u32, error: Error, outcome: Outcome) -> FinalResponse {
         FinalResponse {
             response: error.into_response(),

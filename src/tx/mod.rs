@@ -135,6 +135,35 @@ impl Tx {
             .after_commit(Depth::default(), Box::pin(hook));
     }
 
+    /// Adds a value to the [receipt](crate::Receipts) of the work, such as the document that it
+    /// changes. A second value with the same name replaces the first one.
+    ///
+    /// It is stored exactly if the work commits. Without receipts it is dropped. It must not be a
+    /// secret.
+    ///
+    /// ```
+    /// # use tower_interlock::{Error, Tx};
+    /// # async fn update(mut tx: Tx, document: i64, body: &str) -> Result<(), Error> {
+    /// tx.note("document", document);
+    /// sqlx::query("UPDATE documents SET body = $2 WHERE id = $1")
+    ///     .bind(document)
+    ///     .bind(body)
+    ///     .execute(&mut tx)
+    ///     .await?;
+    /// # Ok(()) }
+    /// ```
+    ///
+    /// Who has changed document 7:
+    ///
+    /// ```sql
+    /// SELECT at, principal, policies, method, path FROM interlock_receipts
+    /// WHERE detail @> '{"document": 7}' AND status BETWEEN 1 AND 399 ORDER BY at;
+    /// ```
+    pub fn note(&mut self, name: &'static str, value: impl Into<serde_json::Value>) {
+        let slot = self.lease.slot();
+        slot.note(Depth::default(), name, value.into());
+    }
+
     /// Returns the number of the attempt, counted from 1.
     #[must_use]
     pub fn attempt(&self) -> u32 {

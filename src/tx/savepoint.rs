@@ -95,6 +95,12 @@ impl<'t> Savepoint<'t> {
         self.lease.slot().after_commit(self.depth, Box::pin(hook));
     }
 
+    /// Adds a value to the receipt as [`Tx::note`](crate::Tx::note) does. It is dropped when the
+    /// savepoint is rolled back.
+    pub fn note(&mut self, name: &'static str, value: impl Into<serde_json::Value>) {
+        self.lease.slot().note(self.depth, name, value.into());
+    }
+
     pub(crate) fn lease(&mut self) -> &mut Lease {
         self.lease
     }

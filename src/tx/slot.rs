@@ -156,6 +156,10 @@ impl Slot {
         self.lock().push_hook(hook, depth);
     }
 
+    pub(crate) fn note(&self, depth: Depth, name: &'static str, value: serde_json::Value) {
+        self.lock().push_note(name, value, depth);
+    }
+
     pub(crate) fn outcome_pending(&self) {
         self.lock().uncertain += 1;
     }

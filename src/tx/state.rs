@@ -35,6 +35,7 @@ pub(crate) struct SlotState {
     pub(crate) names: Vec<&'static str>,
     pub(crate) ending: Ending,
     pub(crate) hooks: Vec<PendingHook>,
+    pub(crate) notes: Vec<Note>,
     pub(crate) access: Access,
     pub(crate) phase: Option<Phase>,
     pub(crate) leases: Leases,
@@ -97,6 +98,15 @@ pub(crate) struct PendingHook {
     depth: Depth,
 }
 
+/// A note for the receipt.
+#[derive(Debug)]
+pub(crate) struct Note {
+    name: &'static str,
+    value: serde_json::Value,
+    /// Inside of which savepoint it was made.
+    depth: Depth,
+}
+
 impl RecordedError {
     pub(crate) fn class(&self) -> ErrorClass {
         self.error.class().unwrap_or(ErrorClass::Other)
@@ -140,6 +150,18 @@ impl SlotState {
         self.hooks.push(PendingHook { hook, depth });
     }
 
+    pub(crate) fn push_note(&mut self, name: &'static str, value: serde_json::Value, depth: Depth) {
+        self.notes.push(Note { name, value, depth });
+    }
+
+    /// The notes as one object. Of several with one name, the last one counts.
+    pub(crate) fn take_notes(&mut self) -> Option<serde_json::Value> {
+        let notes = std::mem::take(&mut self.notes);
+        let notes = notes.into_iter().map(|it| (it.name.to_owned(), it.value));
+        let object: serde_json::Map<_, _> = notes.collect();
+        (!object.is_empty()).then_some(object.into())
+    }
+
     /// Moves what was done since the savepoint to what is around it.
     pub(crate) fn release(&mut self, depth: Depth) {
         let outside = depth.outside();
@@ -149,9 +171,12 @@ impl SlotState {
         for recorded in &mut self.errors {
             recorded.depth = outside.min(recorded.depth);
         }
+        for note in &mut self.notes {
+            note.depth = outside.min(note.depth);
+        }
     }
 
-    /// Clears the errors since the savepoint (T7) and returns its hooks. They are to be dropped
+    /// Clears the errors and notes since the savepoint (T7) and returns its hooks. They are to be dropped
     /// outside of the lock, since they may own a `Tx`.
     #[must_use]
     pub(crate) fn roll_back_to(&mut self, depth: Depth) -> Vec<PendingHook> {
@@ -159,6 +184,7 @@ impl SlotState {
         errors.retain(|recorded| {
             recorded.depth < depth || recorded.error.retryable_class(known).is_some()
         });
+        self.notes.retain(|note| note.depth < depth);
         self.hooks
             .extract_if(.., |hook| hook.depth >= depth)
             .collect()

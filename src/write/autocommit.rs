@@ -145,7 +145,7 @@ impl AutocommitWrite<'_> {
         let result = attempt.run(&slot, running).await;
         let mut state = slot.close();
         let failure = match result {
-            Some(result) => match attempt.settle(&mut state, reply_of(&result)).await {
+            Some(result) => match attempt.settle(&mut state, reply_of(&result), None).await {
                 Ok(_) => return Step::Done((number, result)),
                 Err(failure) => failure,
             },

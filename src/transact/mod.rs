@@ -1,5 +1,7 @@
 //! Transactions outside of requests.
 
+mod receipt;
+
 use std::{
     any::{Any, type_name},
     convert::Infallible,
@@ -9,14 +11,16 @@ use std::{
     time::{Duration, Instant},
 };
 
+use tokio::time::Instant as Deadline;
 use tracing::{Instrument as _, Span, field::Empty};
 
 use crate::{
     attempt::{self, Attempt, Engine, Limits, Reply, ReplyClass, Step, Work},
     database::Access,
-    error::Error,
+    error::{Error, ErrorKind},
     observe::{Finished, WorkKind},
     report::Outcome,
+    transact::receipt::TransactionReceipt,
     tx::{Tx, WorkContext, scope},
 };
 
@@ -29,6 +33,7 @@ pub struct TransactionBuilder<'i> {
     name: Option<&'static str>,
     access: Access,
     principal: Option<Arc<str>>,
+    idempotency_key: Option<Vec<u8>>,
 }
 
 impl<'i> TransactionBuilder<'i> {
@@ -39,6 +44,7 @@ impl<'i> TransactionBuilder<'i> {
             name: None,
             access: Access::ReadWrite,
             principal: None,
+            idempotency_key: None,
         }
     }
 
@@ -60,6 +66,17 @@ impl<'i> TransactionBuilder<'i> {
     /// request. It is no authorization.
     pub fn principal(mut self, principal: impl Into<String>) -> Self {
         self.principal = Some(Arc::from(principal.into()));
+        self
+    }
+
+    /// Commits at most once for each key, which belongs to the name and the principal of the
+    /// transaction. If it was committed before, the result is the error
+    /// [`AlreadyDone`](crate::ErrorKind::AlreadyDone), and `work` does not run.
+    ///
+    /// The key is used up exactly if the transaction commits. It needs
+    /// [`receipts`](crate::InterlockBuilder::receipts) and a [name](Self::named).
+    pub fn idempotency_key(mut self, key: impl AsRef<[u8]>) -> Self {
+        self.idempotency_key = Some(key.as_ref().to_vec());
         self
     }
 
@@ -106,26 +123,56 @@ impl<'i> TransactionBuilder<'i> {
         T: Send,
         E: From<Error> + Send + 'static,
     {
-        let database = &self.engine.database;
-        let running = database.token();
-        if let Err(error) = scope::check_may_begin(database) {
-            error.log();
-            return Err(E::from(error));
-        }
-        let context = self
-            .engine
-            .context(self.principal.or_else(scope::principal));
+        let (engine, access) = (self.engine, self.access);
+        let running = engine.database.token();
+        let context = engine.context(self.principal.clone().or_else(scope::principal));
+        let receipt = match self.prepare(&context) {
+            Ok(receipt) => receipt,
+            Err(error) => {
+                error.log();
+                return Err(E::from(error));
+            }
+        };
         let started = Instant::now();
         let mut work = ClosureWork {
             work,
             name,
-            access: self.access,
+            access,
+            receipt,
         };
-        let Ok(finished) =
-            attempt::run(self.engine, &context, &self.limits, self.access, &mut work).await;
+        let Ok(finished) = attempt::run(engine, &context, &self.limits, access, &mut work).await;
+        let finished = match &work.receipt {
+            Some(receipt) if finished.outcome != Outcome::Committed => {
+                let limit = Deadline::now() + self.limits.grace;
+                match receipt.check_unused(&engine.database, limit).await {
+                    // It was committed meanwhile, which may be the reason why this one has failed.
+                    Err(error) if error.kind() == ErrorKind::AlreadyDone => {
+                        FinishedClosure::failed(finished.attempts, error, Outcome::RolledBack)
+                    }
+                    _ => finished,
+                }
+            }
+            _ => finished,
+        };
         drop(running);
         finished.report(name, &context, started.elapsed());
         finished.result
+    }
+}
+
+impl TransactionBuilder<'_> {
+    /// Checks that the transaction may begin, and prepares its receipt.
+    fn prepare(&self, context: &WorkContext) -> Result<Option<TransactionReceipt>, Error> {
+        scope::check_may_begin(&self.engine.database)?;
+        let settings = self.engine.receipts.as_ref();
+        let settings = settings.filter(|_| self.access == Access::ReadWrite);
+        let principal = context.principal.as_ref();
+        TransactionReceipt::new(
+            settings,
+            principal,
+            self.name,
+            self.idempotency_key.as_deref(),
+        )
     }
 }
 
@@ -143,6 +190,7 @@ struct ClosureWork<F> {
     work: F,
     name: &'static str,
     access: Access,
+    receipt: Option<TransactionReceipt>,
 }
 
 /// The end of the attempts at a closure.
@@ -168,28 +216,46 @@ where
         Some(self.name)
     }
 
+    fn begins_outside(&self) -> bool {
+        self.receipt.as_ref().is_some_and(|it| it.is_keyed())
+    }
+
     async fn attempt(
         &mut self,
         attempt: &mut Attempt<'_>,
     ) -> Result<Step<Self::Output>, Infallible> {
         let attempts = attempt.number();
+        let database = &attempt.context().database;
+        if let Some(receipt) = &self.receipt
+            && let Err(error) = receipt.check_unused(database, attempt.deadline()).await
+        {
+            let failed = FinishedClosure::failed(attempts - 1, error, Outcome::RolledBack);
+            return Ok(Step::Done(failed));
+        }
         let slot = attempt.open(self.access);
-        let work = pin!(async { (self.work)(Tx::new(&slot)).await });
-        let result = attempt.run(&slot, work).await;
+        let result = {
+            let work = pin!(async { (self.work)(Tx::new(&slot)).await });
+            attempt.run(&slot, work).await
+        };
         let mut state = slot.close();
         let failure = match result {
-            Some(result) => match attempt.settle(&mut state, reply_of(&result)).await {
-                Ok(outcome) => {
-                    record_attempt(attempts);
-                    return Ok(Step::Done(FinishedClosure {
-                        result,
-                        error: None,
-                        attempts,
-                        outcome,
-                    }));
+            Some(result) => {
+                let receipt = self.receipt.as_ref().filter(|_| result.is_ok());
+                let receipt = receipt.map(|it| it.to_store(self.name, attempts, &mut state));
+                let reply = reply_of(&result);
+                match attempt.settle(&mut state, reply, receipt).await {
+                    Ok(outcome) => {
+                        record_attempt(attempts);
+                        return Ok(Step::Done(FinishedClosure {
+                            result,
+                            error: None,
+                            attempts,
+                            outcome,
+                        }));
+                    }
+                    Err(failure) => failure,
                 }
-                Err(failure) => failure,
-            },
+            }
             None => attempt.settle_timeout(&state),
         };
         Ok(failure.into_step(|error, outcome| FinishedClosure::failed(attempts, error, outcome)))

@@ -1,0 +1,292 @@
+//! The receipt of a request: its key, what it says, and the response of an earlier copy.
+
+use std::sync::Arc;
+
+use axum::extract::OriginalUri;
+use axum_core::response::{IntoResponse as _, Response};
+use http::{Method, header, request::Parts};
+use tokio::time::Instant;
+
+use crate::{
+    attempt::{Attempt, Engine},
+    database::Access,
+    error::{Error, ErrorKind},
+    http::{
+        idempotency::{Idempotency, IdempotencyKey},
+        kept,
+        options::Options,
+        response::{FinalResponse, render},
+        route::{BodyMode, Route},
+        source::RequestSource,
+    },
+    receipts::{Fingerprint, Receipt, ReceiptKey, Receipts, Sha256Writer, WorkNonce, find},
+    report::Outcome,
+    tx::{SlotState, WorkContext},
+};
+
+/// The receipt of a request, before there is an attempt to store it.
+pub(crate) struct RequestReceipt {
+    settings: Receipts,
+    key: ReceiptKey,
+    nonce: WorkNonce,
+    idempotency: Keyed,
+    principal: Option<Arc<str>>,
+    method: Method,
+    path: String,
+}
+
+/// Whether the request has an idempotency key.
+enum Keyed {
+    No,
+    /// Its body is still to be read.
+    Unread(Sha256Writer),
+    Yes(Fingerprint),
+    /// It has a key without an owner.
+    Anonymous,
+}
+
+impl RequestReceipt {
+    /// The receipt of a request whose body is still to be read. `None` without receipts.
+    ///
+    /// # Errors
+    ///
+    /// Returns `InvalidIdempotencyKey`, or `Misconfigured` for an idempotent route that cannot be
+    /// one.
+    pub(crate) fn new(
+        route: &Route,
+        parts: &Parts,
+        context: &WorkContext,
+    ) -> Result<Option<Box<Self>>, Error> {
+        let idempotency = if parts.method.is_safe() {
+            Idempotency::Unsupported
+        } else {
+            route.idempotency
+        };
+        let original = parts.extensions.get::<OriginalUri>();
+        if idempotency != Idempotency::Unsupported {
+            check_idempotent(route, original)?;
+        }
+        let Some(settings) = &route.engine.receipts else {
+            return Ok(None);
+        };
+        let uri = original.map_or(&parts.uri, |OriginalUri(uri)| uri);
+        let principal = context.principal.clone();
+        let (key, idempotency) = match (IdempotencyKey::read(parts, idempotency)?, &principal) {
+            (None, _) => (ReceiptKey::random()?, Keyed::No),
+            (Some(_), None) => (ReceiptKey::random()?, Keyed::Anonymous),
+            (Some(key), Some(principal)) => {
+                let name = Sha256Writer::new("request")
+                    .part(principal.as_bytes())
+                    .part(parts.method.as_str().as_bytes())
+                    .part(uri.path().as_bytes())
+                    .part(key.as_bytes());
+                let header = |name| parts.headers.get(name).map(|value| value.as_bytes());
+                let fingerprint = Sha256Writer::new("fingerprint")
+                    .optional(uri.query().map(str::as_bytes))
+                    .optional(header(header::CONTENT_TYPE))
+                    .optional(header(header::CONTENT_ENCODING));
+                (ReceiptKey::hash(name), Keyed::Unread(fingerprint))
+            }
+        };
+        Ok(Some(Box::new(Self {
+            settings: settings.clone(),
+            key,
+            nonce: WorkNonce::random()?,
+            idempotency,
+            principal,
+            method: parts.method.clone(),
+            path: uri.path().to_owned(),
+        })))
+    }
+
+    /// Adds the body to what the request asks for.
+    pub(crate) fn with_body(mut self: Box<Self>, source: &RequestSource) -> Box<Self> {
+        self.idempotency = match self.idempotency {
+            Keyed::Unread(hash) => Keyed::Yes(Fingerprint::hash(hash.part(source.bytes()))),
+            other => other,
+        };
+        self
+    }
+
+    /// Whether each attempt looks for an earlier copy of the request first.
+    pub(crate) fn is_keyed(&self) -> bool {
+        matches!(self.idempotency, Keyed::Yes(_))
+    }
+
+    /// The response of an earlier copy of the request, if one was committed.
+    ///
+    /// # Errors
+    ///
+    /// Returns `IdempotencyKeyReused` if that one asked for something else, `AlreadyDone` if its
+    /// response was not kept, or the error of the query.
+    pub(crate) async fn replay(
+        &self,
+        engine: &Engine,
+        limit: Instant,
+    ) -> Result<Option<Response>, Error> {
+        let Keyed::Yes(fingerprint) = &self.idempotency else {
+            return Ok(None);
+        };
+        let Some(stored) = find(&engine.database, self.key, limit).await? else {
+            return Ok(None);
+        };
+        if !stored.has_fingerprint(fingerprint) {
+            return Err(Error::new(ErrorKind::IdempotencyKeyReused));
+        }
+        let replayed = kept::replay(stored);
+        replayed
+            .map(Some)
+            .ok_or_else(|| Error::new(ErrorKind::AlreadyDone))
+    }
+
+    /// The response of an earlier copy in place of one that has kept nothing: it may have committed
+    /// meanwhile, and be the reason why this one has failed.
+    pub(crate) async fn resolve(
+        &self,
+        engine: &Engine,
+        response: FinalResponse,
+        limit: Instant,
+    ) -> FinalResponse {
+        let is_done = matches!(
+            response.report.outcome,
+            Outcome::Committed | Outcome::Replayed
+        );
+        if is_done {
+            return response;
+        }
+        match self.replay(engine, limit).await {
+            Ok(Some(replayed)) => FinalResponse::replayed(replayed, response.report.attempts),
+            Ok(None) => response,
+            Err(error) => {
+                tracing::debug!(%error, "no response of an earlier copy of the request");
+                response
+            }
+        }
+    }
+
+    /// The receipt of an attempt that ended with `response`, to be stored if it commits, and the
+    /// response to send.
+    pub(crate) async fn prepare(
+        &self,
+        attempt: &Attempt<'_>,
+        options: &Options,
+        policies: &[&'static str],
+        response: Response,
+        state: &mut SlotState,
+    ) -> (Response, Option<Receipt>) {
+        let status = response.status();
+        let keeps = status.is_client_error() && state.ending.keep_client_errors;
+        let can_commit = !(status.is_client_error() || status.is_server_error()) || keeps;
+        if self.method.is_safe() || !can_commit {
+            return (response, None);
+        }
+        match self
+            .try_prepare(attempt, options, policies, response, state)
+            .await
+        {
+            Ok((response, receipt)) => (response, Some(receipt)),
+            Err(error) => (error.into_response(), None),
+        }
+    }
+
+    async fn try_prepare(
+        &self,
+        attempt: &Attempt<'_>,
+        options: &Options,
+        policies: &[&'static str],
+        response: Response,
+        state: &mut SlotState,
+    ) -> Result<(Response, Receipt), Error> {
+        let (response, kept, fingerprint) = match self.idempotency {
+            Keyed::Yes(fingerprint) => {
+                let keeping =
+                    kept::keep(render(response, options), self.settings.longest_response());
+                let (response, kept) = attempt.in_time(keeping).await??;
+                (response, Some(kept), Some(fingerprint))
+            }
+            Keyed::No => (response, None, None),
+            Keyed::Unread(_) | Keyed::Anonymous => {
+                let cause = "an idempotent request without a principal: its key has no owner";
+                return Err(Error::because(ErrorKind::Misconfigured, cause));
+            }
+        };
+        let receipt = Receipt {
+            fingerprint,
+            notes: state.take_notes(),
+            response: kept,
+            ..self.receipt(
+                self.key,
+                response.status().as_u16(),
+                attempt.number(),
+                policies,
+            )
+        };
+        Ok((response, receipt))
+    }
+
+    /// Reports a denial to the log, and records it if the settings say so.
+    pub(crate) fn record_denial(&self, engine: &Engine, denied: &FinalResponse) {
+        let status = denied.response.status().as_u16();
+        let error = denied.response.extensions().get::<Error>();
+        let reason = error.and_then(Error::describe);
+        let policies = &denied.report.policies;
+        let (principal, path) = (self.principal.as_deref(), &self.path);
+        tracing::info!(
+            target: "tower_interlock::audit",
+            status, principal, ?policies, method = %self.method, path, reason, "denied"
+        );
+        if !self.settings.records_denials() {
+            return;
+        }
+        match ReceiptKey::random() {
+            Ok(key) => {
+                let receipt = Receipt {
+                    notes: Some(serde_json::json!({ "denied": reason })),
+                    ..self.receipt(key, status, denied.report.attempts, policies)
+                };
+                engine.denials.record(&engine.database, receipt);
+            }
+            Err(error) => error.log(),
+        }
+    }
+
+    fn receipt(
+        &self,
+        key: ReceiptKey,
+        status: u16,
+        attempts: u32,
+        policies: &[&'static str],
+    ) -> Receipt {
+        Receipt {
+            key,
+            attempt: self.nonce.attempt(attempts),
+            status,
+            fingerprint: None,
+            principal: self.principal.clone(),
+            names: policies.join(", "),
+            method: Some(self.method.as_str().to_owned()),
+            path: Some(self.path.clone()),
+            attempts,
+            notes: None,
+            response: None,
+            valid_for: self.settings.valid_for(),
+        }
+    }
+}
+
+/// Checks that a route can be idempotent.
+fn check_idempotent(route: &Route, original: Option<&OriginalUri>) -> Result<(), Error> {
+    let cause = if route.engine.receipts.is_none() {
+        "an idempotent route needs InterlockBuilder::receipts"
+    } else if route.access == Access::ReadOnly {
+        "an idempotent route cannot be read_only: it could store no receipt"
+    } else if route.body == BodyMode::Streamed {
+        "an idempotent route cannot be unbuffered: requests are compared by their bodies"
+    } else if original.is_none() {
+        "an idempotent route needs the OriginalUri that axum's Router sets, since the path of a \
+         nested router is not whole"
+    } else {
+        return Ok(());
+    };
+    Err(Error::because(ErrorKind::Misconfigured, cause))
+}

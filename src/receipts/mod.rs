@@ -1,0 +1,17 @@
+//! Receipts: one row for each COMMIT, by which it can be found again.
+
+mod denials;
+mod fence;
+mod key;
+mod receipt;
+mod settings;
+mod statements;
+
+pub use self::settings::Receipts;
+pub(crate) use self::{
+    denials::DenialLog,
+    fence::{Fence, Fenced},
+    key::{Fingerprint, ReceiptKey, Sha256Writer, WorkNonce},
+    receipt::{KeptResponse, Receipt, Stored},
+    statements::{REQUIRED_TABLE, find, purge, store},
+};
