@@ -8,20 +8,21 @@ use tokio::time::{Instant, sleep};
 
 use crate::{
     database::{Database, Detached, connection::timed_out, is_dead, timeout_at},
-    error::{Error, ErrorClass, ErrorKind, Moment, breaks_connection, kind},
+    error::{Error, ErrorClass, Moment, breaks_connection, kind},
 };
 
 impl Database {
     /// Runs `statement` until it has a definite reply, or `limit` has passed.
     ///
     /// It may be executed more than once, so it must be one that has the same effect then. It is
-    /// retried after a serialization failure, and on another connection after a lost one. Cancelled,
-    /// it is finished in the background.
+    /// retried after a serialization failure, and on another connection after a lost or a silent
+    /// one. Since the server may also have a reason to wait, each silence is awaited longer than the
+    /// one before. Cancelled, it is finished in the background.
     ///
     /// # Errors
     ///
-    /// Returns the error of the statement, `Unavailable` if there is no connection, or
-    /// `DeadlineExceeded`.
+    /// Returns the error of the statement, or `Unavailable` if there is no connection, or no reply
+    /// in time.
     pub(crate) async fn run_repeatable<T, F>(
         self: &Arc<Self>,
         limit: Instant,
@@ -34,9 +35,10 @@ impl Database {
             + Send
             + 'static,
     {
-        let mut pause = FIRST_PAUSE;
+        let (mut pause, mut patience) = (FIRST_PAUSE, FIRST_PATIENCE);
         loop {
-            let error = match self.run_once(limit, statement.clone()).await {
+            let try_limit = limit.min(Instant::now() + patience);
+            let error = match self.run_once(try_limit, statement.clone()).await {
                 Ok(output) => return Ok(output),
                 Err(error) => error,
             };
@@ -48,6 +50,7 @@ impl Database {
             tracing::debug!(%error, "retrying a statement");
             sleep(pause.mul_f64(0.5 + fastrand::f64() / 2.0)).await;
             pause = (pause * 2).min(LONGEST_PAUSE);
+            patience = (patience * 2).min(LONGEST_PATIENCE);
         }
     }
 
@@ -62,9 +65,10 @@ impl Database {
             + Send
             + 'static,
     {
-        let acquired = timeout_at(limit, Box::pin(self.acquire())).await;
-        let late = || Error::new(ErrorKind::DeadlineExceeded).into_sqlx();
-        let mut connection = acquired.ok_or_else(late)?.map_err(Error::into_sqlx)?;
+        let Some(acquired) = timeout_at(limit, Box::pin(self.acquire())).await else {
+            return timed_out();
+        };
+        let mut connection = acquired.map_err(Error::into_sqlx)?;
         let database = Arc::clone(self);
         let running = async move {
             let replied = match database.server(&mut connection).await {
@@ -85,5 +89,8 @@ impl Database {
     }
 }
 
+/// How long a first silence is awaited, as that of a BEGIN.
+const FIRST_PATIENCE: Duration = Duration::from_secs(1);
+const LONGEST_PATIENCE: Duration = Duration::from_secs(60);
 const FIRST_PAUSE: Duration = Duration::from_millis(2);
 const LONGEST_PAUSE: Duration = Duration::from_millis(100);

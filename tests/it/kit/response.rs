@@ -77,7 +77,8 @@ impl TestResponse {
             "notes",
             "SELECT",
             "restart",
-            "key",
+            "duplicate key",
+            "Key (",
             "127.0.0.1",
         ] {
             assert!(!self.body.contains(secret), "{}", self.body);
