@@ -12,6 +12,7 @@ use tower_interlock::{Error, ErrorKind, Outcome, Report};
 use super::recorder::Recorder;
 
 /// A response whose body was read.
+#[derive(Debug)]
 pub(crate) struct TestResponse {
     pub(crate) status: StatusCode,
     pub(crate) body: String,

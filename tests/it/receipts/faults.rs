@@ -2,7 +2,6 @@
 //! the effect is there exactly once when the request is repeated.
 
 use std::{
-    fmt,
     sync::{
         Arc,
         atomic::{AtomicI64, Ordering::Relaxed},
@@ -17,7 +16,7 @@ use tokio::time::timeout;
 use tower_interlock::{AuthorizeLayer, Error, ErrorKind, Interlock, Outcome, Tx};
 
 use super::{add_effect, count_effects, keyed, make_tables, with_receipts};
-use crate::kit::{Kit, anyone, send, test};
+use crate::kit::{Kit, TestResponse, anyone, send, test};
 
 const STORE: Moment =
     Moment::Text("INSERT INTO interlock_receipts (key, attempt, status, fingerprint");
@@ -133,90 +132,95 @@ fn fault_at_receipt_or_at_search_is_overcome_or_changes_nothing() {
 }
 
 /// What has become of a request.
+#[derive(Debug)]
 struct Seen {
+    kind: Option<ErrorKind>,
+    response: TestResponse,
     effects: i64,
     hooks: i64,
-}
-
-impl fmt::Display for Seen {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} effects, {} hooks", self.effects, self.hooks)
-    }
 }
 
 impl Cell {
     /// What is wrong, if anything is.
     async fn judge(&self, kit: &Kit, number: i64) -> Option<String> {
         let proxy = Proxy::start(&kit.database);
-        let pool = Interlock::pool_options().max_connections(2);
-        let interlock = || {
-            let pool = pool.clone().connect_lazy_with(proxy.options());
-            with_receipts(Interlock::builder(pool))
-                .deadline(Duration::from_secs(3))
-                .grace(Duration::from_secs(3))
-                .handoff(number % 2 == 0)
-                .build()
-        };
         let hooks = Arc::new(AtomicI64::new(0));
-        let first = interlock();
-        let layer = first.require(anyone);
-        let service = if self.may_be_unknown {
-            app(layer, &hooks)
-        } else {
-            app(layer.idempotent(), &hooks)
-        };
+        let process = || Process::new(&proxy, number, &hooks);
         for (moment, fault, times) in &self.strikes {
             proxy.inject_times(*times, moment.clone(), fault.clone());
         }
-        let response = send(&service, keyed(number, "a")).await;
-        // A fence that is under way is not to succeed later.
-        let seen = async || Seen {
-            effects: count_effects(kit, number).await,
-            hooks: hooks.load(Relaxed),
-        };
-        let faults = proxy.counts().faults;
-        proxy.relent();
-        first.drain().await;
-        let after = seen().await;
-        if faults == 0 {
+        let seen = process().send(kit, &proxy, !self.may_be_unknown).await;
+        if proxy.counts().faults == 0 {
             return Some("nothing went wrong".to_owned());
         }
-        let kind = response.error().map(Error::kind);
-        let right = match kind {
-            None => response.status == 201 && after.effects == 1 && after.hooks == 1,
-            Some(ErrorKind::OutcomeUnknown) => {
-                self.may_be_unknown
-                    && response.outcome() == Outcome::Unknown
-                    && after.effects <= 1
-                    && after.hooks <= after.effects
-            }
-            Some(_) => after.effects == 0 && after.hooks == 0,
-        };
-        if !right {
-            return Some(format!("{} {kind:?}, {after}", response.status));
-        }
-        if self.may_be_unknown && kind != Some(ErrorKind::OutcomeUnknown) {
-            return Some(format!("its outcome is known: {kind:?}"));
+        if !self.is_right(&seen) {
+            return Some(format!("{seen:?}"));
         }
         if self.may_be_unknown {
             return None;
         }
         // The client repeats it, at another process.
-        let second = interlock();
-        let again = send(
-            &app(second.require(anyone).idempotent(), &hooks),
-            keyed(number, "a"),
-        )
-        .await;
-        second.drain().await;
-        let end = seen().await;
-        let right = again.status == 201 && end.effects == 1 && end.hooks <= 1;
-        (!right).then(|| {
-            format!(
-                "after {kind:?}, {after}: again {} {}, {end}",
-                again.status, again.body
-            )
-        })
+        let again = process().send(kit, &proxy, true).await;
+        let is_done = again.kind.is_none() && again.response.status == 201;
+        let right = is_done && again.effects == 1 && again.hooks <= 1;
+        (!right).then(|| format!("{seen:?}, again {again:?}"))
+    }
+
+    fn is_right(&self, seen: &Seen) -> bool {
+        match seen.kind {
+            _ if self.may_be_unknown => {
+                seen.kind == Some(ErrorKind::OutcomeUnknown)
+                    && seen.response.outcome() == Outcome::Unknown
+                    && seen.effects <= 1
+                    && seen.hooks <= seen.effects
+            }
+            None => seen.response.status == 201 && seen.effects == 1 && seen.hooks == 1,
+            Some(ErrorKind::OutcomeUnknown) => false,
+            Some(_) => seen.effects == 0 && seen.hooks == 0,
+        }
+    }
+}
+
+/// One of the processes that serve the route.
+struct Process<'a> {
+    interlock: Interlock,
+    number: i64,
+    hooks: &'a Arc<AtomicI64>,
+}
+
+impl<'a> Process<'a> {
+    fn new(proxy: &Proxy, number: i64, hooks: &'a Arc<AtomicI64>) -> Self {
+        let pool = Interlock::pool_options().max_connections(2);
+        let pool = pool.connect_lazy_with(proxy.options());
+        let interlock = with_receipts(Interlock::builder(pool))
+            .deadline(Duration::from_secs(3))
+            .grace(Duration::from_secs(3))
+            .handoff(number % 2 == 0)
+            .build();
+        Self {
+            interlock,
+            number,
+            hooks,
+        }
+    }
+
+    /// Sends the request, ends the faults, and waits until everything is over.
+    async fn send(self, kit: &Kit, proxy: &Proxy, is_idempotent: bool) -> Seen {
+        let layer = self.interlock.require(anyone);
+        let layer = if is_idempotent {
+            layer.idempotent()
+        } else {
+            layer
+        };
+        let response = send(&app(layer, self.hooks), keyed(self.number, "a")).await;
+        proxy.relent();
+        self.interlock.drain().await;
+        Seen {
+            kind: response.error().map(Error::kind),
+            effects: count_effects(kit, self.number).await,
+            hooks: self.hooks.load(Relaxed),
+            response,
+        }
     }
 }
 
