@@ -165,7 +165,7 @@ fn restarts_under_load_lose_no_write_and_leak_no_connection() {
             by_hand.clients(&requests, &stop),
             operator
         );
-        kit.interlock.drain().await;
+        interlock.drain().await;
 
         let stored = stored(kit).await;
         let layer = Figures::of(&of_layer, &stored);
