@@ -1,4 +1,4 @@
-//! The server as users meet it: silence, sessions that go stale or keep what a request left, errors
+//! The server as users meet it: silence, stale sessions, state that a request leaves, errors
 //! without a request, and reads that PostgreSQL does not track.
 
 mod predicate_locks;

@@ -197,7 +197,7 @@ fn get_or_create_of_unseen_row_returns_the_row() {
 }
 
 #[test]
-fn nested_savepoint_rolled_back_inside_does_not_heal_an_unseen_row() {
+fn nested_savepoint_rolled_back_inside_after_an_unseen_row_counts_the_row() {
     test(async |kit| {
         kit.database.run(NAMES).await;
         counts_the_unseen_row(&kit, async |mut tx: Tx| {
@@ -216,7 +216,7 @@ fn nested_savepoint_rolled_back_inside_does_not_heal_an_unseen_row() {
 }
 
 #[test]
-fn nested_savepoint_rolled_back_outside_does_not_heal_an_unseen_row() {
+fn nested_savepoint_rolled_back_outside_after_an_unseen_row_counts_the_row() {
     test(async |kit| {
         kit.database.run(NAMES).await;
         counts_the_unseen_row(&kit, async |mut tx: Tx| {
@@ -235,7 +235,7 @@ fn nested_savepoint_rolled_back_outside_does_not_heal_an_unseen_row() {
 }
 
 #[test]
-fn dropped_savepoint_does_not_heal_an_unseen_row() {
+fn dropped_savepoint_after_an_unseen_row_counts_the_row() {
     test(async |kit| {
         kit.database.run(NAMES).await;
         counts_the_unseen_row(&kit, async |mut tx: Tx| {
@@ -313,7 +313,7 @@ fn savepoint_conditional_write_of_unseen_row_counts_the_row() {
     });
 }
 
-/// The snapshot shows the row, so the savepoint heals the violation and the row is counted.
+/// The snapshot shows the row, so the rollback of the savepoint undoes the violation.
 #[test]
 fn savepoint_insert_of_seen_row_counts_the_row() {
     test(async |kit| {
@@ -330,7 +330,7 @@ fn savepoint_insert_of_seen_row_counts_the_row() {
     });
 }
 
-/// Each attempt meets another row that it cannot see, so no violation is an honest duplicate.
+/// Each attempt meets another row that it cannot see, so each violation is a conflict.
 /// CockroachDB has moved past the first row, and sees it.
 #[test]
 fn savepoint_insert_of_another_unseen_row_in_each_attempt_counts_each_row() {
@@ -692,7 +692,7 @@ async fn rows(kit: &Kit, table: &str) -> i64 {
         .unwrap()
 }
 
-// Honest ones
+// Violations that the snapshot shows
 
 static INSERT_NOTE: ConditionalWrite = ConditionalWrite::new(
     "INSERT INTO notes (id, note) SELECT $1, '' WHERE {conditions}",
@@ -702,7 +702,7 @@ static INSERT_NOTE: ConditionalWrite = ConditionalWrite::new(
 );
 
 #[test]
-fn honest_duplicate_is_the_same_409_on_a_tx_and_on_the_interlock() {
+fn seen_duplicate_is_the_same_409_on_a_tx_and_on_the_interlock() {
     test(async |kit| {
         kit.database.run("INSERT INTO notes VALUES (7, '')").await;
         let interlock = kit.interlock.clone();
@@ -768,7 +768,7 @@ fn broken_constraint_of_any_sort_is_the_same_409_on_a_tx() {
 
 /// In a policy it does not reject the client: the check could not run.
 #[test]
-fn honest_duplicate_in_a_policy_is_a_500() {
+fn seen_duplicate_in_a_policy_is_a_500() {
     test(async |kit| {
         kit.database.run("INSERT INTO notes VALUES (7, '')").await;
         let policy = async |mut tx: Tx| Ok::<_, Error>(note(&mut tx, 7).await?);

@@ -226,9 +226,9 @@ fn create_only_by_many_at_once_makes_it_once() {
     });
 }
 
-/// One route for both: `If-Match` overwrites, `If-None-Match: *` makes, neither is a 428.
+/// One route for both: `If-Match` overwrites, `If-None-Match: *` creates, and neither is a 428.
 #[test]
-fn create_only_beside_if_match_tells_a_create_from_an_update() {
+fn create_only_beside_if_match_distinguishes_a_create_from_an_update() {
     test(async |kit| {
         let save = async |id: Path<i64>,
                           new: Option<CreateOnly>,

@@ -202,7 +202,7 @@ fn lock_timeout_of_a_conditional_write_is_a_503() {
 
 /// Behind a savepoint the handler may continue without the row.
 #[test]
-fn nowait_on_a_held_row_behind_a_savepoint_is_healed() {
+fn nowait_on_a_held_row_behind_a_savepoint_is_undone() {
     test(async |kit| {
         let held = holder(&kit).await;
         let handler = async |mut tx: Tx| {
