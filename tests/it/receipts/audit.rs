@@ -11,7 +11,10 @@ use serde_json::{Value, json};
 use sqlx::Row as _;
 use tower_interlock::{Denied, Error, Interlock, Receipts, Tx};
 
-use super::{add_effect, count_receipts, effects, make_tables, prepare, with_receipts};
+use super::{
+    add_effect, assert_created, count_receipts, effects, idempotent, is_replayed, keyed,
+    make_tables, prepare, with_receipts,
+};
 use crate::kit::{Kit, anyone, conflict_once, send, test, traced};
 
 /// A receipt as an auditor reads it.
@@ -219,6 +222,25 @@ fn rejection_by_a_handler_is_no_denial() {
         assert_eq!(send(&app, denied("2")).await.status, 403);
         interlock.drain().await;
         assert_eq!(count_receipts(&kit).await, (0, 0));
+    });
+}
+
+/// What the client is told is that the request was done.
+#[test]
+fn denial_that_a_copy_has_overtaken_is_not_recorded() {
+    test(async |kit| {
+        let interlock = recording(&kit).await;
+        let app: &Router = Box::leak(Box::new(idempotent(&interlock)));
+        let policy = async || {
+            assert_created(&send(app, keyed(1, "a")).await, 1);
+            Err::<(), _>(Denied::new("too late"))
+        };
+        let late = effects(interlock.require(policy).idempotent());
+        let response = send(&late, keyed(1, "a")).await;
+        assert_created(&response, 1);
+        assert!(is_replayed(&response));
+        interlock.drain().await;
+        assert_eq!(count_receipts(&kit).await, (1, 0));
     });
 }
 

@@ -306,6 +306,7 @@ fn request_whose_response_was_not_kept_is_not_done_again() {
         let handler = async |Path(request): Path<i64>, mut tx: Tx| {
             add_effect(&mut tx, request).await?;
             Ok::<_, Error>(match request {
+                4 => StatusCode::SWITCHING_PROTOCOLS.into_response(),
                 1 => "12345678".into_response(),
                 2 => "123456789".into_response(),
                 _ => {
@@ -316,10 +317,15 @@ fn request_whose_response_was_not_kept_is_not_done_again() {
         };
         let layer = interlock.require(anyone).idempotent();
         let app = Router::new().route("/effects/{request}", post(handler).route_layer(layer));
-        for (request, body, status) in [(1, "12345678", 200), (2, "123456789", 409), (3, "12", 409)]
-        {
+        for (request, body, status) in [
+            (1, "12345678", 200),
+            (2, "123456789", 409),
+            (3, "12", 409),
+            (4, "", 409),
+        ] {
             let first = send(&app, keyed(request, "a")).await;
-            assert_eq!((first.status.as_u16(), &*first.body), (200, body));
+            assert!(first.error().is_none());
+            assert_eq!(first.body, body);
             for _ in 0..2 {
                 let again = send(&app, keyed(request, "a")).await;
                 assert_eq!(again.status, status);
