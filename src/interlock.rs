@@ -15,7 +15,7 @@ use crate::{
     http::{AuthorizeLayer, Options, Policy, PolicyWithState},
     receipts,
     transact::TransactionBuilder,
-    tx::Tx,
+    tx::{Tx, scope},
     write,
 };
 
@@ -221,7 +221,8 @@ impl Interlock {
         TransactionBuilder::new(&self.engine, self.limits)
     }
 
-    /// Removes expired [receipts](crate::Receipts), and returns how many.
+    /// Removes expired [receipts](crate::Receipts), and returns how many: those whose removal was
+    /// acknowledged.
     ///
     /// It removes a thousand at a time, each thousand in a transaction of its own, until none is
     /// left or the [`deadline`](InterlockBuilder::deadline) has passed. Call it now and then, such
@@ -230,12 +231,14 @@ impl Interlock {
     ///
     /// # Errors
     ///
-    /// Returns the error of the database. Those that were removed stay removed.
+    /// Returns the error of the database, or [`Misconfigured`](crate::ErrorKind::Misconfigured) while
+    /// the task has a [`Tx`] open. Those that were removed stay removed.
     ///
     /// # Cancellation
     ///
     /// Dropped, it stops. The thousand under way is finished in the background.
     pub async fn purge_receipts(&self) -> Result<u64, Error> {
+        scope::check_may_begin(&self.engine.database)?;
         let limit = tokio::time::Instant::now() + self.limits.deadline;
         receipts::purge(&self.engine.database, limit).await
     }

@@ -2,6 +2,7 @@
 
 use std::{pin::pin, sync::Arc};
 
+use futures_util::future::{Either, select};
 use tokio::time::Instant;
 use tokio_util::task::task_tracker::TaskTrackerToken;
 use tracing::Instrument as _;
@@ -81,11 +82,18 @@ async fn store(
         };
     }
     let stored = {
-        let storing = pin!(async { receipts::store(transaction.sql()?, receipt).await });
-        timeout_at(deadline, storing).await
+        let mut storing = Storing::new(transaction);
+        let stored = {
+            let store = async {
+                let sql = storing.transaction.sql()?;
+                receipts::store(database, sql, receipt).await
+            };
+            timeout_at(deadline, pin!(store)).await
+        };
+        storing.is_over = stored.is_some();
+        stored
     };
     let Some(stored) = stored else {
-        transaction.mark(Health::Abandoned);
         let error = Error::new(ErrorKind::DeadlineExceeded);
         return Err(Failure::Replaced(error, Outcome::RolledBack));
     };
@@ -111,6 +119,30 @@ async fn store(
     }
 }
 
+/// A transaction whose receipt is being stored. Dropped before that is over, its statement is
+/// abandoned.
+struct Storing<'t> {
+    transaction: &'t mut Transaction,
+    is_over: bool,
+}
+
+impl<'t> Storing<'t> {
+    fn new(transaction: &'t mut Transaction) -> Self {
+        Self {
+            transaction,
+            is_over: false,
+        }
+    }
+}
+
+impl Drop for Storing<'_> {
+    fn drop(&mut self) {
+        if !self.is_over {
+            self.transaction.mark(Health::Abandoned);
+        }
+    }
+}
+
 fn not_stored(state: &mut SlotState, class: Option<ErrorClass>, error: Error) -> Failure {
     match class {
         Some(_) if state.is_uncertain() => unrepeatable(&error),
@@ -125,7 +157,8 @@ fn unrepeatable(error: &Error) -> Failure {
     Failure::Replaced(error, Outcome::Unknown)
 }
 
-/// Sends COMMIT. If it is not acknowledged, the fence decides, if there is one.
+/// Sends COMMIT. If it is not acknowledged, the fence decides, if there is one. A COMMIT that is only
+/// slow goes on meanwhile, since the server may stop one whose connection is closed.
 async fn commit_or_decide(
     transaction: Transaction,
     fence: Option<Fence>,
@@ -134,11 +167,27 @@ async fn commit_or_decide(
     let Some(fence) = fence else {
         return transaction.commit(deadlines.given_up()).await;
     };
-    let error = match transaction.commit(deadlines.halfway()).await {
-        Err((error, _)) if error.failure == CommitFailure::Unknown => error,
-        decided => return decided,
+    let halfway = deadlines.halfway();
+    let mut committing = Detached::new(transaction.commit(deadlines.three_quarters()));
+    let unknown = |(error, _): &(CommitError, _)| error.failure == CommitFailure::Unknown;
+    let replied = timeout_at(halfway, &mut committing).await;
+    let (fenced, error) = match replied {
+        Some(Err((error, _))) if error.failure == CommitFailure::Unknown => {
+            (Box::pin(fence.decide(deadlines.given_up())).await, error)
+        }
+        Some(decided) => return decided,
+        None => {
+            let deciding = Box::pin(fence.decide(deadlines.given_up()));
+            match select(committing, deciding).await {
+                Either::Left((Err(failed), deciding)) if unknown(&failed) => {
+                    (deciding.await, failed.0)
+                }
+                Either::Left((decided, _)) => return decided,
+                // Dropped, the COMMIT is finished in the background.
+                Either::Right((fenced, _)) => (fenced, CommitError::silent()),
+            }
+        }
     };
-    let fenced = Box::pin(fence.decide(deadlines.given_up())).await;
     tracing::info!(?fenced, "COMMIT was not acknowledged");
     match fenced {
         Fenced::Committed => Ok(()),

@@ -58,11 +58,21 @@ impl Deadlines {
         self.commit + GIVEN_UP_AFTER
     }
 
-    /// When half of the time that is left has passed: how long a COMMIT may go without an
-    /// acknowledgement if there is another way to find out what has become of it.
+    /// When half of the time that is left has passed: from then on the outcome of a COMMIT that is not
+    /// acknowledged is asked for, if there is a way to.
     pub(crate) fn halfway(self) -> Instant {
+        self.after_quarters(2)
+    }
+
+    /// When three quarters of the time that is left have passed: such a COMMIT is given up then. It
+    /// may never have reached the server, whose transaction would stay open.
+    pub(crate) fn three_quarters(self) -> Instant {
+        self.after_quarters(3)
+    }
+
+    fn after_quarters(self, quarters: u32) -> Instant {
         let now = Instant::now();
-        now + self.commit.saturating_duration_since(now) / 2
+        now + self.commit.saturating_duration_since(now) / 4 * quarters
     }
 }
 

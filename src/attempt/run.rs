@@ -61,6 +61,9 @@ pub(crate) async fn run<W: Work>(
 
 /// Tells the observer of an attempt that ended.
 fn report(attempt: &Attempt<'_>, retried: bool) {
+    if attempt.is_skipped() {
+        return;
+    }
     if let Some(observation) = &attempt.context().observation {
         let (error, durations) = (attempt.error.as_ref(), attempt.durations);
         observation.attempt_ended(attempt.number(), error, retried, durations);

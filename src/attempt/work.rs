@@ -99,6 +99,8 @@ pub(crate) struct Attempt<'w> {
     /// The times for the observer, if there is one.
     pub(crate) durations: Durations,
     pub(crate) error: Option<Error>,
+    /// Whether the work was done before, so that there was no attempt.
+    is_skipped: bool,
 }
 
 impl<'w> Attempt<'w> {
@@ -120,11 +122,21 @@ impl<'w> Attempt<'w> {
             earlier_violations: Vec::new(),
             durations: Durations::default(),
             error: None,
+            is_skipped: false,
         }
     }
 
     pub(crate) fn number(&self) -> u32 {
         self.number
+    }
+
+    /// Records that the work was done before, so that there was no attempt.
+    pub(crate) fn skip(&mut self) {
+        self.is_skipped = true;
+    }
+
+    pub(crate) fn is_skipped(&self) -> bool {
+        self.is_skipped
     }
 
     /// Whether there can be no further attempt.

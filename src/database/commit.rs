@@ -1,5 +1,7 @@
 //! The effect of a COMMIT that was not acknowledged: SQLSTATE × server.
 
+use std::io;
+
 use crate::{
     database::server::Server,
     error::{
@@ -107,6 +109,11 @@ impl CommitError {
             failure,
             ..Self::unsent(error)
         }
+    }
+
+    /// The failure of a COMMIT without a reply.
+    pub(crate) fn silent() -> Self {
+        Self::unknown(io::Error::from(io::ErrorKind::TimedOut).into())
     }
 
     /// C6

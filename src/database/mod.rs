@@ -14,7 +14,7 @@ mod untracked;
 use std::{pin::pin, sync::Arc, time::Duration};
 
 use futures_core::future::BoxFuture;
-use sqlx::{PgConnection, PgPool};
+use sqlx::{AssertSqlSafe, PgConnection, PgPool, SqlSafeStr as _, SqlStr};
 use tokio::time::{Instant, sleep};
 use tokio_util::task::{TaskTracker, task_tracker::TaskTrackerToken};
 
@@ -160,8 +160,7 @@ impl Database {
     {
         let (mut pause, mut patience) = (FIRST_PAUSE, FIRST_PATIENCE);
         loop {
-            let try_limit = limit.min(Instant::now() + patience);
-            let error = match self.run_once(try_limit, statement.clone()).await {
+            let error = match self.run_once(limit, patience, statement.clone()).await {
                 Ok(output) => return Ok(output),
                 Err(error) => error,
             };
@@ -180,6 +179,7 @@ impl Database {
     async fn run_once<T, F>(
         self: &Arc<Self>,
         limit: Instant,
+        patience: Duration,
         statement: F,
     ) -> Result<T, sqlx::Error>
     where
@@ -192,6 +192,7 @@ impl Database {
             return timed_out();
         };
         let mut connection = acquired.map_err(Error::into_sqlx)?;
+        let limit = limit.min(Instant::now() + patience);
         let database = Arc::clone(self);
         let running = async move {
             let replied = match database.server(&mut connection).await {
@@ -209,6 +210,13 @@ impl Database {
             replied
         };
         Detached::new(running).await
+    }
+
+    /// The text of a statement on a table of this crate: `{table}` in it is the table with the
+    /// schema in which the first connection has found it.
+    pub(crate) fn text(&self, statement: &'static str, table: &'static str) -> SqlStr {
+        let qualified = self.server.table(table).unwrap_or(table);
+        AssertSqlSafe(statement.replace("{table}", qualified)).into_sql_str()
     }
 
     /// Keeps `drain` waiting until it is dropped.

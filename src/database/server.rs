@@ -27,9 +27,10 @@ impl Server {
 /// A table of this crate that a setting needs.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct RequiredTable {
+    pub(crate) name: &'static str,
     /// A query for its columns that returns no row.
     pub(crate) query: &'static str,
-    /// What is missing if the query fails, and the mend.
+    /// The mistake if the query fails, and the mend.
     pub(crate) missing: &'static str,
 }
 
@@ -37,6 +38,9 @@ pub(crate) struct RequiredTable {
 pub(crate) struct KnownServer {
     known: OnceLock<Server>,
     tables: Vec<RequiredTable>,
+    /// The tables with their schemas, in the order of `tables`. A request may change its search
+    /// path, and must not use other tables then.
+    qualified: OnceLock<Vec<String>>,
 }
 
 impl KnownServer {
@@ -44,11 +48,18 @@ impl KnownServer {
         Self {
             known: OnceLock::new(),
             tables,
+            qualified: OnceLock::new(),
         }
     }
 
     pub(crate) fn get(&self) -> Option<Server> {
         self.known.get().copied()
+    }
+
+    /// The table of this name, with the schema in which the first connection has found it.
+    pub(crate) fn table(&self, name: &str) -> Option<&str> {
+        let index = self.tables.iter().position(|table| table.name == name)?;
+        self.qualified.get()?.get(index).map(String::as_str)
     }
 
     /// Inspects the server that `connection` leads to: rejects a setting that breaks a promise or a
@@ -62,19 +73,28 @@ impl KnownServer {
         connection: &mut PgConnection,
     ) -> Result<Server, sqlx::Error> {
         let server = inspect_settings(connection).await?;
+        let mut qualified = Vec::new();
         for table in &self.tables {
-            inspect_table(connection, *table).await?;
+            qualified.push(inspect_table(connection, *table).await?);
         }
+        self.qualified.get_or_init(|| qualified);
         Ok(*self.known.get_or_init(|| server))
     }
 }
 
+/// Returns the table with its schema.
 async fn inspect_table(
     connection: &mut PgConnection,
     table: RequiredTable,
-) -> Result<(), sqlx::Error> {
+) -> Result<String, sqlx::Error> {
     let Err(error) = connection.execute(table.query).await else {
-        return Ok(());
+        let schema = sqlx::query_scalar(SCHEMA).bind(table.name);
+        let schema: String = schema.fetch_one(connection).await?;
+        return Ok(format!(
+            "\"{}\".{}",
+            schema.replace('"', "\"\""),
+            table.name
+        ));
     };
     match sqlstate::code(&error).as_deref() {
         Some(
@@ -88,6 +108,11 @@ async fn inspect_table(
         _ => Err(error),
     }
 }
+
+const SCHEMA: &str = "\
+    SELECT n.nspname::TEXT FROM pg_catalog.pg_class AS c \
+    JOIN pg_catalog.pg_namespace AS n ON n.oid = c.relnamespace \
+    WHERE c.oid = CAST(CAST($1 AS TEXT) AS REGCLASS)";
 
 async fn inspect_settings(connection: &mut PgConnection) -> Result<Server, sqlx::Error> {
     let row = connection

@@ -3,7 +3,7 @@
 use axum_core::{body::Body, response::Response};
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 use http_body::Body as _;
-use http_body_util::{BodyExt as _, Full};
+use http_body_util::{BodyExt as _, Full, Limited};
 
 use crate::{
     error::{Error, ErrorKind},
@@ -15,7 +15,7 @@ use crate::{
 ///
 /// # Errors
 ///
-/// Returns `TransactionAborted` if its body fails.
+/// Returns `TransactionAborted` if its body fails, or is longer than it said.
 pub(crate) async fn keep(
     response: Response,
     limit: usize,
@@ -35,7 +35,7 @@ pub(crate) async fn keep(
     }
     let (parts, body) = response.into_parts();
     let failed = |error| Error::because(ErrorKind::TransactionAborted, error);
-    let collected = body.collect().await.map_err(failed)?;
+    let collected = Limited::new(body, limit).collect().await.map_err(failed)?;
     let trailers = collected.trailers().cloned();
     let data = collected.to_bytes();
     let kept = KeptResponse {
@@ -75,7 +75,10 @@ fn encode(headers: &HeaderMap) -> Vec<u8> {
         !NOT_KEPT.contains(name) && !of_the_hop.iter().any(|it| it == name.as_str())
     };
     let mut encoded = Vec::new();
-    for (name, value) in headers.iter().filter(|(name, _)| is_kept(name)) {
+    let kept = headers
+        .iter()
+        .filter(|(name, value)| is_kept(name) && !value.is_sensitive());
+    for (name, value) in kept {
         encoded.extend_from_slice(name.as_str().as_bytes());
         encoded.push(b':');
         encoded.extend_from_slice(value.as_bytes());

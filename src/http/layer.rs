@@ -131,7 +131,7 @@ impl AuthorizeLayer {
     /// * A request that was committed before gets the response of then: its status, headers and
     ///   body, and the header `Idempotent-Replayed: true`. Policy and handler do not run; what the
     ///   response tells was authorized when it was committed. The headers of one connection,
-    ///   `Date` and `Set-Cookie` are not kept.
+    ///   `Date`, `Set-Cookie` and headers that are marked sensitive are not kept.
     /// * Copies that run at the same time wait for each other in the database, and all of them get
     ///   the response of the one that commits.
     /// * A key belongs to the principal, the method and the path. The same key with another query,

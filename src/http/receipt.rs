@@ -3,8 +3,8 @@
 use std::sync::Arc;
 
 use axum::extract::OriginalUri;
-use axum_core::response::{IntoResponse as _, Response};
-use http::{Method, header, request::Parts};
+use axum_core::response::Response;
+use http::{Method, StatusCode, header, request::Parts};
 use tokio::time::Instant;
 
 use crate::{
@@ -19,7 +19,7 @@ use crate::{
         route::{BodyMode, Route},
         source::RequestSource,
     },
-    receipts::{Fingerprint, Receipt, ReceiptKey, Receipts, Sha256Writer, WorkNonce, find},
+    receipts::{AttemptId, Fingerprint, Receipt, ReceiptKey, Receipts, Sha256Writer, find},
     report::Outcome,
     tx::{SlotState, WorkContext},
 };
@@ -27,8 +27,8 @@ use crate::{
 /// The receipt of a request, before there is an attempt to store it.
 pub(crate) struct RequestReceipt {
     settings: Receipts,
-    key: ReceiptKey,
-    nonce: WorkNonce,
+    /// That of its idempotency key. Without one, each attempt has a key of its own.
+    key: Option<ReceiptKey>,
     idempotency: Keyed,
     principal: Option<Arc<str>>,
     method: Method,
@@ -72,8 +72,8 @@ impl RequestReceipt {
         let uri = original.map_or(&parts.uri, |OriginalUri(uri)| uri);
         let principal = context.principal.clone();
         let (key, idempotency) = match (IdempotencyKey::read(parts, idempotency)?, &principal) {
-            (None, _) => (ReceiptKey::random()?, Keyed::No),
-            (Some(_), None) => (ReceiptKey::random()?, Keyed::Anonymous),
+            (None, _) => (None, Keyed::No),
+            (Some(_), None) => (None, Keyed::Anonymous),
             (Some(key), Some(principal)) => {
                 let name = Sha256Writer::new("request")
                     .part(principal.as_bytes())
@@ -85,13 +85,12 @@ impl RequestReceipt {
                     .optional(uri.query().map(str::as_bytes))
                     .optional(header(header::CONTENT_TYPE))
                     .optional(header(header::CONTENT_ENCODING));
-                (ReceiptKey::hash(name), Keyed::Unread(fingerprint))
+                (Some(ReceiptKey::hash(name)), Keyed::Unread(fingerprint))
             }
         };
         Ok(Some(Box::new(Self {
             settings: settings.clone(),
             key,
-            nonce: WorkNonce::random()?,
             idempotency,
             principal,
             method: parts.method.clone(),
@@ -124,10 +123,10 @@ impl RequestReceipt {
         engine: &Engine,
         limit: Instant,
     ) -> Result<Option<Response>, Error> {
-        let Keyed::Yes(fingerprint) = &self.idempotency else {
+        let (Keyed::Yes(fingerprint), Some(key)) = (&self.idempotency, self.key) else {
             return Ok(None);
         };
-        let Some(stored) = find(&engine.database, self.key, limit).await? else {
+        let Some(stored) = find(&engine.database, key, limit).await? else {
             return Ok(None);
         };
         if !stored.has_fingerprint(fingerprint) {
@@ -147,11 +146,14 @@ impl RequestReceipt {
         response: FinalResponse,
         limit: Instant,
     ) -> FinalResponse {
-        let is_done = matches!(
-            response.report.outcome,
-            Outcome::Committed | Outcome::Replayed
-        );
-        if is_done {
+        let status = response.response.status();
+        let is_done = match response.report.outcome {
+            Outcome::Committed | Outcome::Replayed => true,
+            // It had nothing to commit.
+            Outcome::NoTransaction => !(status.is_client_error() || status.is_server_error()),
+            Outcome::RolledBack | Outcome::Unknown => false,
+        };
+        if is_done || Instant::now() >= limit {
             return response;
         }
         match self.replay(engine, limit).await {
@@ -166,6 +168,10 @@ impl RequestReceipt {
 
     /// The receipt of an attempt that ended with `response`, to be stored if it commits, and the
     /// response to send.
+    ///
+    /// # Errors
+    ///
+    /// Returns `Misconfigured` if the key of the request has no owner, or the error of the body.
     pub(crate) async fn prepare(
         &self,
         attempt: &Attempt<'_>,
@@ -173,34 +179,14 @@ impl RequestReceipt {
         policies: &[&'static str],
         response: Response,
         state: &mut SlotState,
-    ) -> (Response, Option<Receipt>) {
-        let status = response.status();
-        let keeps = status.is_client_error() && state.ending.keep_client_errors;
-        let can_commit = !(status.is_client_error() || status.is_server_error()) || keeps;
-        if self.method.is_safe() || !can_commit {
-            return (response, None);
+    ) -> Result<(Response, Option<Receipt>), Error> {
+        if self.method.is_safe() || state.access == Access::ReadOnly && !self.is_keyed() {
+            return Ok((response, None));
         }
-        match self
-            .try_prepare(attempt, options, policies, response, state)
-            .await
-        {
-            Ok((response, receipt)) => (response, Some(receipt)),
-            Err(error) => (error.into_response(), None),
-        }
-    }
-
-    async fn try_prepare(
-        &self,
-        attempt: &Attempt<'_>,
-        options: &Options,
-        policies: &[&'static str],
-        response: Response,
-        state: &mut SlotState,
-    ) -> Result<(Response, Receipt), Error> {
         let (response, kept, fingerprint) = match self.idempotency {
             Keyed::Yes(fingerprint) => {
-                let keeping =
-                    kept::keep(render(response, options), self.settings.longest_response());
+                let limit = self.settings.longest_response();
+                let keeping = kept::keep(render(response, options), limit);
                 let (response, kept) = attempt.in_time(keeping).await??;
                 (response, Some(kept), Some(fingerprint))
             }
@@ -211,56 +197,51 @@ impl RequestReceipt {
             }
         };
         let receipt = Receipt {
+            key: self.key.map_or_else(ReceiptKey::random, Ok)?,
             fingerprint,
             notes: state.take_notes(),
             response: kept,
-            ..self.receipt(
-                self.key,
-                response.status().as_u16(),
-                attempt.number(),
-                policies,
-            )
+            ..self.receipt(response.status(), attempt.number(), policies)?
         };
-        Ok((response, receipt))
+        Ok((response, Some(receipt)))
     }
 
     /// Reports a denial to the log, and records it if the settings say so.
     pub(crate) fn record_denial(&self, engine: &Engine, denied: &FinalResponse) {
-        let status = denied.response.status().as_u16();
+        let status = denied.response.status();
         let error = denied.response.extensions().get::<Error>();
         let reason = error.and_then(Error::describe);
         let policies = &denied.report.policies;
         let (principal, path) = (self.principal.as_deref(), &self.path);
         tracing::info!(
             target: "tower_interlock::audit",
-            status, principal, ?policies, method = %self.method, path, reason, "denied"
+            status = status.as_u16(), principal, ?policies, method = %self.method, path, reason,
+            "denied"
         );
         if !self.settings.records_denials() {
             return;
         }
-        match ReceiptKey::random() {
-            Ok(key) => {
-                let receipt = Receipt {
-                    notes: Some(serde_json::json!({ "denied": reason })),
-                    ..self.receipt(key, status, denied.report.attempts, policies)
-                };
+        match self.receipt(status, denied.report.attempts, policies) {
+            Ok(receipt) => {
+                let notes = Some(serde_json::json!({ "denied": reason }));
+                let receipt = Receipt { notes, ..receipt };
                 engine.denials.record(&engine.database, receipt);
             }
             Err(error) => error.log(),
         }
     }
 
+    /// A receipt with a key of its own.
     fn receipt(
         &self,
-        key: ReceiptKey,
-        status: u16,
+        status: StatusCode,
         attempts: u32,
         policies: &[&'static str],
-    ) -> Receipt {
-        Receipt {
-            key,
-            attempt: self.nonce.attempt(attempts),
-            status,
+    ) -> Result<Receipt, Error> {
+        Ok(Receipt {
+            key: ReceiptKey::random()?,
+            attempt: AttemptId::random()?,
+            status: status.as_u16(),
             fingerprint: None,
             principal: self.principal.clone(),
             names: policies.join(", "),
@@ -270,7 +251,7 @@ impl RequestReceipt {
             notes: None,
             response: None,
             valid_for: self.settings.valid_for(),
-        }
+        })
     }
 }
 

@@ -27,8 +27,9 @@ use crate::{
         response::FinalResponse, route::Route, source::RequestSource,
     },
     observe::Phase,
+    receipts::Receipt,
     report::{Outcome, Report},
-    tx::{Lease, Slot, Verdict, WorkContext, scope},
+    tx::{Lease, Slot, SlotState, Verdict, WorkContext, scope},
 };
 
 /// Runs a request: reads its body, and attempts it until there is a response.
@@ -162,11 +163,11 @@ where
     async fn run(mut self, context: &WorkContext) -> Result<FinalResponse, S::Error> {
         let (route, engine) = (self.route, &self.route.engine);
         let limits = route.limits(self.source.is_repeatable());
+        let limit = tokio::time::Instant::now() + limits.deadline;
         let response = attempt::run(engine, context, &limits, route.access, &mut self).await?;
         let Some(receipt) = &self.receipt else {
             return Ok(response);
         };
-        let limit = tokio::time::Instant::now() + limits.grace;
         let response = receipt.resolve(engine, response, limit).await;
         let replayed = response.report.outcome == Outcome::Replayed;
         if self.denied && !replayed && !response.response.status().is_server_error() {
@@ -205,6 +206,7 @@ where
     ) -> Result<Step<FinalResponse>, S::Error> {
         let (number, is_last) = (attempt.number(), attempt.is_last());
         let route = self.route;
+        self.denied = false;
         if let Some(done) = self.replay(attempt).await {
             return Ok(Step::Done(done));
         }
@@ -226,16 +228,13 @@ where
         self.record_policies();
         let failure = match called {
             Some(Ok(response)) => {
-                let (response, receipt) = match &self.receipt {
-                    Some(receipt) => {
-                        let (options, policies) = (&route.options, &self.policies);
-                        receipt
-                            .prepare(attempt, options, policies, response, &mut state)
-                            .await
-                    }
-                    None => (response, None),
+                let prepared = self.prepare(attempt, response, &mut state).await;
+                let (response, receipt) = (prepared.response, prepared.receipt);
+                let reply = Reply {
+                    class: prepared.class,
+                    error: response.extensions().get(),
+                    status: Some(prepared.status),
                 };
-                let reply = reply_of(&response, &route.options);
                 match attempt.settle(&mut state, reply, receipt).await {
                     Ok(outcome) => {
                         let report = self.report(number, outcome);
@@ -264,15 +263,55 @@ where
 
 impl<S, B> RequestWork<'_, S, B> {
     /// The response of an earlier copy of the request, or an error, in place of an attempt.
-    async fn replay(&mut self, attempt: &Attempt<'_>) -> Option<FinalResponse> {
+    async fn replay(&mut self, attempt: &mut Attempt<'_>) -> Option<FinalResponse> {
         let receipt = self.receipt.as_ref().filter(|it| it.is_keyed())?;
         let number = attempt.number();
         // Boxed: what is rarely needed is not to enlarge the future of every request.
         let replaying = Box::pin(receipt.replay(&self.route.engine, attempt.deadline()));
-        match replaying.await {
+        let replayed = replaying.await;
+        if !matches!(replayed, Ok(None)) {
+            attempt.skip();
+        }
+        match replayed {
             Ok(Some(response)) => Some(FinalResponse::replayed(response, number - 1)),
             Ok(None) => None,
             Err(error) => Some(self.error_response(number - 1, error, Outcome::RolledBack)),
+        }
+    }
+
+    /// The response as it is sent, what it means for the transaction, and the receipt that is stored
+    /// if it commits.
+    fn prepare<'a>(
+        &'a self,
+        attempt: &'a Attempt<'_>,
+        response: Response,
+        state: &'a mut SlotState,
+    ) -> impl Future<Output = Prepared> + use<'a, S, B> {
+        let (receipt, options) = (self.receipt.as_deref(), &self.route.options);
+        let policies = &self.policies[..];
+        async move {
+            let (class, status) = (class_of(&response, options), response.status());
+            let prepared = match receipt {
+                Some(receipt) if may_commit(class, state) => {
+                    let preparing = receipt.prepare(attempt, options, policies, response, state);
+                    Box::pin(preparing).await
+                }
+                _ => Ok((response, None)),
+            };
+            match prepared {
+                Ok((response, receipt)) => Prepared {
+                    response,
+                    receipt,
+                    class,
+                    status: status.as_u16(),
+                },
+                Err(error) => Prepared {
+                    class: ReplyClass::ServerError,
+                    status: error.status().as_u16(),
+                    response: error.into_response(),
+                    receipt: None,
+                },
+            }
         }
     }
 
@@ -304,15 +343,33 @@ impl<S, B> RequestWork<'_, S, B> {
     }
 }
 
-/// The reply that a response is.
-fn reply_of<'r>(response: &'r Response, options: &Options) -> Reply<'r> {
+/// A response on its way to the settlement.
+struct Prepared {
+    response: Response,
+    receipt: Option<Receipt>,
+    class: ReplyClass,
+    /// The status before it was rendered.
+    status: u16,
+}
+
+/// Whether a receipt may be needed.
+fn may_commit(class: ReplyClass, state: &SlotState) -> bool {
+    let keeps = class == ReplyClass::ClientError && state.ending.keep_client_errors;
+    (class.is_success() || keeps)
+        && state.verdict.is_none()
+        && !state.ending.rollback_only
+        && state.transaction.is_some()
+}
+
+/// The meaning of a response for the transaction.
+fn class_of(response: &Response, options: &Options) -> ReplyClass {
     let status = response.status();
     let commits = || {
         let commit_if = options.commit_if.as_ref();
         commit_if.is_none_or(|commit_if| commit_if(response))
     };
     let succeeds = status.is_success() || status == StatusCode::SWITCHING_PROTOCOLS;
-    let class = if succeeds && commits() {
+    if succeeds && commits() {
         ReplyClass::Success
     } else if status.is_redirection() && commits() {
         ReplyClass::Redirect
@@ -322,10 +379,5 @@ fn reply_of<'r>(response: &'r Response, options: &Options) -> Reply<'r> {
         ReplyClass::ServerError
     } else {
         ReplyClass::Declined
-    };
-    Reply {
-        class,
-        error: response.extensions().get(),
-        status: Some(status.as_u16()),
     }
 }

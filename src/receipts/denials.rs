@@ -70,14 +70,22 @@ impl DenialLog {
 
 /// Writes until the queue is empty and its `Interlock` is gone.
 async fn write(database: Arc<Database>, mut queue: Receiver<Queued>, unrecorded: Arc<AtomicU64>) {
+    let mut has_failed = false;
     while let Some(Queued { receipt, running }) = queue.recv().await {
-        let receipt = Arc::new(receipt);
+        // `drain` must not wait for a database that does not reply, once for each denial.
+        if has_failed && database.check_open().is_err() {
+            count(&unrecorded);
+            continue;
+        }
+        let (receipt, texts) = (Arc::new(receipt), Arc::clone(&database));
         let limit = Instant::now() + WRITE_TIMEOUT;
         let writing = database.run_repeatable(limit, move |sql| {
-            let receipt = Arc::clone(&receipt);
-            Box::pin(async move { store(sql, &receipt).await })
+            let (receipt, texts) = (Arc::clone(&receipt), Arc::clone(&texts));
+            Box::pin(async move { store(&texts, sql, &receipt).await })
         });
-        if let Err(error) = writing.await {
+        let written = writing.await;
+        has_failed = written.is_err();
+        if let Err(error) = written {
             tracing::warn!(%error, "a denial could not be recorded");
             count(&unrecorded);
         }
@@ -103,4 +111,4 @@ impl fmt::Debug for DenialLog {
 }
 
 const CAPACITY: usize = 1_000;
-const WRITE_TIMEOUT: Duration = Duration::from_secs(10);
+const WRITE_TIMEOUT: Duration = Duration::from_secs(5);

@@ -22,7 +22,7 @@ pub(crate) struct Fence {
     valid_for: Duration,
 }
 
-/// What the fence has found.
+/// The finding of a fence.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Fenced {
     Committed,
@@ -62,8 +62,10 @@ impl Fence {
 
     async fn try_decide(&self, limit: Instant) -> Result<Decided, Error> {
         let (key, attempt, valid_for) = (self.key, self.attempt, self.valid_for);
+        let texts = Arc::clone(&self.database);
         let deciding = self.database.run_repeatable(limit, move |sql| {
-            Box::pin(async move { statements::fence(sql, &key, &attempt, valid_for).await })
+            let texts = Arc::clone(&texts);
+            Box::pin(async move { statements::fence(&texts, sql, &key, &attempt, valid_for).await })
         });
         deciding.await
     }

@@ -4,20 +4,16 @@ use sha2::{Digest as _, Sha256};
 
 use crate::error::{Error, ErrorKind};
 
-/// The key of a receipt: all attempts at one work share it, and all copies of a request with an
-/// idempotency key.
+/// The key of a receipt: of one attempt, or shared by all copies of a request with an idempotency
+/// key.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) struct ReceiptKey([u8; 32]);
 
-/// Identifies a work among all that have the same key.
-#[derive(Clone, Copy)]
-pub(crate) struct WorkNonce([u8; 16]);
-
 /// Identifies an attempt among all that have the same key.
 #[derive(Clone, Copy, PartialEq, Eq)]
-pub(crate) struct AttemptId([u8; 20]);
+pub(crate) struct AttemptId([u8; 16]);
 
-/// What a request asks for. Two requests with one idempotency key must have the same.
+/// Identifies the content of a request. Two requests with one idempotency key must have the same.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Fingerprint([u8; 32]);
 
@@ -41,7 +37,7 @@ impl ReceiptKey {
     }
 }
 
-impl WorkNonce {
+impl AttemptId {
     /// # Errors
     ///
     /// Returns `Unavailable` if the operating system has no random numbers.
@@ -49,16 +45,6 @@ impl WorkNonce {
         random().map(Self)
     }
 
-    /// The attempt with this number.
-    pub(crate) fn attempt(&self, number: u32) -> AttemptId {
-        let mut id = [0; 20];
-        let bytes = self.0.into_iter().chain(number.to_be_bytes());
-        id.iter_mut().zip(bytes).for_each(|(id, byte)| *id = byte);
-        AttemptId(id)
-    }
-}
-
-impl AttemptId {
     pub(crate) fn as_bytes(&self) -> &[u8] {
         &self.0
     }
@@ -124,14 +110,6 @@ mod tests {
         assert_ne!(hash(&["ab", "c"]), hash(&["a", "bc"]));
         assert_ne!(hash(&["ab", ""]), hash(&["ab"]));
         assert_eq!(hash(&["a", "b"]), hash(&["a", "b"]));
-    }
-
-    #[test]
-    fn attempts_of_a_work_differ() {
-        let nonce = WorkNonce::random().unwrap();
-        assert!(nonce.attempt(1) == nonce.attempt(1));
-        assert!(nonce.attempt(1) != nonce.attempt(2));
-        assert!(nonce.attempt(1) != WorkNonce::random().unwrap().attempt(1));
     }
 
     #[test]

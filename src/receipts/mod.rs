@@ -11,7 +11,7 @@ pub use self::settings::Receipts;
 pub(crate) use self::{
     denials::DenialLog,
     fence::{Fence, Fenced},
-    key::{Fingerprint, ReceiptKey, Sha256Writer, WorkNonce},
+    key::{AttemptId, Fingerprint, ReceiptKey, Sha256Writer},
     receipt::{KeptResponse, Receipt, Stored},
     statements::{REQUIRED_TABLE, find, purge, store},
 };

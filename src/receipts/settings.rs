@@ -30,8 +30,14 @@ use std::time::Duration;
 ///
 /// # Cost
 ///
-/// One round trip for each COMMIT, and one more for each attempt of a request with an idempotency
-/// key. Work that stores no receipt costs nothing.
+/// One round trip for each COMMIT. A request with an idempotency key costs one more for each attempt,
+/// and one at its end if it has failed. Work that stores no receipt costs no round trip.
+///
+/// # Session
+///
+/// The table belongs to the schema in which the first connection has found it, also for a request
+/// that changes its `search_path`. A role that a request sets with `SET ROLE` needs the privileges on
+/// the table as well.
 #[derive(Debug, Clone)]
 #[must_use = "pass it to InterlockBuilder::receipts"]
 pub struct Receipts {

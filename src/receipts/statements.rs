@@ -15,20 +15,27 @@ use crate::{
 };
 
 pub(crate) const REQUIRED_TABLE: RequiredTable = RequiredTable {
+    name: TABLE,
     query: "SELECT key, attempt, status, fingerprint, principal, policies, method, path, attempts, \
             detail, headers, body, at, expires_at FROM interlock_receipts LIMIT 0",
     missing: "the table interlock_receipts is missing, outdated or not readable, run \
               schema::RECEIPTS (sql/receipts.sql)",
 };
 
+const TABLE: &str = "interlock_receipts";
+
 /// Stores a receipt as the last statement of its transaction. `false` if its key is used: by
 /// another copy of the work, which has committed.
 ///
 /// It takes the place of one that has expired, and of one that is void, unless this very attempt was
 /// voided.
-pub(crate) async fn store(sql: &mut PgConnection, receipt: &Receipt) -> Result<bool, sqlx::Error> {
+pub(crate) async fn store(
+    database: &Database,
+    sql: &mut PgConnection,
+    receipt: &Receipt,
+) -> Result<bool, sqlx::Error> {
     let response = receipt.response.as_ref();
-    let stored = sqlx::query(STORE)
+    let stored = sqlx::query(database.text(STORE, TABLE))
         .bind(receipt.key.as_bytes())
         .bind(receipt.attempt.as_bytes())
         .bind(i32::from(receipt.status))
@@ -48,7 +55,7 @@ pub(crate) async fn store(sql: &mut PgConnection, receipt: &Receipt) -> Result<b
 }
 
 const STORE: &str = "\
-    INSERT INTO interlock_receipts (key, attempt, status, fingerprint, principal, policies, method, \
+    INSERT INTO {table} AS receipt (key, attempt, status, fingerprint, principal, policies, method, \
         path, attempts, detail, headers, body, expires_at) \
     VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, \
         now() + $13::FLOAT8 * INTERVAL '1 second') \
@@ -57,8 +64,8 @@ const STORE: &str = "\
         policies = excluded.policies, method = excluded.method, path = excluded.path, \
         attempts = excluded.attempts, detail = excluded.detail, headers = excluded.headers, \
         body = excluded.body, at = excluded.at, expires_at = excluded.expires_at \
-    WHERE (interlock_receipts.status = 0 AND interlock_receipts.attempt <> excluded.attempt) \
-        OR interlock_receipts.expires_at <= now()";
+    WHERE (receipt.status = 0 AND receipt.attempt <> excluded.attempt) \
+        OR receipt.expires_at <= now()";
 
 /// Finds the receipt of work that was committed.
 ///
@@ -69,19 +76,27 @@ pub(crate) async fn find(
     key: ReceiptKey,
     limit: Instant,
 ) -> Result<Option<Stored>, Error> {
+    let texts = Arc::clone(database);
     let finding = database.run_repeatable(limit, move |sql| {
-        Box::pin(async move { find_on(sql, &key).await })
+        let texts = Arc::clone(&texts);
+        Box::pin(async move { find_on(&texts, sql, &key).await })
     });
     finding.await
 }
 
-async fn find_on(sql: &mut PgConnection, key: &ReceiptKey) -> Result<Option<Stored>, sqlx::Error> {
-    let row = sqlx::query(FIND).bind(key.as_bytes()).fetch_optional(sql);
+async fn find_on(
+    database: &Database,
+    sql: &mut PgConnection,
+    key: &ReceiptKey,
+) -> Result<Option<Stored>, sqlx::Error> {
+    let row = sqlx::query(database.text(FIND, TABLE))
+        .bind(key.as_bytes())
+        .fetch_optional(sql);
     row.await?.as_ref().map(stored).transpose()
 }
 
 const FIND: &str = "\
-    SELECT attempt, status, fingerprint, headers, body FROM interlock_receipts \
+    SELECT attempt, status, fingerprint, headers, body FROM {table} \
     WHERE key = $1 AND status <> 0 AND expires_at > now()";
 
 fn stored(row: &PgRow) -> Result<Stored, sqlx::Error> {
@@ -95,7 +110,7 @@ fn stored(row: &PgRow) -> Result<Stored, sqlx::Error> {
     })
 }
 
-/// What has become of an attempt whose COMMIT was not acknowledged.
+/// The outcome of an attempt whose COMMIT was not acknowledged.
 pub(crate) enum Decided {
     /// It is not committed, and never will be.
     Void,
@@ -107,12 +122,13 @@ pub(crate) enum Decided {
 /// The statement waits until the transaction of the attempt has ended, as it inserts the same key.
 /// Afterwards there is a receipt, or this void one, which the attempt cannot replace.
 pub(crate) async fn fence(
+    database: &Database,
     sql: &mut PgConnection,
     key: &ReceiptKey,
     attempt: &AttemptId,
     valid_for: Duration,
 ) -> Result<Decided, sqlx::Error> {
-    let voided = sqlx::query(FENCE)
+    let voided = sqlx::query(database.text(FENCE, TABLE))
         .bind(key.as_bytes())
         .bind(attempt.as_bytes())
         .bind(valid_for.as_secs_f64())
@@ -122,7 +138,7 @@ pub(crate) async fn fence(
         return Ok(Decided::Void);
     }
     // Where another attempt's receipt stands, this attempt's is not stored.
-    Ok(match find_on(sql, key).await? {
+    Ok(match find_on(database, sql, key).await? {
         Some(stored) if stored.is_of(attempt) => Decided::Committed,
         Some(_) => Decided::Void,
         None => return Err(sqlx::Error::RowNotFound),
@@ -130,17 +146,21 @@ pub(crate) async fn fence(
 }
 
 const FENCE: &str = "\
-    INSERT INTO interlock_receipts (key, attempt, status, expires_at) \
+    INSERT INTO {table} AS receipt (key, attempt, status, expires_at) \
     VALUES ($1, $2, 0, now() + $3::FLOAT8 * INTERVAL '1 second') \
-    ON CONFLICT (key) DO UPDATE SET attempt = excluded.attempt, expires_at = excluded.expires_at \
-    WHERE interlock_receipts.status = 0";
+    ON CONFLICT (key) DO UPDATE SET attempt = excluded.attempt, status = 0, \
+        expires_at = excluded.expires_at \
+    WHERE receipt.status = 0 OR receipt.expires_at <= now()";
 
-/// Removes expired receipts until none is left or `limit` has passed, and returns how many.
+/// Removes expired receipts until none is left or `limit` has passed, and returns how many were
+/// acknowledged.
 pub(crate) async fn purge(database: &Arc<Database>, limit: Instant) -> Result<u64, Error> {
     let mut removed = 0;
     loop {
-        let purging = database.run_repeatable(limit, |sql| {
-            Box::pin(async move { Ok(sqlx::query(PURGE).execute(sql).await?.rows_affected()) })
+        let texts = Arc::clone(database);
+        let purging = database.run_repeatable(limit, move |sql| {
+            let text = texts.text(PURGE, TABLE);
+            Box::pin(async move { Ok(sqlx::query(text).execute(sql).await?.rows_affected()) })
         });
         let count = purging.await?;
         removed += count;
@@ -152,6 +172,8 @@ pub(crate) async fn purge(database: &Arc<Database>, limit: Instant) -> Result<u6
 
 const PURGED_AT_ONCE: u64 = 1_000;
 
+/// The age is checked twice: below SERIALIZABLE, an expired receipt may be replaced between the look
+/// and the removal.
 const PURGE: &str = "\
-    DELETE FROM interlock_receipts WHERE key IN \
-    (SELECT key FROM interlock_receipts WHERE expires_at <= now() ORDER BY expires_at LIMIT 1000)";
+    DELETE FROM {table} WHERE expires_at <= now() AND key IN \
+    (SELECT key FROM {table} WHERE expires_at <= now() ORDER BY expires_at LIMIT 1000)";

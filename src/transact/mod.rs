@@ -15,7 +15,7 @@ use tokio::time::Instant as Deadline;
 use tracing::{Instrument as _, Span, field::Empty};
 
 use crate::{
-    attempt::{self, Attempt, Engine, Limits, Reply, ReplyClass, Step, Work},
+    attempt::{self, Attempt, Engine, Failure, Limits, Reply, ReplyClass, Step, Work},
     database::Access,
     error::{Error, ErrorKind},
     observe::{Finished, WorkKind},
@@ -134,6 +134,7 @@ impl<'i> TransactionBuilder<'i> {
             }
         };
         let started = Instant::now();
+        let limit = Deadline::now() + self.limits.deadline;
         let mut work = ClosureWork {
             work,
             name,
@@ -142,12 +143,11 @@ impl<'i> TransactionBuilder<'i> {
         };
         let Ok(finished) = attempt::run(engine, &context, &self.limits, access, &mut work).await;
         let finished = match &work.receipt {
-            Some(receipt) if finished.outcome != Outcome::Committed => {
-                let limit = Deadline::now() + self.limits.grace;
+            Some(receipt) if finished.result.is_err() && Deadline::now() < limit => {
                 match receipt.check_unused(&engine.database, limit).await {
                     // It was committed meanwhile, which may be the reason why this one has failed.
                     Err(error) if error.kind() == ErrorKind::AlreadyDone => {
-                        FinishedClosure::failed(finished.attempts, error, Outcome::RolledBack)
+                        FinishedClosure::failed(finished.attempts, error)
                     }
                     _ => finished,
                 }
@@ -229,7 +229,8 @@ where
         if let Some(receipt) = &self.receipt
             && let Err(error) = receipt.check_unused(database, attempt.deadline()).await
         {
-            let failed = FinishedClosure::failed(attempts - 1, error, Outcome::RolledBack);
+            attempt.skip();
+            let failed = FinishedClosure::failed(attempts - 1, error);
             return Ok(Step::Done(failed));
         }
         let slot = attempt.open(self.access);
@@ -242,8 +243,11 @@ where
             Some(result) => {
                 let receipt = self.receipt.as_ref().filter(|_| result.is_ok());
                 let receipt = receipt.map(|it| it.to_store(self.name, attempts, &mut state));
-                let reply = reply_of(&result);
-                match attempt.settle(&mut state, reply, receipt).await {
+                let settled = match receipt.transpose() {
+                    Ok(receipt) => attempt.settle(&mut state, reply_of(&result), receipt).await,
+                    Err(error) => Err(Failure::Replaced(error, state.outcome())),
+                };
+                match settled {
                     Ok(outcome) => {
                         record_attempt(attempts);
                         return Ok(Step::Done(FinishedClosure {
@@ -258,23 +262,29 @@ where
             }
             None => attempt.settle_timeout(&state),
         };
-        Ok(failure.into_step(|error, outcome| FinishedClosure::failed(attempts, error, outcome)))
+        Ok(failure.into_step(|error, outcome| FinishedClosure {
+            outcome,
+            ..FinishedClosure::failed(attempts, error)
+        }))
     }
 
     fn exhausted(&mut self, attempts: u32, error: Error) -> Self::Output {
-        FinishedClosure::failed(attempts, error, Outcome::RolledBack)
+        FinishedClosure::failed(attempts, error)
     }
 }
 
 impl<T, E: From<Error>> FinishedClosure<T, E> {
-    fn failed(attempts: u32, error: Error, outcome: Outcome) -> Self {
+    fn failed(attempts: u32, error: Error) -> Self {
         record_attempt(attempts);
         error.log();
         Self {
             result: Err(E::from(error.clone())),
+            outcome: match error.kind() {
+                ErrorKind::AlreadyDone => Outcome::Replayed,
+                _ => Outcome::RolledBack,
+            },
             error: Some(error),
             attempts,
-            outcome,
         }
     }
 

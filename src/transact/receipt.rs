@@ -7,15 +7,14 @@ use tokio::time::Instant;
 use crate::{
     database::Database,
     error::{Error, ErrorKind},
-    receipts::{Receipt, ReceiptKey, Receipts, Sha256Writer, WorkNonce, find},
+    receipts::{AttemptId, Receipt, ReceiptKey, Receipts, Sha256Writer, find},
     tx::SlotState,
 };
 
 /// The receipt of a transaction, before there is an attempt to store it.
 pub(crate) struct TransactionReceipt {
-    key: ReceiptKey,
-    nonce: WorkNonce,
-    is_keyed: bool,
+    /// That of its idempotency key. Without one, each attempt has a key of its own.
+    key: Option<ReceiptKey>,
     principal: Option<Arc<str>>,
     valid_for: Duration,
 }
@@ -44,16 +43,14 @@ impl TransactionReceipt {
                 let hash = Sha256Writer::new("transaction")
                     .optional(principal.map(|it| it.as_bytes()))
                     .part(name.as_bytes());
-                ReceiptKey::hash(hash.part(key))
+                Some(ReceiptKey::hash(hash.part(key)))
             }
-            (None, _, Some(_)) => ReceiptKey::random()?,
+            (None, _, Some(_)) => None,
             (None, _, None) => return Ok(None),
         };
         let valid_for = settings.map(Receipts::valid_for).unwrap_or_default();
         Ok(Some(Self {
             key,
-            nonce: WorkNonce::random()?,
-            is_keyed: idempotency_key.is_some(),
             principal: principal.cloned(),
             valid_for,
         }))
@@ -61,7 +58,7 @@ impl TransactionReceipt {
 
     /// Whether each attempt looks for an earlier transaction with the same key first.
     pub(crate) fn is_keyed(&self) -> bool {
-        self.is_keyed
+        self.key.is_some()
     }
 
     /// Checks that its idempotency key, if it has one, is not used.
@@ -74,21 +71,30 @@ impl TransactionReceipt {
         database: &Arc<Database>,
         limit: Instant,
     ) -> Result<(), Error> {
-        if !self.is_keyed {
+        let Some(key) = self.key else {
             return Ok(());
-        }
+        };
         // Boxed: what is rarely needed is not to enlarge the future of every transaction.
-        match Box::pin(find(database, self.key, limit)).await? {
+        match Box::pin(find(database, key, limit)).await? {
             Some(_) => Err(Error::new(ErrorKind::AlreadyDone)),
             None => Ok(()),
         }
     }
 
     /// The receipt of an attempt that has succeeded.
-    pub(crate) fn to_store(&self, name: &str, attempts: u32, state: &mut SlotState) -> Receipt {
-        Receipt {
-            key: self.key,
-            attempt: self.nonce.attempt(attempts),
+    ///
+    /// # Errors
+    ///
+    /// Returns `Unavailable` if the operating system has no random numbers.
+    pub(crate) fn to_store(
+        &self,
+        name: &str,
+        attempts: u32,
+        state: &mut SlotState,
+    ) -> Result<Receipt, Error> {
+        Ok(Receipt {
+            key: self.key.map_or_else(ReceiptKey::random, Ok)?,
+            attempt: AttemptId::random()?,
             status: Receipt::TRANSACTION,
             fingerprint: None,
             principal: self.principal.clone(),
@@ -99,7 +105,7 @@ impl TransactionReceipt {
             notes: state.take_notes(),
             response: None,
             valid_for: self.valid_for,
-        }
+        })
     }
 }
 

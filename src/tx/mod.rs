@@ -138,8 +138,8 @@ impl Tx {
     /// Adds a value to the [receipt](crate::Receipts) of the work, such as the document that it
     /// changes. A second value with the same name replaces the first one.
     ///
-    /// It is stored exactly if the work commits. Without receipts it is dropped. It must not be a
-    /// secret.
+    /// It is stored exactly if the receipt is. Without receipts it is dropped. It must not be a
+    /// secret, and a NUL in it fails the transaction, as in any text of the database.
     ///
     /// ```
     /// # use tower_interlock::{Error, Tx};
@@ -157,7 +157,7 @@ impl Tx {
     ///
     /// ```sql
     /// SELECT at, principal, policies, method, path FROM interlock_receipts
-    /// WHERE detail @> '{"document": 7}' AND status BETWEEN 1 AND 399 ORDER BY at;
+    /// WHERE detail @> '{"document": 7}' AND status <> 0 ORDER BY at;
     /// ```
     pub fn note(&mut self, name: &'static str, value: impl Into<serde_json::Value>) {
         let slot = self.lease.slot();

@@ -154,7 +154,7 @@ impl SlotState {
         self.notes.push(Note { name, value, depth });
     }
 
-    /// The notes as one object. Of several with one name, the last one counts.
+    /// The notes as one object. The last one with a name counts.
     pub(crate) fn take_notes(&mut self) -> Option<serde_json::Value> {
         let notes = std::mem::take(&mut self.notes);
         let notes = notes.into_iter().map(|it| (it.name.to_owned(), it.value));

@@ -32,6 +32,8 @@ const EFFECTS: &str = "CREATE TABLE effects (
     id UUID PRIMARY KEY DEFAULT gen_random_uuid(), request INT8 NOT NULL
 )";
 
+const EXPIRE: &str = "UPDATE interlock_receipts SET expires_at = now() - INTERVAL '1 second'";
+
 /// The settings of an interlock with receipts, whose principal is in a header.
 fn with_receipts(builder: InterlockBuilder) -> InterlockBuilder {
     builder.receipts(Receipts::new()).principal(|parts| {

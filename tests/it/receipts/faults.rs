@@ -18,8 +18,7 @@ use tower_interlock::{AuthorizeLayer, Error, ErrorKind, Interlock, Outcome, Tx};
 use super::{add_effect, count_effects, keyed, make_tables, with_receipts};
 use crate::kit::{Kit, TestResponse, anyone, send, test};
 
-const STORE: Moment =
-    Moment::Text("INSERT INTO interlock_receipts (key, attempt, status, fingerprint");
+const STORE: Moment = Moment::Text("AS receipt (key, attempt, status, fingerprint");
 const FIND: Moment = Moment::Text("AND status <> 0");
 const FENCE: Moment = Moment::Text("VALUES ($1, $2, 0, now()");
 

@@ -7,15 +7,15 @@ use axum::{
     body::{Body, Bytes},
     extract::Path,
     http::{HeaderMap, Method, Request, StatusCode},
-    response::{IntoResponse, Response},
+    response::{IntoResponse, Redirect, Response},
     routing::{any, post},
 };
 use futures::stream;
-use tower_interlock::{Denied, Error, ErrorKind, Outcome, Receipts, Tx};
+use tower_interlock::{Denied, Error, ErrorKind, Interlock, Outcome, Receipts, Tx};
 
 use super::{
-    add_effect, assert_created, count_effects, count_receipts, effects, idempotent, is_replayed,
-    keyed, keyed_of, make_tables, prepare, with_receipts,
+    EXPIRE, add_effect, assert_created, count_effects, count_receipts, effects, idempotent,
+    is_replayed, keyed, keyed_of, make_tables, prepare, with_receipts,
 };
 use crate::kit::{anyone, never, send, test};
 
@@ -376,8 +376,6 @@ fn expired_key_is_free_again() {
     });
 }
 
-const EXPIRE: &str = "UPDATE interlock_receipts SET expires_at = now() - INTERVAL '1 second'";
-
 #[test]
 fn purge_removes_all_that_has_expired_and_nothing_else() {
     test(async |kit| {
@@ -470,5 +468,95 @@ fn idempotent_request_in_a_read_only_transaction_is_misconfigured() {
             .route_layer(interlock.require(anyone).idempotent());
         let response = send(&app, keyed(1, "a")).await;
         response.assert_problem(ErrorKind::Misconfigured);
+    });
+}
+
+/// An expired receipt is replaced while the purge waits for it. Below SERIALIZABLE, the new one must
+/// survive.
+#[test]
+fn purge_does_not_remove_a_receipt_that_has_replaced_an_expired_one() {
+    test(async |kit| {
+        let interlock = prepare(&kit).await;
+        let app = idempotent(&interlock);
+        assert_created(&send(&app, keyed(1, "a")).await, 1);
+        kit.database.run(EXPIRE).await;
+        let pool = sqlx::postgres::PgPoolOptions::new().max_connections(2);
+        let purging = with_receipts(Interlock::builder(
+            pool.connect_lazy_with(kit.database.options()),
+        ));
+        let purging = purging.build();
+        let mut replacing = kit.outside.begin().await.unwrap();
+        let replace = "UPDATE interlock_receipts SET expires_at = now() + INTERVAL '1 hour'";
+        sqlx::query(replace).execute(&mut *replacing).await.unwrap();
+        let commit = async {
+            tokio::time::sleep(std::time::Duration::from_millis(300)).await;
+            replacing.commit().await.unwrap();
+        };
+        let (purged, ()) = tokio::join!(purging.purge_receipts(), commit);
+        assert_eq!(purged.unwrap(), 0);
+        assert_eq!(count_receipts(&kit).await, (1, 0));
+    });
+}
+
+/// Its policy redirects to a login page.
+#[test]
+fn redirect_of_a_policy_stands_without_a_principal() {
+    test(async |kit| {
+        let interlock = prepare(&kit).await;
+        let policy = async || Err::<(), _>(Redirect::to("/login"));
+        let app = effects(interlock.require(policy).idempotent());
+        let request = Request::post("/effects/1").header("idempotency-key", "a");
+        let response = send(&app, request.body(Body::empty()).unwrap()).await;
+        assert_eq!(response.status, 303);
+    });
+}
+
+#[test]
+fn rendered_status_does_not_decide_on_the_commit() {
+    test(async |kit| {
+        make_tables(&kit).await;
+        let render = |_: &Error| StatusCode::INTERNAL_SERVER_ERROR.into_response();
+        let interlock = with_receipts(kit.builder().error_response(render)).build();
+        let handler = async |Path(request): Path<i64>, mut tx: Tx| {
+            add_effect(&mut tx, request).await?;
+            tx.commit_on_client_error();
+            Err::<(), _>(Error::conflict())
+        };
+        let layer = interlock.require(anyone).idempotent();
+        let app = Router::new().route("/effects/{request}", post(handler).route_layer(layer));
+        for outcome in [Outcome::Committed, Outcome::Replayed] {
+            let response = send(&app, keyed(1, "a")).await;
+            assert_eq!(
+                (response.status.as_u16(), response.outcome()),
+                (500, outcome)
+            );
+        }
+        assert_eq!(count_effects(&kit, 1).await, 1);
+    });
+}
+
+#[test]
+fn method_and_content_coding_count() {
+    test(async |kit| {
+        let interlock = prepare(&kit).await;
+        let handler = async |Path(request): Path<i64>, mut tx: Tx| {
+            add_effect(&mut tx, request).await?;
+            Ok::<_, Error>("done")
+        };
+        let layer = interlock.require(anyone).idempotent();
+        let app = Router::new().route("/effects/{request}", any(handler).layer(layer));
+        let request = |method: Method, coding: &str| {
+            let request = Request::builder().method(method).uri("/effects/1");
+            let request = request.header("x-user", "1").header("idempotency-key", "a");
+            let request = request.header("content-encoding", coding);
+            request.body(Body::from("body")).unwrap()
+        };
+        for method in [Method::POST, Method::PUT, Method::DELETE] {
+            let response = send(&app, request(method, "identity")).await;
+            assert_eq!(response.outcome(), Outcome::Committed);
+        }
+        let other = send(&app, request(Method::POST, "gzip")).await;
+        other.assert_problem(ErrorKind::IdempotencyKeyReused);
+        assert_eq!(count_effects(&kit, 1).await, 3);
     });
 }

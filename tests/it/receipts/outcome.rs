@@ -12,8 +12,8 @@ use axum::{Router, extract::Path, routing::post};
 use support::{Fault, Moment, Proxy, ServerError};
 use tower_interlock::{Error, ErrorKind, Interlock, Outcome, Tx};
 
-use super::{add_effect, count_effects, count_receipts, make_tables, with_receipts};
-use crate::kit::{Kit, anyone, put, test, traced};
+use super::{EXPIRE, add_effect, count_effects, count_receipts, keyed, make_tables, with_receipts};
+use crate::kit::{Kit, anyone, put, send, test, traced};
 
 /// A route with a hook, through a proxy.
 struct Scene {
@@ -95,9 +95,22 @@ fn lost_commit_that_the_server_has_done_is_a_success() {
     }
 }
 
+/// It is given up late, so there is no time for another attempt.
+#[test]
+fn commit_that_the_server_never_gets_changes_nothing_and_says_so() {
+    test(async |kit| {
+        let scene = Scene::new(&kit).await;
+        scene.proxy.inject(Moment::Commit, Fault::Stall);
+        let response = put(&scene.app, "/effects/1", "").await;
+        response.assert_problem(ErrorKind::DeadlineExceeded);
+        assert_eq!(response.outcome(), Outcome::RolledBack);
+        assert_eq!(scene.effects(1).await, (0, 0));
+    });
+}
+
 #[test]
 fn lost_commit_that_the_server_has_not_seen_is_retried() {
-    for fault in [Fault::CutBefore, Fault::Stall] {
+    for fault in [Fault::CutBefore, Fault::Terminate(ServerError::SHUTDOWN)] {
         test(async |kit| {
             let scene = Scene::new(&kit).await;
             scene.proxy.inject(Moment::Commit, fault.clone());
@@ -108,7 +121,7 @@ fn lost_commit_that_the_server_has_not_seen_is_retried() {
                 (Outcome::Committed, 2)
             );
             assert_eq!(scene.effects(1).await, (1, 1));
-            assert_eq!(count_receipts(&kit).await, (1, 0));
+            assert_eq!(count_receipts(&kit).await, (1, 1));
         });
     }
 }
@@ -128,7 +141,7 @@ fn second_lost_commit_changes_nothing_and_says_so() {
             (Outcome::RolledBack, 2)
         );
         assert_eq!(scene.effects(1).await, (0, 0));
-        assert_eq!(count_receipts(&kit).await, (0, 1));
+        assert_eq!(count_receipts(&kit).await, (0, 2));
     });
 }
 
@@ -238,5 +251,53 @@ fn without_receipts_the_outcome_is_unknown() {
         response.assert_problem(ErrorKind::OutcomeUnknown);
         without.drain().await;
         assert_eq!(count_effects(&kit, 1).await, 1);
+    });
+}
+
+/// The key of an earlier request has expired, and its receipt is still there.
+#[test]
+fn lost_commit_over_an_expired_receipt_is_decided() {
+    for fault in [Fault::CutBefore, Fault::CutAfter] {
+        test(async |kit| {
+            let scene = Scene::new(&kit).await;
+            let app = super::idempotent(&scene.interlock);
+            let first = send(&app, keyed(1, "a")).await;
+            assert_eq!(first.outcome(), Outcome::Committed);
+            kit.database.run(EXPIRE).await;
+            scene.proxy.inject(Moment::Commit, fault.clone());
+            let response = send(&app, keyed(1, "a")).await;
+            assert_eq!(
+                response.outcome(),
+                Outcome::Committed,
+                "{fault:?} {response:?}"
+            );
+            assert_eq!(scene.effects(1).await, (2, 0), "{fault:?} {response:?}");
+        });
+    }
+}
+
+/// A client that leaves while the receipt waits must not hold the locks for long.
+#[test]
+fn request_dropped_while_its_receipt_is_stored_frees_its_locks() {
+    test(async |kit| {
+        let scene = Scene::new(&kit).await;
+        let app = super::idempotent(&scene.interlock);
+        scene.proxy.inject(
+            Moment::Text("AS receipt (key, attempt, status, fingerprint"),
+            Fault::Stall,
+        );
+        let request = send(&app, keyed(1, "a"));
+        assert!(
+            tokio::time::timeout(Duration::from_millis(500), request)
+                .await
+                .is_err()
+        );
+        let begin = std::time::Instant::now();
+        scene.interlock.drain().await;
+        assert!(
+            begin.elapsed() < Duration::from_secs(3),
+            "{:?}",
+            begin.elapsed()
+        );
     });
 }
