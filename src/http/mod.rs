@@ -3,9 +3,11 @@
 mod body;
 mod extract;
 mod layer;
+mod mark;
 mod options;
 mod policy;
 pub(crate) mod precondition;
+pub(crate) mod probe;
 mod problem;
 mod reads;
 mod response;
@@ -16,6 +18,7 @@ mod work;
 
 pub use self::{
     layer::AuthorizeLayer,
+    mark::{MarkFuture, MarkLayer, MarkService},
     policy::{Authorized, Policy},
     service::{AuthorizeService, ResponseFuture},
 };

@@ -1,0 +1,9 @@
+//! x
+mod recorder;
+mod sql;
+mod trace;
+pub use self::recorder::*;
+pub use self::sql::{Effect, Sql};
+pub use self::trace::*;
+mod race;
+pub use self::race::*;
