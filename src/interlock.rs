@@ -12,11 +12,14 @@ use crate::{
     builder::InterlockBuilder,
     database,
     error::{Error, ErrorKind},
-    http::{AuthorizeLayer, Options, Policy, PolicyWithState},
+    http::{
+        AuthorizeLayer, MarkLayer, Options, Policy, PolicyWithState,
+        probe::{ProbedCondition, Protection},
+    },
     receipts,
     transact::TransactionBuilder,
     tx::{Tx, scope},
-    write,
+    write::{self, ConditionalWrite},
 };
 
 /// The handle that makes [layers](AuthorizeLayer) and runs transactions: a pool, and the settings.
@@ -139,6 +142,30 @@ impl Interlock {
             Options::clone(&self.options),
             Arc::new(PolicyWithState::new(policy, state)),
         )
+    }
+
+    /// Returns the mark of a route that needs no policy because everyone may use it, and says why.
+    ///
+    /// It checks nothing, and requests pass unchanged. Audits are told: see
+    /// [`probe`](crate::probe).
+    pub fn public(&self, reason: &'static str) -> MarkLayer {
+        MarkLayer::new(Protection::Public { reason })
+    }
+
+    /// Returns the mark of a route that needs no policy because its handler checks and writes with
+    /// `write`.
+    ///
+    /// It checks nothing, and requests pass unchanged. Audits are told: see
+    /// [`probe`](crate::probe).
+    pub fn conditional(&self, write: &'static ConditionalWrite) -> MarkLayer {
+        let conditions = write
+            .conditions()
+            .iter()
+            .map(|condition| ProbedCondition::new(condition.kind, condition.status, condition.sql));
+        MarkLayer::new(Protection::Conditional {
+            statement: write.statement(),
+            conditions: conditions.collect(),
+        })
     }
 
     /// Runs `work` in a SERIALIZABLE transaction outside of a request. It commits if `work` returns

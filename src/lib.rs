@@ -44,6 +44,8 @@
 //! * [`ErrorKind`]: every error that the crate responds with; [`Error`]: how to tell them apart.
 //! * [`Receipts`]: unknown outcomes decided, idempotency keys, the audit row.
 //! * [`Report`]: what became of a request; [`observe`]: metrics and traces of all work.
+//! * [`Interlock::public`] and [`Interlock::conditional`]: marks of routes without a policy;
+//!   [`probe`]: what protects a route. The crate `tower-interlock-audit` tests a service with them.
 //!
 //! # Promises
 //!
@@ -140,14 +142,22 @@ pub mod conditional {
     pub use crate::write::{BoundWrite, WriteTarget};
 }
 
-/// The Tower service of an [`AuthorizeLayer`].
+/// The Tower service of an [`AuthorizeLayer`], and the marks of routes without one.
 pub mod layer {
-    pub use crate::http::{AuthorizeService, ResponseFuture};
+    pub use crate::http::{AuthorizeService, MarkFuture, MarkLayer, MarkService, ResponseFuture};
 }
 
 /// HTTP preconditions on the integer version of a row.
 pub mod precondition {
     pub use crate::http::precondition::{CreateOnly, ETag, IfMatch, IfNoneMatch};
+}
+
+/// What audits ask: which protection a route has, and what a task is running.
+pub mod probe {
+    pub use crate::{
+        http::probe::{Probe, ProbedCondition, Protection},
+        tx::scope::current_attempt,
+    };
 }
 
 /// SQL for the database.

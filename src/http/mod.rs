@@ -5,9 +5,11 @@ mod extract;
 mod idempotency;
 mod kept;
 mod layer;
+mod mark;
 mod options;
 mod policy;
 pub(crate) mod precondition;
+pub(crate) mod probe;
 mod problem;
 mod reads;
 mod receipt;
@@ -19,6 +21,7 @@ mod work;
 
 pub use self::{
     layer::AuthorizeLayer,
+    mark::{MarkFuture, MarkLayer, MarkService},
     policy::{Authorized, Policy},
     service::{AuthorizeService, ResponseFuture},
 };

@@ -186,6 +186,9 @@ pub(crate) trait ErasedPolicy: Send + Sync {
     fn check<'a>(&'a self, parts: &'a mut Parts) -> BoxFuture<'a, Result<(), Response>>;
 
     fn type_name(&self) -> &'static str;
+
+    /// The type names of its extractors.
+    fn extractors(&self) -> &'static str;
 }
 
 /// A policy, and the state of its extractors.
@@ -220,6 +223,10 @@ where
 
     fn type_name(&self) -> &'static str {
         type_name::<P>()
+    }
+
+    fn extractors(&self) -> &'static str {
+        type_name::<M>()
     }
 }
 

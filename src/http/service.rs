@@ -2,6 +2,7 @@
 
 use std::{
     fmt,
+    future::ready,
     pin::Pin,
     sync::Arc,
     task::{Context, Poll},
@@ -21,6 +22,7 @@ use crate::{
     error::{Error, ErrorKind},
     http::{
         idempotency::Idempotency,
+        probe::Probe,
         route::Route,
         work::{self, authorize_and_call},
     },
@@ -59,6 +61,12 @@ where
     }
 
     fn call(&mut self, request: Request<ReqBody>) -> Self::Future {
+        if let Some(probe) = Probe::of(request.extensions()) {
+            probe.note(self.route.protection());
+            return ResponseFuture {
+                inner: Box::pin(ready(Ok(Probe::response()))),
+            };
+        }
         // The service that is ready must be called; its clone may not be ready.
         let clone = self.inner.clone();
         let inner = std::mem::replace(&mut self.inner, clone);

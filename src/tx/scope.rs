@@ -24,6 +24,19 @@ pub(crate) fn current() -> Option<Scope> {
     SCOPE.try_with(Scope::clone).ok()
 }
 
+/// Returns the phase of the work that the task is running, and the number of the attempt. `None`
+/// outside of work, and in tasks that work has spawned.
+///
+/// It is for observers of other things than this crate, such as statements on the pool: it tells
+/// the ones of a policy from those of the handler. A hook counts as its own first attempt.
+pub fn current_attempt() -> Option<(Phase, u32)> {
+    let attempt = SCOPE.try_with(|scope| match scope {
+        Scope::Attempt(slot) => (slot.phase(), slot.attempt()),
+        Scope::Hook(_) => (Phase::Hook, 1),
+    });
+    attempt.ok()
+}
+
 /// The phase of the work that the task is running.
 pub(crate) fn current_phase() -> Phase {
     let phase = SCOPE.try_with(|scope| match scope {

@@ -214,6 +214,15 @@ impl ConditionalWrite {
         self.unbound().bind(value)
     }
 
+    /// Its statement, with `{conditions}` in it.
+    pub(crate) fn statement(&self) -> &'static str {
+        self.statement
+    }
+
+    pub(crate) fn conditions(&self) -> &'static [Condition] {
+        self.conditions
+    }
+
     /// Returns the write with no value bound, for one without parameters.
     pub fn unbound(&self) -> BoundWrite<'_> {
         let parameters = self.facts.parameters.count_ones();

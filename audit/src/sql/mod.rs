@@ -1,0 +1,9 @@
+//! SQL: what a statement does, to which tables, and its text without values.
+
+mod effect;
+mod parsed;
+mod read;
+mod tokens;
+mod words;
+
+pub use self::{effect::Effect, read::Sql};
