@@ -67,7 +67,7 @@ fn receipt_that_cannot_be_stored_undoes_the_write() {
         let app = idempotent(&interlock);
         assert_created(&send(&app, keyed(1, "a")).await, 1);
         kit.database
-            .run("ALTER TABLE interlock_receipts ADD CONSTRAINT none CHECK (method <> 'POST') NOT VALID")
+            .run("ALTER TABLE interlock_receipts ADD CONSTRAINT no_posts CHECK (method <> 'POST') NOT VALID")
             .await;
         let response = send(&app, keyed(2, "b")).await;
         assert!(
