@@ -19,7 +19,7 @@ const ROOMS: [&[&str]; 11] = [
     &["lib"],
     &["interlock"],
     &["builder"],
-    &["http", "write", "transact"],
+    &["http", "write", "transact", "jobs"],
     &["attempt"],
     &["tx"],
     &["receipts"],
