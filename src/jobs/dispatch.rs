@@ -113,14 +113,14 @@ impl Dispatcher {
         self.may_be_more = false;
         self.enqueued.mark_unchanged();
         let (kinds, limit) = (Arc::clone(&self.kinds), self.window.limit(self.concurrency));
-        let peeking = self
-            .runner
-            .engine
-            .database
-            .run_repeatable(Instant::now() + PEEK_TIMEOUT, move |sql| {
-                let kinds = Arc::clone(&kinds);
-                Box::pin(async move { statements::peek(sql, &kinds, limit).await })
-            });
+        let peeking =
+            self.runner
+                .engine
+                .database
+                .run_repeatable(Instant::now() + PEEK_TIMEOUT, move |sql| {
+                    let kinds = Arc::clone(&kinds);
+                    Box::pin(async move { statements::peek(sql, &kinds, limit).await })
+                });
         match peeking.await {
             Ok(due) => {
                 let wanted = self.concurrency.saturating_mul(JOBS_PER_PLACE);

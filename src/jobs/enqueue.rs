@@ -6,8 +6,8 @@ use serde::Serialize;
 use serde_json::Value;
 
 use crate::{
-    error::{Error, ErrorKind},
     database::Depth,
+    error::{Error, ErrorKind},
     jobs::{
         id::JobId,
         statements::{self, NewJob},
@@ -115,7 +115,9 @@ async fn enqueue(lease: &mut Lease, depth: Depth, job: Job) -> Result<Enqueued, 
     let Some(jobs) = lease.slot().jobs().cloned() else {
         return Err(misconfigured("a job needs InterlockBuilder::jobs()"));
     };
-    let payload = job.payload.map_err(|error| misconfigured(&format!("the payload of a job: {error}")))?;
+    let payload = job
+        .payload
+        .map_err(|error| misconfigured(&format!("the payload of a job: {error}")))?;
     let principal = lease.slot().principal().cloned();
     let principal = principal.as_deref();
     let unique_key = job.unique_key.map(|key| {

@@ -49,12 +49,17 @@ pub(crate) fn describe_foreign(error: &BoxError) -> String {
 pub(crate) fn describe_panic(panic: &(dyn Any + Send)) -> String {
     let message = panic.downcast_ref::<&str>().copied();
     let message = message.or_else(|| panic.downcast_ref::<String>().map(String::as_str));
-    storable(&format!("panic: {}", message.unwrap_or("without a message")))
+    storable(&format!(
+        "panic: {}",
+        message.unwrap_or("without a message")
+    ))
 }
 
 /// A text that fits into its column. The servers reject NUL.
 pub(crate) fn storable(text: &str) -> String {
-    let text = text.chars().map(|it| if it == '\0' { '\u{fffd}' } else { it });
+    let text = text
+        .chars()
+        .map(|it| if it == '\0' { '\u{fffd}' } else { it });
     text.take(LONGEST_REASON).collect()
 }
 

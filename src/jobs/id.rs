@@ -54,7 +54,9 @@ impl FromStr for JobId {
 
     fn from_str(text: &str) -> Result<Self, InvalidJobId> {
         let groups: Vec<_> = text.split('-').map(str::len).collect();
-        let is_hexadecimal = text.bytes().all(|byte| byte == b'-' || byte.is_ascii_hexdigit());
+        let is_hexadecimal = text
+            .bytes()
+            .all(|byte| byte == b'-' || byte.is_ascii_hexdigit());
         if groups != [8, 4, 4, 4, 12] || !is_hexadecimal {
             return Err(InvalidJobId);
         }
@@ -98,7 +100,13 @@ mod tests {
 
     #[test]
     fn other_texts_are_no_ids() {
-        for text in ["", "7", "0000000g-0000-0000-0000-000000000007", "+0000000-0000-0000-0000-000000000007", "0000000000000000000000000000000000007"] {
+        for text in [
+            "",
+            "7",
+            "0000000g-0000-0000-0000-000000000007",
+            "+0000000-0000-0000-0000-000000000007",
+            "0000000000000000000000000000000000007",
+        ] {
             assert_eq!(text.parse::<JobId>(), Err(InvalidJobId), "{text}");
         }
     }

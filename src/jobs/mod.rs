@@ -55,6 +55,7 @@ mod runner;
 mod statements;
 mod worker;
 
+pub(crate) use self::statements::REQUIRED_TABLE;
 pub use self::{
     enqueue::{Enqueued, Job},
     handler::RunningJob,
@@ -62,4 +63,3 @@ pub use self::{
     queue::{EndedJob, JobEnding, Jobs, KindState},
     worker::Worker,
 };
-pub(crate) use self::statements::REQUIRED_TABLE;

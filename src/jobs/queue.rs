@@ -108,7 +108,10 @@ impl<'i> Jobs<'i> {
     pub async fn ended(self, limit: u32) -> Result<Vec<EndedJob>, Error> {
         let listing = self.database.run_repeatable(self.limit(), move |sql| {
             Box::pin(async move {
-                let rows = sqlx::query(ENDED).bind(i64::from(limit)).fetch_all(sql).await?;
+                let rows = sqlx::query(ENDED)
+                    .bind(i64::from(limit))
+                    .fetch_all(sql)
+                    .await?;
                 rows.iter().map(ended_job).collect()
             })
         });
@@ -147,7 +150,10 @@ impl<'i> Jobs<'i> {
         loop {
             let discarding = self.database.run_repeatable(limit, move |sql| {
                 Box::pin(async move {
-                    let done = sqlx::query(DISCARD_OLDER).bind(seconds).execute(sql).await?;
+                    let done = sqlx::query(DISCARD_OLDER)
+                        .bind(seconds)
+                        .execute(sql)
+                        .await?;
                     Ok(done.rows_affected())
                 })
             });

@@ -107,7 +107,9 @@ impl Work for JobWork {
         let failure = match ran {
             Some(ran) => {
                 // A denial that follows from an error is none.
-                let denies = state.first_error().is_none_or(|it| it.kind() == ErrorKind::Denied);
+                let denies = state
+                    .first_error()
+                    .is_none_or(|it| it.kind() == ErrorKind::Denied);
                 let receipt = self.receipt.as_ref().filter(|_| ran.is_finished());
                 let receipt = receipt.map(|it| it.to_store(&self.job, attempts, &mut state));
                 match attempt.settle(&mut state, ran.reply(), receipt).await {

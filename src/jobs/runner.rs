@@ -76,7 +76,9 @@ impl Runner {
             counted: counted.saturating_add(1),
         };
         let span = tracing::error_span!("job", kind = held.kind, id = %held.lease.id, run = held.lease.run);
-        self.run_claimed(held, claimed, lease_ends).instrument(span).await;
+        self.run_claimed(held, claimed, lease_ends)
+            .instrument(span)
+            .await;
         drop(running);
         Claim::Won
     }
@@ -165,7 +167,11 @@ impl Runner {
 
     async fn end(&self, held: &Held, end: JobEnd, reason: String) {
         let (lease, stored) = (held.lease, reason.clone());
-        let name = if end == JobEnd::Denied { statements::DENIED } else { statements::PARKED };
+        let name = if end == JobEnd::Denied {
+            statements::DENIED
+        } else {
+            statements::PARKED
+        };
         let ending = self.repeat(move |sql| {
             let reason = stored.clone();
             Box::pin(async move { statements::end(sql, lease, name, &reason).await })
@@ -182,7 +188,8 @@ impl Runner {
             Box::pin(async move { statements::retry_later(sql, lease, pause, &reason).await })
         });
         let failed = failing.await;
-        self.report_recorded(held, JobEnd::Failed, &reason, failed).await;
+        self.report_recorded(held, JobEnd::Failed, &reason, failed)
+            .await;
     }
 
     /// Reports an end that was to be recorded. If the row did not match, the job is done, which is

@@ -55,7 +55,10 @@ pub(crate) struct Claimed {
 ///
 /// The job that is queued is written, so that it is retried if it is running on a snapshot that
 /// does not have this transaction.
-pub(crate) async fn enqueue(sql: &mut PgConnection, job: &NewJob<'_>) -> Result<JobId, sqlx::Error> {
+pub(crate) async fn enqueue(
+    sql: &mut PgConnection,
+    job: &NewJob<'_>,
+) -> Result<JobId, sqlx::Error> {
     let stored = sqlx::query(ENQUEUE)
         .bind(job.id.to_string())
         .bind(job.kind)
@@ -74,7 +77,10 @@ const ENQUEUE: &str = "\
 
 /// Frees the unique key of a job.
 pub(crate) async fn free_key(sql: &mut PgConnection, id: JobId) -> Result<(), sqlx::Error> {
-    sqlx::query(FREE_KEY).bind(id.to_string()).execute(sql).await?;
+    sqlx::query(FREE_KEY)
+        .bind(id.to_string())
+        .execute(sql)
+        .await?;
     Ok(())
 }
 
@@ -211,8 +217,7 @@ pub(crate) async fn give_up(
 }
 
 /// The reason of a job that was parked because its runs do not end.
-pub(crate) const GIVEN_UP: &str =
-    "too many runs; the last one has ended with its lease: its process was killed, or lost the database";
+pub(crate) const GIVEN_UP: &str = "too many runs; the last one has ended with its lease: its process was killed, or lost the database";
 
 const GIVE_UP: &str = "\
     UPDATE interlock_jobs SET live = NULL, leased = false, ended = 'parked', reason = $3, \
@@ -231,6 +236,7 @@ const EXISTS: &str = "SELECT 1 FROM interlock_jobs WHERE id = $1::UUID";
 /// The id in a row.
 pub(crate) fn id(row: &PgRow) -> Result<JobId, sqlx::Error> {
     let id: &str = row.try_get("id")?;
-    id.parse()
-        .map_err(|error| sqlx::Error::Decode(Box::<dyn std::error::Error + Send + Sync>::from(error)))
+    id.parse().map_err(|error| {
+        sqlx::Error::Decode(Box::<dyn std::error::Error + Send + Sync>::from(error))
+    })
 }

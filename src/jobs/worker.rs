@@ -79,7 +79,8 @@ impl Worker {
         T: DeserializeOwned + Send + Sync + 'static,
         E: Into<BoxError> + 'static,
     {
-        self.handlers.insert(kind, Arc::new(TypedHandler::new(handler)));
+        self.handlers
+            .insert(kind, Arc::new(TypedHandler::new(handler)));
         self
     }
 
@@ -138,7 +139,7 @@ impl Worker {
     ///
     /// Dropped, the runs are rolled back, except for a COMMIT that was sent. Their jobs are due
     /// again when their leases end.
-    pub async fn run(self, shutdown: impl Future<Output = ()> + Send) -> Result<(), Error> {
+    pub async fn run(self, shutdown: impl Future<Output = ()>) -> Result<(), Error> {
         let misconfigured = |cause: &str| Error::because(ErrorKind::Misconfigured, cause);
         let Some(enqueued) = self.engine.enqueued.as_ref() else {
             return Err(misconfigured("a worker needs InterlockBuilder::jobs()"));
@@ -147,7 +148,9 @@ impl Worker {
             return Err(misconfigured("a worker needs a handler: Worker::on"));
         }
         if self.limits.dry_run {
-            return Err(misconfigured("a worker has no dry run: no job would ever be done"));
+            return Err(misconfigured(
+                "a worker has no dry run: no job would ever be done",
+            ));
         }
         let enqueued = enqueued.subscribe();
         let kinds = self.handlers.keys().copied().collect();
