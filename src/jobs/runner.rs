@@ -11,6 +11,7 @@ use crate::{
     jobs::{
         failure::{describe_panic, storable},
         handler::ErasedHandler,
+        id::JobId,
         run::{JobRun, RunEnd},
         statements::{self, Candidate, Claimed, JobLease},
     },
@@ -159,9 +160,8 @@ impl Runner {
             RunEnd::Failed(reason) if held.counted >= self.max_runs => {
                 self.end(held, JobEnd::Parked, reason).await;
             }
-            RunEnd::Failed(reason) | RunEnd::Unknown(reason) => {
-                self.retry_later(held, reason).await;
-            }
+            RunEnd::Failed(reason) => self.retry_later(held, reason, JobEnd::LeaseLost).await,
+            RunEnd::Unknown(reason) => self.retry_later(held, reason, JobEnd::Done).await,
         }
     }
 
@@ -177,10 +177,12 @@ impl Runner {
             Box::pin(async move { statements::end(sql, lease, name, &reason).await })
         });
         let ended = ending.await;
-        self.report_recorded(held, end, &reason, ended).await;
+        let end = Self::recorded(held, end, ended);
+        self.report(held, end, &reason);
     }
 
-    async fn retry_later(&self, held: &Held, reason: String) {
+    /// `gone` is the end of the run if the row of the job is gone.
+    async fn retry_later(&self, held: &Held, reason: String, gone: JobEnd) {
         let (lease, stored) = (held.lease, reason.clone());
         let pause = self.backoff.pause(held.counted.saturating_add(1));
         let failing = self.repeat(move |sql| {
@@ -188,35 +190,31 @@ impl Runner {
             Box::pin(async move { statements::retry_later(sql, lease, pause, &reason).await })
         });
         let failed = failing.await;
-        self.report_recorded(held, JobEnd::Failed, &reason, failed)
-            .await;
+        let end = match Self::recorded(held, JobEnd::Failed, failed) {
+            JobEnd::LeaseLost if gone == JobEnd::Done && self.is_gone(held.lease.id).await => gone,
+            end => end,
+        };
+        self.report(held, end, &reason);
     }
 
-    /// Reports an end that was to be recorded. If the row did not match, the job is done, which is
-    /// how an unknown COMMIT is found out, or has another lease.
-    async fn report_recorded(
-        &self,
-        held: &Held,
-        end: JobEnd,
-        reason: &str,
-        recorded: Result<bool, Error>,
-    ) {
-        let id = held.lease.id;
-        let end = match recorded {
+    /// The end of a run, once that was to be recorded. If the row did not match, the job has another
+    /// lease, or is gone.
+    fn recorded(held: &Held, end: JobEnd, recorded: Result<bool, Error>) -> JobEnd {
+        match recorded {
             Ok(true) => end,
-            Ok(false) => {
-                let finding = self.repeat(move |sql| Box::pin(statements::exists(sql, id)));
-                match finding.await {
-                    Ok(false) => JobEnd::Done,
-                    Ok(true) | Err(_) => JobEnd::LeaseLost,
-                }
-            }
+            Ok(false) => JobEnd::LeaseLost,
             Err(error) => {
-                tracing::warn!(%error, cause = error.describe(), "the end of a run could not be recorded");
+                let (id, cause) = (held.lease.id, error.describe());
+                tracing::warn!(%error, cause, %id, "the end of a run could not be recorded");
                 JobEnd::LeaseLost
             }
-        };
-        self.report(held, end, reason);
+        }
+    }
+
+    /// Whether the row of a job is gone. It is deleted by the COMMIT of its run.
+    async fn is_gone(&self, id: JobId) -> bool {
+        let finding = self.repeat(move |sql| Box::pin(statements::exists(sql, id)));
+        matches!(finding.await, Ok(false))
     }
 
     fn report(&self, held: &Held, end: JobEnd, reason: &str) {

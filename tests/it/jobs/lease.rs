@@ -28,7 +28,7 @@ fn held(worker: Worker, reached: &Arc<Notify>, release: &Arc<Notify>) -> Worker 
         let (reached, release) = (Arc::clone(&reached), Arc::clone(&release));
         async move {
             add_effect(&mut tx, *job.payload()).await?;
-            if job.run() == 1 {
+            if (job.run(), tx.attempt()) == (1, 1) {
                 reached.notify_one();
                 release.notified().await;
             }

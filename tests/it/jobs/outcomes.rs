@@ -151,14 +151,12 @@ fn panic_is_retried_and_the_others_go_on() {
         let mut ended = ended(&kit).await;
         ended.sort();
         assert_eq!(ended.len(), 2);
-        assert_eq!(
-            ended[0],
-            ("parked".to_owned(), "panic: eager".to_owned(), 2)
-        );
         assert!(
-            ended[1].1.starts_with("panic: ") && ended[1].1.contains("poisoned"),
+            ended[0].1.starts_with("panic: ") && ended[0].1.contains("poisoned"),
             "{ended:?}"
         );
+        let eager = ("parked".to_owned(), "panic: eager".to_owned(), 2);
+        assert_eq!(ended[1], eager);
     });
 }
 
