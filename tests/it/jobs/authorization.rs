@@ -12,13 +12,13 @@ use super::{
 };
 use crate::kit::{Kit, Recorder};
 
-/// Where a revocation commits.
+/// How far the job has come when the revocation commits.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Gap {
-    AfterEnqueue,
-    AfterClaim,
-    AfterRule,
-    AfterWrite,
+    Queued,
+    Claimed,
+    Checked,
+    Written,
 }
 
 /// Runs a job, and revokes the permission in a gap of its first attempt.
@@ -30,9 +30,9 @@ async fn run_with_revocation(kit: &Kit, gap: Gap) {
             async move {
                 let revokes = |at| at == gap && tx.attempt() == 1;
                 let (before, after_rule, after_write) = (
-                    revokes(Gap::AfterClaim),
-                    revokes(Gap::AfterRule),
-                    revokes(Gap::AfterWrite),
+                    revokes(Gap::Claimed),
+                    revokes(Gap::Checked),
+                    revokes(Gap::Written),
                 );
                 if before {
                     write(&kit, REVOKE).await;
@@ -50,7 +50,7 @@ async fn run_with_revocation(kit: &Kit, gap: Gap) {
         }
     };
     enqueue(&kit.interlock, acting(1)).await;
-    if gap == Gap::AfterEnqueue {
+    if gap == Gap::Queued {
         write(kit, REVOKE).await;
     }
     work_off(kit, [worker(&kit.interlock).on("act", handler)]).await;
@@ -60,12 +60,7 @@ async fn run_with_revocation(kit: &Kit, gap: Gap) {
 /// transaction, or at READ COMMITTED, leaves one in the last two gaps.
 #[test]
 fn revocation_in_any_gap_is_respected() {
-    for gap in [
-        Gap::AfterEnqueue,
-        Gap::AfterClaim,
-        Gap::AfterRule,
-        Gap::AfterWrite,
-    ] {
+    for gap in [Gap::Queued, Gap::Claimed, Gap::Checked, Gap::Written] {
         jobs_test(async |kit| {
             run_with_revocation(&kit, gap).await;
             assert_eq!(effects(&kit).await, [0; 0], "{gap:?}");

@@ -11,9 +11,7 @@ use tower_interlock::{
     schema::RECEIPTS,
 };
 
-use super::{
-    act, acting, builder, effects, ended, enqueue, jobs_test, live, work_off, worker, write,
-};
+use super::{acting, effects, ended, enqueue, jobs_test, live, work_off, worker, write};
 use crate::kit::{Kit, Recorder};
 
 /// The steps of a run, by what is sent.
@@ -139,11 +137,12 @@ fn unknown_commit_of_a_job_is_found_out() {
         kit.database.run(RECEIPTS).await;
         let ends = ends_of_lost_commit(&kit, Fault::CutAfter, false).await;
         assert_eq!(ends, [JobEnd::Done]);
-        let ambiguous = Fault::Misreport(ServerError::AMBIGUOUS);
-        assert_eq!(
-            ends_of_lost_commit(&kit, ambiguous, false).await,
-            [JobEnd::Done]
-        );
+        // PostgreSQL has rolled back if it reports an error (C4).
+        if kit.database.kind() == Kind::CockroachDb {
+            let ambiguous = Fault::Misreport(ServerError::AMBIGUOUS);
+            let ends = ends_of_lost_commit(&kit, ambiguous, false).await;
+            assert_eq!(ends, [JobEnd::Done]);
+        }
         let ends = ends_of_lost_commit(&kit, Fault::CutBefore, false).await;
         assert_eq!(ends, [JobEnd::Failed, JobEnd::Done]);
         // With receipts the engine decides, and retries in the same run.
@@ -156,9 +155,10 @@ fn unknown_commit_of_a_job_is_found_out() {
 #[test]
 fn worker_that_is_aborted_at_any_poll_does_each_job_once() {
     const POLLS: i64 = 30;
+    const JOBS: i64 = 400;
     jobs_test(async |kit| {
         let times = POLLS * 2;
-        for item in 0..times {
+        for item in 0..JOBS {
             enqueue(&kit.interlock, acting(item)).await;
         }
         let aborted = stream::iter(0..times).map(|number| {
@@ -170,11 +170,11 @@ fn worker_that_is_aborted_at_any_poll_does_each_job_once() {
         });
         aborted.buffer_unordered(2).for_each(async |_| ()).await;
         let done = effects(&kit).await.len();
-        println!("{done} of {times} done by aborted workers");
+        println!("{done} of {JOBS} done by {times} aborted workers");
         let patient = worker(&kit.interlock).max_runs(1_000);
         work_off(&kit, [patient]).await;
         kit.interlock.drain().await;
-        assert_eq!(effects(&kit).await, (0..times).collect::<Vec<_>>());
+        assert_eq!(effects(&kit).await, (0..JOBS).collect::<Vec<_>>());
         assert_eq!(ended(&kit).await, []);
     });
 }
@@ -218,6 +218,5 @@ fn job_of_a_request_with_an_unknown_outcome_exists_exactly_if_its_writes_do() {
             assert_eq!(effects(&kit).await.len() as i64, stored);
             write(&kit, &["DELETE FROM effects", "DELETE FROM notes"]).await;
         }
-        let _ = (act, builder, Kind::PostgreSql);
     });
 }
