@@ -2,7 +2,7 @@
 --
 -- PostgreSQL tracks conflicts between SERIALIZABLE transactions only. A revocation that runs under
 -- READ COMMITTED, the default of psql and of most tools, goes unseen by a request that is under way:
--- the request commits its write although the permission is gone. This guard refuses such a
+-- the request commits its write although the permission is gone. This guard rejects such a
 -- revocation, and every other change of permissions below SERIALIZABLE.
 --
 -- Install the function once per database, as a migration or with
@@ -61,7 +61,7 @@ CREATE OR REPLACE FUNCTION interlock_guard() RETURNS trigger
 AS $$
 BEGIN
     IF current_setting('transaction_isolation') <> 'serializable' THEN
-        RAISE EXCEPTION '% on "%" refused: permissions are changed in SERIALIZABLE transactions only, and this one is %',
+        RAISE EXCEPTION '% on "%" rejected: permissions are changed in SERIALIZABLE transactions only, and this one is %',
                 TG_OP, TG_TABLE_NAME, upper(current_setting('transaction_isolation'))
             USING
                 -- invalid_transaction_state: a class that is not retried

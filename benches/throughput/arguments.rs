@@ -114,7 +114,8 @@ cargo bench --bench throughput -- [options]
   --seconds S          time of each way in a round [0.4]
   --scenario NAME,…    alone, spread, warm, hot, denied, reads [all]
   --way NAME,…         race, by-hand, axum-sqlx-tx, axum-sqlx-tx-default, layer,
-                       layer-handoff, conditional, conditional-handoff [all]
+                       layer-handoff, receipts, idempotent, conditional,
+                       conditional-handoff [all]
   --network MS,…       round-trip times to the server in milliseconds [0,1,5]
   --pool N,…           connections [16]
   --svg PATH           where to write the chart";

@@ -179,12 +179,14 @@ text{font:12px system-ui,-apple-system,'Segoe UI','DejaVu Sans',sans-serif;fill:
 .whisker{stroke:#1f2328;stroke-opacity:.55;fill:none}
 .race{fill:#afb8c1} .axum-sqlx-tx{fill:#e0a030} .axum-sqlx-tx-default{fill:#f0cf8a}
 .layer{fill:#54aeff} .layer-handoff{fill:#0969da}
+.receipts{fill:#bf8700} .idempotent{fill:#9a6700}
 .conditional{fill:#4ac26b} .conditional-handoff{fill:#1a7f37}
 @media (prefers-color-scheme:dark){
 text{fill:#e6edf3} .ground{fill:#0d1117} .faint,.tick,.number{fill:#9198a1}
 .grid{stroke:#262c34} .axis,.whisker{stroke:#e6edf3}
 .race{fill:#6e7681} .axum-sqlx-tx{fill:#bb8009} .axum-sqlx-tx-default{fill:#7d5a12}
 .layer{fill:#1f6feb} .layer-handoff{fill:#79c0ff}
+.receipts{fill:#d29922} .idempotent{fill:#f2cc60}
 .conditional{fill:#238636} .conditional-handoff{fill:#7ee787}}
 ";
 

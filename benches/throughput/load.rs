@@ -118,7 +118,10 @@ pub(crate) async fn send(app: &Router, scenario: Scenario) -> Exchange {
     let request = if scenario.reads {
         Request::get(path).body(Body::empty())
     } else {
-        Request::put(path).body(Body::from(BODY))
+        // Every way gets the header, and two of them read it.
+        let key = fastrand::u128(..).to_string();
+        let request = Request::put(path).header("idempotency-key", key);
+        request.body(Body::from(BODY))
     };
     let mut request = request.unwrap();
     request.extensions_mut().insert(User(user));

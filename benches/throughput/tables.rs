@@ -2,6 +2,7 @@
 
 use sqlx::{AssertSqlSafe, PgPool};
 use support::Database;
+use tower_interlock::schema::RECEIPTS;
 
 use crate::scenario::{DOCUMENTS, GRANTEE};
 
@@ -40,6 +41,8 @@ impl Tables {
                  SELECT id, repeat('x', 100) FROM generate_series(1, {DOCUMENTS}) AS series (id)"
             ),
             format!("INSERT INTO {schema}.grants SELECT {GRANTEE}, id FROM {schema}.documents"),
+            // The table of receipts is in the schema, too.
+            format!("SET search_path = {schema}; {RECEIPTS}; RESET search_path"),
             format!("ANALYZE {schema}.documents"),
             format!("ANALYZE {schema}.grants"),
         ] {

@@ -31,6 +31,7 @@ pub(crate) struct Draft {
     body: String,
 }
 
+/// A client that repeats it with the same `Idempotency-Key` gets the same document.
 pub(crate) async fn create(
     user: Authorized<User>,
     mut tx: Tx,
@@ -45,6 +46,7 @@ pub(crate) async fn create(
     .bind(draft.body)
     .fetch_one(&mut tx)
     .await?;
+    tx.note("document", document.id.to_string());
     let etag = ETag::new(document.version);
     Ok((StatusCode::CREATED, etag, Json(document)))
 }

@@ -4,6 +4,7 @@
 //! paste. With `-- --tour` it sends these requests itself, and fails if a response is not the
 //! expected one. Without `DATABASE_URL` it starts a database server for the run.
 
+mod audit;
 mod auth;
 mod handlers;
 mod policies;
@@ -23,14 +24,17 @@ use axum::{
 use sqlx::postgres::PgConnectOptions;
 use support::Server;
 use tokio::{net::TcpListener, signal, sync::oneshot};
-use tower_interlock::Interlock;
+use tower_interlock::{Interlock, Receipts};
 use tracing_subscriber::{filter::Targets, fmt, prelude::*};
 
 use crate::handlers::{create, read, remove, share, unshare, update_if_permitted};
 
 /// The routes, each with its protection.
 fn router(interlock: &Interlock) -> Router {
-    let signed_in = interlock.require(policies::signed_in).named("signed-in");
+    let signed_in = interlock
+        .require(policies::signed_in)
+        .named("signed-in")
+        .idempotent();
     let has_access = interlock
         .require(policies::has_access)
         .named("documents.access");
@@ -72,7 +76,10 @@ async fn main() -> Result<(), Box<dyn Error>> {
         ("mallory", "unknown".to_owned()),
     ];
 
-    let interlock = Interlock::new(pool.clone());
+    let interlock = Interlock::builder(pool.clone())
+        .receipts(Receipts::new().record_denials())
+        .principal(auth::principal)
+        .build();
     let listener = listen().await?;
     let url = format!("http://{}", listener.local_addr()?);
     let (stop, stopped) = oneshot::channel();
@@ -82,7 +89,10 @@ async fn main() -> Result<(), Box<dyn Error>> {
     let serving = tokio::spawn(serving.into_future());
 
     let done = if on_tour {
-        tour::run(&url, &tokens).await
+        match tour::run(&url, &tokens).await {
+            Ok(id) => audit::print(&pool, &id).await,
+            Err(error) => Err(error),
+        }
     } else {
         tour::print(&url, &tokens);
         signal::ctrl_c().await.map_err(Into::into)

@@ -1,7 +1,7 @@
 //! The tables. A real service would use migrations.
 
 use sqlx::{AssertSqlSafe, PgPool};
-use tower_interlock::schema::SERIALIZABLE_GUARD;
+use tower_interlock::schema::{RECEIPTS, SERIALIZABLE_GUARD};
 
 /// The SQL schema of the example; connections have it as their `search_path`.
 pub(crate) const NAME: &str = "documents_example";
@@ -25,6 +25,7 @@ const TABLES: &[&str] = &[
         PRIMARY KEY (document_id, user_name)
     )",
     "INSERT INTO users VALUES ('alice'), ('bob') ON CONFLICT DO NOTHING",
+    RECEIPTS,
 ];
 
 /// The tables that a policy or a condition reads.

@@ -12,10 +12,11 @@ struct Step {
     title: &'static str,
     user: &'static str,
     method: &'static str,
-    /// `$id` is the document that the first step creates.
+    /// `$id` is the document that is created first.
     path: &'static str,
     /// The version of the `If-Match` header.
     version: Option<&'static str>,
+    idempotency_key: Option<&'static str>,
     body: &'static str,
     status: u16,
     /// A part of the body of the response.
@@ -35,6 +36,7 @@ impl Step {
             method,
             path,
             version: None,
+            idempotency_key: None,
             body: "",
             status: 0,
             contains: "",
@@ -50,6 +52,14 @@ impl Step {
         Self { version, ..self }
     }
 
+    const fn idempotent(self, key: &'static str) -> Self {
+        let idempotency_key = Some(key);
+        Self {
+            idempotency_key,
+            ..self
+        }
+    }
+
     const fn expect(self, status: u16, contains: &'static str) -> Self {
         Self {
             status,
@@ -61,8 +71,14 @@ impl Step {
 
 #[rustfmt::skip]
 const STEPS: &[Step] = &[
-    Step::new("create", "alice", "POST", "/documents").body(FIRST)
+    Step::new("create without a key", "alice", "POST", "/documents").body(FIRST)
+        .expect(400, ""),
+    Step::new("create", "alice", "POST", "/documents").idempotent("1").body(FIRST)
         .expect(201, "first draft"),
+    Step::new("create, repeated", "alice", "POST", "/documents").idempotent("1").body(FIRST)
+        .expect(201, "$id"),
+    Step::new("create, same key", "alice", "POST", "/documents").idempotent("1").body(SECOND)
+        .expect(422, ""),
     Step::new("read", "alice", "GET", DOCUMENT)
         .expect(200, "first draft"),
     Step::new("update", "alice", "PUT", DOCUMENT).if_match("1").body(SECOND)
@@ -119,6 +135,7 @@ pub(crate) fn print(url: &str, tokens: &Tokens) {
     for (user, token) in tokens {
         println!("{user}={token}");
     }
+    println!("run=$RANDOM");
     for step in STEPS {
         let Step { method, path, .. } = step;
         let mut curl = format!("curl -s -X {method} {url}{path}");
@@ -126,11 +143,14 @@ pub(crate) fn print(url: &str, tokens: &Tokens) {
         if let Some(version) = step.version {
             curl += &format!(" -H 'if-match: \"{version}\"'");
         }
+        if let Some(key) = step.idempotency_key {
+            curl += &format!(" -H \"idempotency-key: {key}-$run\"");
+        }
         if !step.body.is_empty() {
             curl += &format!(" -H 'content-type: application/json' -d '{}'", step.body);
         }
         println!("# {}, {}: {}", step.user, step.title, step.status);
-        if *method == "POST" {
+        if step.status == 201 {
             println!("id=$({curl} | grep -oE '[0-9a-f-]{{36}}'); echo $id");
         } else {
             println!("{curl} -w ' %{{http_code}}\\n'");
@@ -139,17 +159,19 @@ pub(crate) fn print(url: &str, tokens: &Tokens) {
     println!();
 }
 
-/// Sends the requests, and fails if a response is not the expected one.
-pub(crate) async fn run(url: &str, tokens: &Tokens) -> Result<(), Box<dyn Error>> {
+/// Sends the requests, and returns the document that they have created. Fails if a response is not
+/// the expected one.
+pub(crate) async fn run(url: &str, tokens: &Tokens) -> Result<String, Box<dyn Error>> {
     let mut id = String::new();
     let mut wrong = 0;
     println!("\n{:<28}{:<9}{:<52}expected  got", "", "user", "request");
     for step in STEPS {
         let (status, body) = send(step, url, tokens, &id).await?;
-        if step.method == "POST" {
+        if status == 201 && id.is_empty() {
             id = serde_json::from_str::<Created>(&body)?.id;
         }
-        let correct = status == step.status && body.contains(step.contains);
+        let contains = step.contains.replace("$id", &id);
+        let correct = status == step.status && body.contains(&contains);
         wrong += usize::from(!correct);
         let mark = if correct { "" } else { " WRONG" };
         let Step { title, user, .. } = step;
@@ -161,7 +183,7 @@ pub(crate) async fn run(url: &str, tokens: &Tokens) -> Result<(), Box<dyn Error>
         return Err(format!("{wrong} of {} responses are wrong", STEPS.len()).into());
     }
     println!("\nall {} responses are as expected", STEPS.len());
-    Ok(())
+    Ok(id)
 }
 
 async fn send(
@@ -179,6 +201,10 @@ async fn send(
         .header(header::CONTENT_TYPE, "application/json");
     if let Some(version) = step.version {
         request = request.header(header::IF_MATCH, format!("\"{version}\""));
+    }
+    if let Some(key) = step.idempotency_key {
+        // The tokens of a run are new, and with them the principals.
+        request = request.header("idempotency-key", key);
     }
     let client = Client::builder(TokioExecutor::new()).build_http::<Body>();
     let response = client.request(request.body(Body::from(step.body))?).await?;

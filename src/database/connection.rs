@@ -70,8 +70,9 @@ pub(crate) enum Health {
 impl Connection {
     /// Acquires a connection from the pool. Cancelled, nothing is left behind.
     pub(crate) async fn acquire(pool: &PgPool, running: &TaskTracker) -> Result<Self, Error> {
-        // Boxed: it takes 8 KiB, which every future that awaits this would carry.
-        let acquire = || Box::pin(pool.acquire());
+        // Boxed: it takes 8 KiB, which every future that awaits this would carry. The room is made
+        // first, so that it is not moved there.
+        let acquire = || Box::into_pin(Box::write(Box::new_uninit(), pool.acquire()));
         let acquired = match acquire().await {
             // A server that shuts down resets connections that are just being made.
             Err(error) if Error::classify(&error) == Some(ErrorClass::ConnectionLost) => {

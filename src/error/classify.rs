@@ -342,8 +342,8 @@ mod tests {
 
     #[test]
     fn row_security_denies_and_missing_privilege_does_not() {
-        let refused = with_message("42501", "new row violates row-level security policy for …");
-        assert_eq!(refused.kind, ErrorKind::Denied);
+        let rejected = with_message("42501", "new row violates row-level security policy for …");
+        assert_eq!(rejected.kind, ErrorKind::Denied);
         let translated = Reported {
             code: "42501",
             routine: Some("ExecWithCheckOptions"),

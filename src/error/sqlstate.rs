@@ -187,7 +187,7 @@ const COMMITTED: Meaning = Meaning {
 /// The first row that fits decides. A code has five characters, a class two, and the empty text is
 /// every code.
 pub(crate) const TABLE: &[(&str, When, Meaning)] = &[
-    // A retry would meet the same timeout of the transaction, or the same refusal.
+    // A retry would meet the same timeout of the transaction, or the same error.
     ("25P03", When::Fatal, TIMED_OUT),
     ("25P04", When::Fatal, TIMED_OUT),
     // The session was idle, so nothing ran.
@@ -250,7 +250,7 @@ pub(crate) const TABLE: &[(&str, When, Meaning)] = &[
     ("40003", When::Always, DUBIOUS),
     ("40", When::Always, FAILED),
     ("42P05", When::Message(SQLX_STATEMENT), STALE),
-    // Row-level security refuses the row, which the user may not write. Without these marks it is
+    // Row-level security rejects the row, which the user may not write. Without these marks it is
     // the role of the pool that lacks a privilege.
     ("42501", When::Routine("ExecWithCheckOptions"), DENIED),
     (

@@ -22,7 +22,9 @@ pub(crate) async fn keep(
 ) -> Result<(Response, KeptResponse), Error> {
     let headers = encode(response.headers());
     let is_short = |length| usize::try_from(length).is_ok_and(|length: usize| length <= limit);
-    if !response.body().size_hint().exact().is_some_and(is_short) {
+    let length = response.body().size_hint().exact();
+    // A connection that was upgraded cannot be replayed.
+    if response.status().is_informational() || !length.is_some_and(is_short) {
         return Ok((
             response,
             KeptResponse {

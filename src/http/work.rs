@@ -168,7 +168,8 @@ where
         };
         let limit = tokio::time::Instant::now() + limits.grace;
         let response = receipt.resolve(engine, response, limit).await;
-        if self.denied && !response.response.status().is_server_error() {
+        let replayed = response.report.outcome == Outcome::Replayed;
+        if self.denied && !replayed && !response.response.status().is_server_error() {
             receipt.record_denial(engine, &response);
         }
         Ok(response)

@@ -77,14 +77,14 @@ pub(crate) async fn find(
 
 async fn find_on(sql: &mut PgConnection, key: &ReceiptKey) -> Result<Option<Stored>, sqlx::Error> {
     let row = sqlx::query(FIND).bind(key.as_bytes()).fetch_optional(sql);
-    row.await?.map(stored).transpose()
+    row.await?.as_ref().map(stored).transpose()
 }
 
 const FIND: &str = "\
     SELECT attempt, status, fingerprint, headers, body FROM interlock_receipts \
     WHERE key = $1 AND status <> 0 AND expires_at > now()";
 
-fn stored(row: PgRow) -> Result<Stored, sqlx::Error> {
+fn stored(row: &PgRow) -> Result<Stored, sqlx::Error> {
     let status: i32 = row.try_get("status")?;
     Ok(Stored {
         attempt: row.try_get("attempt")?,

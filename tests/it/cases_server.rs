@@ -1,4 +1,4 @@
-//! The server as users meet it: silence, sessions that go stale or keep what a request left, errors
+//! The server as users meet it: silence, stale sessions, state that a request leaves, errors
 //! without a request, and reads that PostgreSQL does not track.
 
 mod predicate_locks;
@@ -14,7 +14,7 @@ use tower_interlock::{Condition, ConditionalWrite, Error, Interlock, Tx};
 
 use crate::kit::{self, Kit};
 
-/// What the slowest test of these waits for.
+/// The slowest of these tests waits for so long.
 const LONG: Duration = Duration::from_secs(10);
 
 static WRITE: ConditionalWrite = ConditionalWrite::new(
@@ -47,7 +47,7 @@ fn behind_a_proxy(kit: &Kit, size: u32) -> (Kit, Proxy) {
     (with_pool(kit, pool), proxy)
 }
 
-/// The same, for an interlock that takes the server for CockroachDB.
+/// A recommended pool through a proxy, on which the server passes for CockroachDB.
 async fn behind_a_proxy_as_cockroach(kit: &Kit, size: u32) -> (Kit, Proxy) {
     if kit.database.kind() == Kind::CockroachDb {
         return behind_a_proxy(kit, size);
@@ -91,7 +91,12 @@ async fn fill(pool: &PgPool) {
         all.push(pool.acquire().await.unwrap());
     }
     drop(all);
-    while pool.num_idle() < pool.options().get_max_connections() as usize {
+    idle(pool).await;
+}
+
+/// Waits until every connection is back in the pool.
+async fn idle(pool: &PgPool) {
+    while pool.num_idle() < pool.size() as usize {
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
 }
@@ -118,15 +123,7 @@ async fn is_postgres(kit: &Kit, version: u32) -> bool {
     number.parse::<u32>().unwrap() / 10_000 >= version
 }
 
-/// The document's version, as it is stored.
-async fn version(kit: &Kit) -> i64 {
-    sqlx::query_scalar("SELECT version FROM documents WHERE id = 1")
-        .fetch_one(&kit.outside)
-        .await
-        .unwrap()
-}
-
-/// An app whose policy asks nothing, with `update` behind it.
+/// An app whose policy grants everything, with [`update`] behind it.
 fn updating(interlock: &Interlock) -> axum::Router {
     kit::guarded(interlock.require(kit::anyone), update)
 }

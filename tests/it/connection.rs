@@ -1,7 +1,7 @@
 //! Effects that the crate cannot see: the raw connection, and texts of several statements (T9).
 //!
-//! A success response requires that the transaction is still the same and not aborted. What a
-//! handler has committed on its own stays committed.
+//! A success response requires that the transaction is still the same and not aborted. Rows
+//! that a handler has committed on its own stay committed.
 
 use std::time::Duration;
 
@@ -26,8 +26,8 @@ fn assert_aborted(response: &TestResponse) {
     assert_eq!(response.outcome(), Outcome::RolledBack);
 }
 
-/// The transaction was ended, by a COMMIT or not. What it had done until then, and what was done
-/// after it, may be kept.
+/// The transaction was ended, by a COMMIT or not. The writes before its end, and those after it,
+/// may be stored.
 #[track_caller]
 fn assert_ended(response: &TestResponse) {
     response.assert_problem(ErrorKind::TransactionAborted);

@@ -194,6 +194,7 @@ fn hooks_do_not_run_after_rollback() {
         let response = put(&guarded(kit.interlock.require(can_edit), handler), "/1", "").await;
         assert_eq!(response.status, 200);
 
+        dry.drain().await;
         assert!(ran.all(&kit.interlock).await.is_empty());
         assert!(kit.notes().await.is_empty());
     });

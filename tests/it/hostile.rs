@@ -74,7 +74,7 @@ fn reason_stays_on_one_log_line() {
     }
 }
 
-/// What a subscriber writes during `work`.
+/// Returns the text that a subscriber writes during `work`.
 fn logged(work: impl FnOnce()) -> String {
     #[derive(Clone, Default)]
     struct Lines(Arc<Mutex<Vec<u8>>>);

@@ -9,7 +9,7 @@ use support::Kind;
 use tokio::{sync::Notify, time::timeout};
 use tower_interlock::{AuthorizeLayer, Denied, Error, Tx};
 
-use crate::kit::{Kit, TestResponse, note, put, test};
+use crate::kit::{Kit, TestResponse, guard_statements, note, put, test};
 
 const SERIALIZABLE: &str = "BEGIN ISOLATION LEVEL SERIALIZABLE";
 const READ_COMMITTED: &str = "BEGIN ISOLATION LEVEL READ COMMITTED";
@@ -239,20 +239,10 @@ fn absence_check_against_read_committed_denial() {
     });
 }
 
-const GUARD: &str = include_str!("../../sql/serializable_guard.sql");
-
-/// The two statements that the guard's file tells to attach it with.
-fn attachment() -> String {
-    let lines = GUARD.lines().map(|line| line.trim_start_matches("-- "));
-    let create = lines.skip_while(|line| !line.contains("CREATE TRIGGER"));
-    create.take(4).collect::<Vec<_>>().join("\n")
-}
-
 /// Guards the permission tables. CockroachDB does not need the guard.
 async fn guard(kit: &Kit) {
-    for sql in [GUARD.to_owned(), attachment()] {
-        let sql = sqlx::raw_sql(sqlx::AssertSqlSafe(sql));
-        sql.execute(&kit.outside).await.unwrap();
+    for sql in guard_statements() {
+        sqlx::raw_sql(sql).execute(&kit.outside).await.unwrap();
     }
 }
 
@@ -332,7 +322,7 @@ fn guarded_table_rejects_every_weaker_change_of_a_replica_session() {
     });
 }
 
-/// A trigger for each row is what logical replication runs.
+/// Logical replication runs a trigger for each row, and none for each statement.
 #[test]
 fn guard_for_each_row_rejects_weaker_changes_and_keeps_the_others() {
     test(async |kit| {
@@ -342,7 +332,8 @@ fn guard_for_each_row_rejects_weaker_changes_and_keeps_the_others() {
         let attach =
             "CREATE TRIGGER interlock_guard_rows BEFORE INSERT OR UPDATE OR DELETE ON grants
             FOR EACH ROW EXECUTE FUNCTION interlock_guard()";
-        for sql in [GUARD, attach] {
+        let [function, ..] = guard_statements();
+        for sql in [function, attach] {
             sqlx::raw_sql(sql).execute(&kit.outside).await.unwrap();
         }
         let grants = "SELECT user_id FROM grants WHERE user_id IN (1, 8, 9)";

@@ -38,6 +38,7 @@ mod policy_reads;
 mod precondition;
 mod programs;
 mod race;
+mod receipts;
 mod restart;
 mod routing;
 mod same_rule;

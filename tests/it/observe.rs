@@ -13,7 +13,7 @@ use tower_interlock::{
 };
 
 use crate::kit::{
-    Kit, Recorder, Seen, anyone, can_edit, conflict_once, guarded, note, put, test, update, write,
+    Recorder, Seen, anyone, can_edit, conflict_once, guarded, note, put, test, update, write,
 };
 
 static INSERT_NOTE: ConditionalWrite = ConditionalWrite::new(
@@ -23,16 +23,10 @@ static INSERT_NOTE: ConditionalWrite = ConditionalWrite::new(
     )],
 );
 
-fn observed(kit: &Kit) -> (tower_interlock::Interlock, Recorder) {
-    let recorder = Recorder::default();
-    let interlock = kit.builder().observe(recorder.clone()).build();
-    (interlock, recorder)
-}
-
 #[test]
 fn request_is_observed_from_its_statements_to_its_end() {
     test(async |kit| {
-        let (interlock, recorder) = observed(&kit);
+        let (interlock, recorder) = kit.observed();
         let layer = interlock.require(can_edit).named("documents.edit");
         put(&guarded(layer, update), "/1", "new").await;
         let events = recorder.take();
@@ -83,7 +77,7 @@ fn ended(number: u32, error: Option<(ErrorClass, &str)>, retried: bool) -> Seen 
 #[test]
 fn serialization_failure_is_observed_as_a_retried_attempt() {
     test(async |kit| {
-        let (interlock, recorder) = observed(&kit);
+        let (interlock, recorder) = kit.observed();
         let outside = kit.outside.clone();
         let handler = move |mut tx: Tx| async move {
             conflict_once(&mut tx, &outside).await?;
@@ -102,7 +96,7 @@ fn serialization_failure_is_observed_as_a_retried_attempt() {
 #[test]
 fn failed_statement_is_observed_with_its_sqlstate() {
     test(async |kit| {
-        let (interlock, recorder) = observed(&kit);
+        let (interlock, recorder) = kit.observed();
         let handler = async |mut tx: Tx| {
             let _ = sqlx::query("SELECT 1 FROM missing").execute(&mut tx).await;
             "ok"
@@ -133,7 +127,7 @@ fn failed_statement_is_observed_with_its_sqlstate() {
 fn savepoint_statements_and_row_streams_are_observed() {
     use futures::TryStreamExt as _;
     test(async |kit| {
-        let (interlock, recorder) = observed(&kit);
+        let (interlock, recorder) = kit.observed();
         let handler = async |mut tx: Tx| {
             let mut savepoint = tx.savepoint().await?;
             sqlx::query("INSERT INTO notes VALUES (1, '')")
@@ -161,7 +155,7 @@ fn savepoint_statements_and_row_streams_are_observed() {
 #[test]
 fn conditional_write_is_observed_with_its_phase() {
     test(async |kit| {
-        let (interlock, recorder) = observed(&kit);
+        let (interlock, recorder) = kit.observed();
         INSERT_NOTE.bind(1_i64).execute(&interlock).await.unwrap();
         let events = recorder.take();
         assert!(
@@ -209,8 +203,13 @@ fn conditional_write_is_observed_with_its_phase() {
             ),
             "{events:#?}"
         );
+    });
+}
 
-        // On a Tx it belongs to the handler, in a hook to the hook.
+#[test]
+fn conditional_write_on_a_tx_has_the_phase_of_the_handler_and_in_a_hook_of_the_hook() {
+    test(async |kit| {
+        let (interlock, recorder) = kit.observed();
         let hooked = interlock.clone();
         let handler = move |mut tx: Tx| async move {
             INSERT_NOTE.bind(3_i64).execute(&mut tx).await.unwrap_err();
@@ -220,21 +219,19 @@ fn conditional_write_is_observed_with_its_phase() {
             "ok"
         };
         put(&guarded(interlock.require(anyone), handler), "/1", "").await;
-        while !recorder_has_hook(&recorder) {
-            tokio::task::yield_now().await;
-        }
+        interlock.drain().await;
+        let statements = recorder.take_statements().into_iter();
+        let phases: Vec<_> = statements.map(|(phase, _)| phase).collect();
+        // The write and its diagnosis.
+        let expected = [Phase::Handler, Phase::Handler, Phase::Hook, Phase::Hook];
+        assert_eq!(phases, expected);
     });
-}
-
-fn recorder_has_hook(recorder: &Recorder) -> bool {
-    let phases: Vec<_> = recorder.take_statements();
-    phases.iter().any(|(phase, _)| *phase == Phase::Hook)
 }
 
 #[test]
 fn transaction_is_observed_by_its_name() {
     test(async |kit| {
-        let (interlock, recorder) = observed(&kit);
+        let (interlock, recorder) = kit.observed();
         interlock
             .transaction()
             .named("notes.add")
@@ -334,7 +331,7 @@ fn principal_is_read_once_from_the_request_and_authorizes_nothing() {
             };
             assert_eq!(principal.as_deref(), user);
         }
-        // A denial stays a denial, whoever is recorded.
+        // A denial stays a denial, whichever principal is recorded.
         let denied = guarded(interlock.require(can_edit), write);
         let request = axum::http::Request::put("/2").header("user", "alice");
         let request = request.body(axum::body::Body::empty()).unwrap();

@@ -43,7 +43,7 @@ struct Case {
     runner: Runner,
 }
 
-/// What runs the script.
+/// The part of the crate that runs the script.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Runner {
     Layer,
@@ -51,7 +51,7 @@ enum Runner {
     Transact,
 }
 
-/// What was observed of a request.
+/// The observed result of a request.
 #[derive(Debug)]
 struct Seen {
     /// `None` if the client disconnected.

@@ -60,7 +60,7 @@ async fn put(app: &Router, user: i64, request: i64) -> TestResponse {
     send(app, Request::put(path).body(Body::empty()).unwrap()).await
 }
 
-/// What a response says about the write.
+/// The statement of a response about the write.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Said {
     Stored,

@@ -146,7 +146,7 @@ pub(crate) const EFFECTS: &str =
 /// The deadline of a client that waits.
 pub(crate) const FOREVER: Duration = Duration::MAX;
 
-/// What one request runs on, and what it leaves behind.
+/// The state of one request, and the effects that it leaves.
 pub(crate) struct Stage {
     /// The number of the request.
     request: i64,
@@ -417,7 +417,7 @@ impl Part {
     }
 }
 
-/// What a step runs on.
+/// The executor of a step.
 enum On<'a, 't> {
     Tx(&'a mut Tx),
     Savepoint(&'a mut Savepoint<'t>),

@@ -1,4 +1,4 @@
-//! What the crate logs, and what it does not log.
+//! The events and fields that the crate logs, and those that it does not log.
 
 use std::time::Duration;
 

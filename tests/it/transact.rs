@@ -12,10 +12,10 @@ use axum::{extract::State, routing::put as put_route};
 use futures::{FutureExt as _, StreamExt as _, stream};
 use sqlx::Executor as _;
 use support::{Fault, Kind, Moment, Proxy, drop_after};
-use tokio::time::timeout;
+use tokio::sync::Notify;
 use tower_interlock::{Error, ErrorKind, Interlock, Outcome, Tx};
 
-use crate::kit::{DEFERRED, Kit, Recorder, anyone, conflict_once, note, put, test, test_with_pool};
+use crate::kit::{DEFERRED, Kit, anyone, conflict_once, note, put, test, test_with_pool};
 
 /// An error type of a user.
 #[derive(Debug)]
@@ -48,17 +48,10 @@ impl Failed {
     }
 }
 
-/// An interlock on the kit's pool, and its observer.
-fn observed(kit: &Kit) -> (Interlock, Recorder) {
-    let recorder = Recorder::default();
-    let interlock = kit.builder().observe(recorder.clone()).build();
-    (interlock, recorder)
-}
-
 #[test]
 fn ok_commits_and_returns_the_value() {
     test(async |kit| {
-        let (interlock, recorder) = observed(&kit);
+        let (interlock, recorder) = kit.observed();
         let value = interlock
             .transact(async |mut tx: Tx| {
                 note(&mut tx, 1).await?;
@@ -74,7 +67,7 @@ fn ok_commits_and_returns_the_value() {
 #[test]
 fn err_rolls_back_and_is_returned() {
     test(async |kit| {
-        let (interlock, recorder) = observed(&kit);
+        let (interlock, recorder) = kit.observed();
         let result = interlock
             .transact(async |mut tx: Tx| {
                 note(&mut tx, 1).await?;
@@ -90,7 +83,7 @@ fn err_rolls_back_and_is_returned() {
 #[test]
 fn closure_without_statement_opens_no_transaction() {
     test(async |kit| {
-        let (interlock, recorder) = observed(&kit);
+        let (interlock, recorder) = kit.observed();
         let result = interlock.transact(async |_: Tx| Ok::<_, Failed>(())).await;
         result.unwrap();
         assert_eq!(recorder.last(), Some((Outcome::NoTransaction, 1)));
@@ -100,7 +93,7 @@ fn closure_without_statement_opens_no_transaction() {
 #[test]
 fn conflict_in_a_statement_is_retried() {
     test(async |kit| {
-        let (interlock, recorder) = observed(&kit);
+        let (interlock, recorder) = kit.observed();
         let result = interlock
             .transact(async |mut tx: Tx| {
                 let attempt = tx.attempt();
@@ -193,8 +186,8 @@ fn conflict_at_commit_is_retried() {
 #[test]
 fn retries_end_at_max_attempts() {
     test(async |kit| {
-        let result = kit
-            .interlock
+        let (interlock, recorder) = kit.observed();
+        let result = interlock
             .transaction()
             .max_attempts(3)
             .run(async |mut tx: Tx| {
@@ -203,6 +196,7 @@ fn retries_end_at_max_attempts() {
             })
             .await;
         assert_eq!(result.unwrap_err().kind(), ErrorKind::RetriesExhausted);
+        assert_eq!(recorder.last(), Some((Outcome::RolledBack, 3)));
     });
 }
 
@@ -276,7 +270,8 @@ fn read_only_transaction_rejects_writes() {
             .read_only()
             .run(async |mut tx: Tx| Ok::<_, Error>(note(&mut tx, 1).await?))
             .await;
-        assert!(result.is_err());
+        let error = result.unwrap_err();
+        assert_eq!(error.sqlstate(), Some("25006"), "{error:?}");
         assert!(kit.notes().await.is_empty());
     });
 }
@@ -432,8 +427,8 @@ fn hooks_run_after_commit_only() {
     test(async |kit| {
         let ran = Arc::new(AtomicU32::new(0));
         for (fails, expected) in [(true, 0), (false, 1)] {
-            let _ = kit
-                .interlock
+            let interlock = kit.builder().build();
+            let _ = interlock
                 .transact(async |mut tx: Tx| {
                     conflict_once(&mut tx, &kit.outside).await?;
                     let ran = Arc::clone(&ran);
@@ -443,7 +438,7 @@ fn hooks_run_after_commit_only() {
                     if fails { Err(Failed::Full) } else { Ok(()) }
                 })
                 .await;
-            tokio::time::sleep(Duration::from_millis(50)).await;
+            interlock.drain().await;
             assert_eq!(ran.load(Ordering::SeqCst), expected);
         }
     });
@@ -452,30 +447,28 @@ fn hooks_run_after_commit_only() {
 #[test]
 fn drain_waits_for_transactions_and_rejects_new_ones() {
     test(async |kit| {
-        let (interlock, running) = (kit.interlock.clone(), Arc::new(tokio::sync::Notify::new()));
-        let started = Arc::clone(&running);
+        let (running, release) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
+        let (interlock, started) = (kit.interlock.clone(), Arc::clone(&running));
+        let released = Arc::clone(&release);
         let transaction = tokio::spawn(async move {
-            let started = &started;
-            let slow = interlock.transact(async |mut tx: Tx| {
+            let (started, released) = (&started, &released);
+            let held = interlock.transact(async |mut tx: Tx| {
                 note(&mut tx, 1).await?;
                 started.notify_one();
-                tokio::time::sleep(Duration::from_millis(300)).await;
+                released.notified().await;
                 Ok::<_, Error>(())
             });
-            slow.await
+            held.await
         });
         running.notified().await;
         let mut draining = Box::pin(kit.interlock.drain());
-        assert!(
-            timeout(Duration::from_millis(50), &mut draining)
-                .await
-                .is_err()
-        );
+        assert!(futures::poll!(&mut draining).is_pending());
         let rejected = kit
             .interlock
             .transact(async |_: Tx| Ok::<_, Error>(()))
             .await;
         assert_eq!(rejected.unwrap_err().kind(), ErrorKind::Unavailable);
+        release.notify_one();
         draining.await;
         transaction.await.unwrap().unwrap();
         assert_eq!(kit.notes().await, [1]);

@@ -5,13 +5,21 @@ use axum::{
     extract::Path,
     routing::{get, put},
 };
-use tower_interlock::{Authorized, Denied, Error, Interlock, Tx};
+use tower_interlock::{AuthorizeLayer, Authorized, Denied, Error, Interlock, Tx};
 
 use super::{CHECK, PATH, READ, UPDATE, User};
 
 pub(super) fn router(interlock: &Interlock) -> Router {
+    routes(interlock, interlock.require(has_grant))
+}
+
+pub(super) fn idempotent_router(interlock: &Interlock) -> Router {
+    routes(interlock, interlock.require(has_grant).idempotent())
+}
+
+fn routes(interlock: &Interlock, writes: AuthorizeLayer) -> Router {
     Router::new()
-        .route(PATH, put(update).route_layer(interlock.require(has_grant)))
+        .route(PATH, put(update).route_layer(writes))
         .route(
             PATH,
             get(read).route_layer(interlock.require(has_grant).read_only()),

@@ -1,4 +1,4 @@
-//! `If-None-Match: *` on a write: make it, or do nothing.
+//! `If-None-Match: *` on a write creates the row, or does nothing.
 //!
 //! A list of tags is allowed by RFC 9110 on a write, too ("unless the row is one of these"). A
 //! create-only handler cannot grant it: it never overwrites. 412 fails closed, and is not a claim
@@ -104,9 +104,9 @@ async fn ids(kit: &Kit) -> Vec<i64> {
 fn create_only_makes_a_row_that_is_not_there() {
     test(async |kit| {
         for (id, app) in (10..).zip(apps(&kit)) {
-            let answer = put_if_none_match(&app, &format!("/{id}"), &[b"*"]).await;
+            let response = put_if_none_match(&app, &format!("/{id}"), &[b"*"]).await;
             assert_eq!(
-                (answer.status.as_u16(), answer.outcome()),
+                (response.status.as_u16(), response.outcome()),
                 (201, Outcome::Committed)
             );
         }
@@ -118,9 +118,9 @@ fn create_only_makes_a_row_that_is_not_there() {
 fn create_only_of_a_row_that_is_there_is_a_412() {
     test(async |kit| {
         for app in apps(&kit) {
-            let answer = put_if_none_match(&app, "/1", &[b"*"]).await;
-            answer.assert_problem(ErrorKind::PreconditionFailed);
-            assert_eq!(answer.outcome(), Outcome::RolledBack);
+            let response = put_if_none_match(&app, "/1", &[b"*"]).await;
+            response.assert_problem(ErrorKind::PreconditionFailed);
+            assert_eq!(response.outcome(), Outcome::RolledBack);
         }
         assert_eq!(kit.body(1).await, "old");
     });
@@ -130,8 +130,8 @@ fn create_only_of_a_row_that_is_there_is_a_412() {
 fn create_only_without_the_header_is_a_428() {
     test(async |kit| {
         for app in apps(&kit) {
-            let answer = put_if_none_match(&app, "/10", &[]).await;
-            answer.assert_problem(ErrorKind::PreconditionRequired);
+            let response = put_if_none_match(&app, "/10", &[]).await;
+            response.assert_problem(ErrorKind::PreconditionRequired);
         }
         assert_eq!(ids(&kit).await, [1, 2]);
     });
@@ -157,9 +157,9 @@ fn create_only_with_a_malformed_header_is_a_400_and_writes_nothing() {
         ];
         for lines in malformed {
             for app in apps(&kit).iter().chain([&optional]) {
-                let answer = put_if_none_match(app, "/10", lines).await;
-                assert_eq!(answer.status, 400, "{lines:?}");
-                answer.assert_problem(ErrorKind::InvalidPrecondition);
+                let response = put_if_none_match(app, "/10", lines).await;
+                assert_eq!(response.status, 400, "{lines:?}");
+                response.assert_problem(ErrorKind::InvalidPrecondition);
             }
         }
         assert_eq!(ids(&kit).await, [1, 2]);
@@ -181,8 +181,8 @@ fn create_only_with_a_list_of_tags_is_a_412_and_writes_nothing() {
             &[b""],
         ] {
             for app in apps(&kit) {
-                let answer = put_if_none_match(&app, "/10", lines).await;
-                assert_eq!(answer.status, 412, "{lines:?}");
+                let response = put_if_none_match(&app, "/10", lines).await;
+                assert_eq!(response.status, 412, "{lines:?}");
             }
         }
         assert_eq!(ids(&kit).await, [1, 2]);
@@ -203,8 +203,8 @@ fn create_only_of_a_row_made_meanwhile_is_a_412() {
             create(path, only, tx).await
         };
         let app = guarded(kit.interlock.require(anyone), handler);
-        let answer = put_if_none_match(&app, "/10", &[b"*"]).await;
-        answer.assert_problem(ErrorKind::PreconditionFailed);
+        let response = put_if_none_match(&app, "/10", &[b"*"]).await;
+        response.assert_problem(ErrorKind::PreconditionFailed);
         assert_eq!(kit.body(10).await, "theirs");
     });
 }
@@ -214,10 +214,10 @@ fn create_only_by_many_at_once_makes_it_once() {
     test_with_pool(8, async |kit| {
         for (id, app) in (10..).zip(apps(&kit)) {
             let path = format!("/{id}");
-            let answers = join_all((0..8).map(|_| put_if_none_match(&app, &path, &[b"*"]))).await;
-            let mut statuses: Vec<_> = answers
+            let responses = join_all((0..8).map(|_| put_if_none_match(&app, &path, &[b"*"]))).await;
+            let mut statuses: Vec<_> = responses
                 .iter()
-                .map(|answer| answer.status.as_u16())
+                .map(|response| response.status.as_u16())
                 .collect();
             statuses.sort_unstable();
             assert_eq!(statuses, [201, 412, 412, 412, 412, 412, 412, 412]);
@@ -226,9 +226,9 @@ fn create_only_by_many_at_once_makes_it_once() {
     });
 }
 
-/// One route for both: `If-Match` overwrites, `If-None-Match: *` makes, neither is a 428.
+/// One route for both: `If-Match` overwrites, `If-None-Match: *` creates, and neither is a 428.
 #[test]
-fn create_only_beside_if_match_tells_a_create_from_an_update() {
+fn create_only_beside_if_match_distinguishes_a_create_from_an_update() {
     test(async |kit| {
         let save = async |id: Path<i64>,
                           new: Option<CreateOnly>,

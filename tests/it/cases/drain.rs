@@ -1,4 +1,4 @@
-//! `drain` lets the work that was accepted finish, with all that it does.
+//! `drain` waits for the work that was accepted, and for the work that it begins.
 
 use std::{
     sync::{
@@ -14,7 +14,7 @@ use tokio::{
 };
 use tower_interlock::{Condition, ConditionalWrite, Error, ErrorKind, Interlock, Tx};
 
-use super::{cause, version};
+use super::cause;
 use crate::kit::{anyone, conflict_once, guarded, note, put, test};
 
 static WRITE: ConditionalWrite = ConditionalWrite::new(
@@ -51,8 +51,8 @@ fn conditional_write_of_a_hook_is_made_during_drain() {
         let app = guarded(kit.interlock.require(anyone), handler);
         assert_eq!(put(&app, "/1", "").await.status, 200);
         drain(&kit.interlock).await;
-        assert!(made.load(Ordering::SeqCst), "the hook's write was refused");
-        assert_eq!((version(&kit, 1).await, kit.notes().await), (1, vec![1]));
+        assert!(made.load(Ordering::SeqCst), "the hook's write was rejected");
+        assert_eq!((kit.version(1).await, kit.notes().await), (1, vec![1]));
     });
 }
 
@@ -73,7 +73,7 @@ fn conditional_write_of_a_later_hook_is_made_during_drain() {
         let app = guarded(kit.interlock.require(anyone), handler);
         assert_eq!(put(&app, "/1", "").await.status, 200);
         drain(&kit.interlock).await;
-        assert_eq!(version(&kit, 1).await, 2);
+        assert_eq!(kit.version(1).await, 2);
     });
 }
 
@@ -93,9 +93,9 @@ fn conditional_write_of_an_accepted_request_is_made_during_drain() {
         let request = tokio::spawn(async move { put(&app, "/1", "").await });
         started.notified().await;
         drain(&kit.interlock).await;
-        let answer = request.await.unwrap();
-        assert_eq!(answer.status, 200, "{}", cause(&answer));
-        assert_eq!((version(&kit, 1).await, kit.notes().await), (1, vec![1]));
+        let response = request.await.unwrap();
+        assert_eq!(response.status, 200, "{}", cause(&response));
+        assert_eq!((kit.version(1).await, kit.notes().await), (1, vec![1]));
     });
 }
 
@@ -114,13 +114,13 @@ fn conditional_write_of_an_accepted_requests_policy_is_made_during_drain() {
         let request = tokio::spawn(async move { put(&app, "/1", "").await });
         started.notified().await;
         drain(&kit.interlock).await;
-        let answer = request.await.unwrap();
-        assert_eq!(answer.status, 200, "{}", cause(&answer));
-        assert_eq!(version(&kit, 1).await, 1);
+        let response = request.await.unwrap();
+        assert_eq!(response.status, 200, "{}", cause(&response));
+        assert_eq!(kit.version(1).await, 1);
     });
 }
 
-/// Everything that accepted work and its hooks can begin, and a hook of a hook.
+/// The hook begins a request and a transaction, whose own hook makes a conditional write.
 #[test]
 fn transactions_and_requests_of_a_hook_are_made_during_drain() {
     test(async |kit| {
@@ -147,24 +147,24 @@ fn transactions_and_requests_of_a_hook_are_made_during_drain() {
         assert_eq!(put(&app, "/1", "").await.status, 200);
         drain(&kit.interlock).await;
         assert_eq!(kit.notes().await, [1, 2, 3]);
-        assert_eq!(version(&kit, 1).await, 1);
+        assert_eq!(kit.version(1).await, 1);
     });
 }
 
-/// The work of one interlock is not accepted by another one that is drained.
+/// Work that one interlock has accepted is new to another one.
 #[test]
-fn work_on_another_interlock_that_is_drained_is_refused() {
+fn work_on_another_interlock_that_is_drained_is_rejected() {
     test(async |kit| {
         let other = Interlock::new(kit.outside.clone());
         other.drain().await;
         let handler = async move |mut tx: Tx| {
-            let refused = write(&other).await.unwrap_err();
-            assert_eq!(refused.kind(), ErrorKind::Unavailable);
+            let rejected = write(&other).await.unwrap_err();
+            assert_eq!(rejected.kind(), ErrorKind::Unavailable);
             Ok::<_, Error>(note(&mut tx, 1).await?)
         };
         let app = guarded(kit.interlock.require(anyone), handler);
         assert_eq!(put(&app, "/1", "").await.status, 200);
-        assert_eq!((version(&kit, 1).await, kit.notes().await), (0, vec![1]));
+        assert_eq!((kit.version(1).await, kit.notes().await), (0, vec![1]));
     });
 }
 
@@ -183,18 +183,18 @@ fn accepted_request_runs_again_during_drain() {
         let request = tokio::spawn(async move { put(&app, "/1", "").await });
         started.notified().await;
         drain(&kit.interlock).await;
-        let answer = request.await.unwrap();
+        let response = request.await.unwrap();
         assert_eq!(
-            (answer.status.as_u16(), answer.report().attempts()),
+            (response.status.as_u16(), response.report().attempts()),
             (200, 2)
         );
         assert_eq!(kit.notes().await, [1]);
     });
 }
 
-/// What nobody has accepted is refused as ever, also while a hook is still at work.
+/// New work is rejected, also while a hook is still running.
 #[test]
-fn conditional_write_of_nobody_accepted_is_refused_during_drain() {
+fn new_conditional_write_is_rejected_during_drain() {
     test(async |kit| {
         let (release, released) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
         let wait = Arc::clone(&release);
@@ -212,14 +212,14 @@ fn conditional_write_of_nobody_accepted_is_refused_during_drain() {
             told.notify_one();
         });
         sleep(Duration::from_millis(100)).await;
-        let refused = write(&kit.interlock).await.unwrap_err();
-        assert_eq!(refused.kind(), ErrorKind::Unavailable, "{refused:?}");
+        let rejected = write(&kit.interlock).await.unwrap_err();
+        assert_eq!(rejected.kind(), ErrorKind::Unavailable, "{rejected:?}");
         put(&app, "/1", "")
             .await
             .assert_problem(ErrorKind::Unavailable);
         release.notify_one();
         released.notified().await;
         draining.await.unwrap();
-        assert_eq!(version(&kit, 1).await, 0);
+        assert_eq!(kit.version(1).await, 0);
     });
 }

@@ -1,4 +1,4 @@
-//! HTTP around it: codings, headers, limits and preconditions.
+//! HTTP around the layer: codings, headers, limits and preconditions.
 
 use std::{fs, path::Path as File};
 
@@ -18,7 +18,6 @@ use tower_interlock::{
     precondition::{ETag, IfMatch, IfNoneMatch},
 };
 
-use super::version;
 use crate::kit::{TestResponse, anyone, conflict_once, guarded, note, put, read, send, test};
 
 // 304
@@ -55,12 +54,12 @@ fn not_modified_through_compression_has_no_coding_and_no_body() {
             assert_eq!(full.status, 200);
             assert_eq!(full.header(header::CONTENT_ENCODING), Some("gzip"));
 
-            let answer = get_compressed(&app, "\"0\"").await;
-            assert_eq!(answer.status, 304);
-            assert_eq!(answer.header(header::ETAG), Some("\"0\""));
-            assert_eq!(answer.header(header::CONTENT_ENCODING), None);
-            assert_eq!(answer.header(header::CONTENT_LENGTH), None);
-            assert_eq!(answer.body, "0 bytes");
+            let response = get_compressed(&app, "\"0\"").await;
+            assert_eq!(response.status, 304);
+            assert_eq!(response.header(header::ETAG), Some("\"0\""));
+            assert_eq!(response.header(header::CONTENT_ENCODING), None);
+            assert_eq!(response.header(header::CONTENT_LENGTH), None);
+            assert_eq!(response.body, "0 bytes");
         }
     });
 }
@@ -72,20 +71,20 @@ fn render(error: &Error) -> Response {
 }
 
 #[track_caller]
-fn assert_rendered(answer: &TestResponse, status: u16) {
+fn assert_rendered(response: &TestResponse, status: u16) {
     assert_eq!(
-        (answer.status.as_u16(), &*answer.body),
+        (response.status.as_u16(), &*response.body),
         (status, "rendered")
     );
     let text = Some("text/plain; charset=utf-8");
-    assert_eq!(answer.header(header::CONTENT_TYPE), text);
-    let length = answer.header(header::CONTENT_LENGTH);
+    assert_eq!(response.header(header::CONTENT_TYPE), text);
+    let length = response.header(header::CONTENT_LENGTH);
     assert!(length.is_none_or(|length| length == "8"), "{length:?}");
-    assert!(answer.error().is_some());
+    assert!(response.error().is_some());
 }
 
-fn values(answer: &TestResponse, name: HeaderName) -> Vec<&str> {
-    let values = answer.headers().get_all(name).iter();
+fn values(response: &TestResponse, name: HeaderName) -> Vec<&str> {
+    let values = response.headers().get_all(name).iter();
     values.map(|value| value.to_str().unwrap()).collect()
 }
 
@@ -99,11 +98,11 @@ fn rendered_error_keeps_the_handlers_headers() {
             let bearer = [(header::WWW_AUTHENTICATE, "Bearer")];
             (bearer, cookies, Error::not_found())
         };
-        let answer = put(&guarded(interlock.require(anyone), handler), "/1", "").await;
-        assert_rendered(&answer, 404);
-        assert_eq!(values(&answer, header::WWW_AUTHENTICATE), ["Bearer"]);
-        assert_eq!(values(&answer, header::SET_COOKIE), ["a=1", "b=2"]);
-        assert_eq!(answer.outcome(), Outcome::RolledBack);
+        let response = put(&guarded(interlock.require(anyone), handler), "/1", "").await;
+        assert_rendered(&response, 404);
+        assert_eq!(values(&response, header::WWW_AUTHENTICATE), ["Bearer"]);
+        assert_eq!(values(&response, header::SET_COOKIE), ["a=1", "b=2"]);
+        assert_eq!(response.outcome(), Outcome::RolledBack);
         assert_eq!(kit.notes().await, [0_i64; 0]);
     });
 }
@@ -116,9 +115,9 @@ fn rendered_denial_keeps_the_policys_headers() {
             let bearer = [(header::WWW_AUTHENTICATE, "Bearer")];
             Err::<(), _>((bearer, Denied::new("who?")))
         };
-        let answer = put(&guarded(interlock.require(policy), async || ()), "/1", "").await;
-        assert_rendered(&answer, 403);
-        assert_eq!(values(&answer, header::WWW_AUTHENTICATE), ["Bearer"]);
+        let response = put(&guarded(interlock.require(policy), async || ()), "/1", "").await;
+        assert_rendered(&response, 403);
+        assert_eq!(values(&response, header::WWW_AUTHENTICATE), ["Bearer"]);
     });
 }
 
@@ -136,13 +135,16 @@ fn rendered_error_keeps_the_headers_of_middleware_inside() {
             .route("/{id}", any(async || Error::not_found()))
             .route_layer(mark)
             .route_layer(interlock.require(anyone));
-        let answer = put(&app, "/1", "").await;
-        assert_rendered(&answer, 404);
-        assert_eq!(values(&answer, header::ACCESS_CONTROL_ALLOW_ORIGIN), ["*"]);
+        let response = put(&app, "/1", "").await;
+        assert_rendered(&response, 404);
+        assert_eq!(
+            values(&response, header::ACCESS_CONTROL_ALLOW_ORIGIN),
+            ["*"]
+        );
     });
 }
 
-/// What the renderer says about its own response stands, and nothing is left of the body before.
+/// The headers of the renderer take precedence, and no header of the replaced body is left.
 #[test]
 fn rendered_error_replaces_the_headers_that_it_sets_and_those_of_the_body() {
     test(async |kit| {
@@ -160,16 +162,16 @@ fn rendered_error_replaces_the_headers_that_it_sets_and_those_of_the_body() {
             ];
             (before, Error::not_found())
         };
-        let answer = put(&guarded(interlock.require(anyone), handler), "/1", "").await;
-        assert_rendered(&answer, 404);
-        assert_eq!(values(&answer, header::RETRY_AFTER), ["7"]);
-        assert_eq!(values(&answer, header::VARY), ["origin"]);
-        assert_eq!(values(&answer, header::CONTENT_ENCODING), [""; 0]);
-        assert_eq!(values(&answer, header::CONTENT_LANGUAGE), [""; 0]);
+        let response = put(&guarded(interlock.require(anyone), handler), "/1", "").await;
+        assert_rendered(&response, 404);
+        assert_eq!(values(&response, header::RETRY_AFTER), ["7"]);
+        assert_eq!(values(&response, header::VARY), ["origin"]);
+        assert_eq!(values(&response, header::CONTENT_ENCODING), [""; 0]);
+        assert_eq!(values(&response, header::CONTENT_LANGUAGE), [""; 0]);
     });
 }
 
-/// The header is the layer's own.
+/// The layer sets the header.
 #[test]
 fn rendered_error_keeps_retry_after() {
     test(async |kit| {
@@ -177,9 +179,9 @@ fn rendered_error_keeps_retry_after() {
         let outside = kit.outside.clone();
         let handler =
             async move |mut tx: Tx| Ok::<_, Error>(conflict_once(&mut tx, &outside).await?);
-        let answer = put(&guarded(interlock.require(anyone), handler), "/1", "").await;
-        assert_rendered(&answer, 503);
-        assert_eq!(values(&answer, header::RETRY_AFTER), ["1"]);
+        let response = put(&guarded(interlock.require(anyone), handler), "/1", "").await;
+        assert_rendered(&response, 503);
+        assert_eq!(values(&response, header::RETRY_AFTER), ["1"]);
     });
 }
 
@@ -202,8 +204,11 @@ const MIB: usize = 1024 * 1024;
 fn body_limit_alone_admits_a_larger_body() {
     test(async |kit| {
         let app = length(&kit.builder().body_limit(10 * MIB).build());
-        let answer = upload(&app, 3 * MIB).await;
-        assert_eq!((answer.status.as_u16(), &*answer.body), (200, "3145728"));
+        let response = upload(&app, 3 * MIB).await;
+        assert_eq!(
+            (response.status.as_u16(), &*response.body),
+            (200, "3145728")
+        );
         upload(&app, 11 * MIB)
             .await
             .assert_problem(ErrorKind::BodyTooLarge);
@@ -214,8 +219,11 @@ fn body_limit_alone_admits_a_larger_body() {
 fn default_body_limit_alone_admits_a_larger_body() {
     test(async |kit| {
         let app = length(&kit.interlock).layer(DefaultBodyLimit::max(10 * MIB));
-        let answer = upload(&app, 3 * MIB).await;
-        assert_eq!((answer.status.as_u16(), &*answer.body), (200, "3145728"));
+        let response = upload(&app, 3 * MIB).await;
+        assert_eq!(
+            (response.status.as_u16(), &*response.body),
+            (200, "3145728")
+        );
         assert_eq!(upload(&app, 11 * MIB).await.status, 413);
     });
 }
@@ -229,7 +237,7 @@ fn default_body_limit_that_is_smaller_counts() {
     });
 }
 
-/// The limit that is set for the route is the one that counts, smaller or larger.
+/// The limit of the layer counts, whether it is smaller or larger.
 #[test]
 fn body_limit_takes_the_place_of_a_default_body_limit() {
     test(async |kit| {
@@ -257,7 +265,7 @@ fn default_body_limit_inside_of_the_layer_counts_as_well() {
 }
 
 #[test]
-fn body_over_no_set_limit_is_refused_as_a_problem() {
+fn body_over_no_set_limit_is_rejected_as_a_problem() {
     test(async |kit| {
         let app = length(&kit.interlock);
         upload(&app, 3 * MIB)
@@ -268,7 +276,7 @@ fn body_over_no_set_limit_is_refused_as_a_problem() {
 
 // Preconditions
 
-/// As the documentation has it, for an upsert.
+/// The condition of the documentation, in an upsert.
 static UPSERT: ConditionalWrite = ConditionalWrite::new(
     "INSERT INTO documents (id, body) SELECT $1, $2 WHERE {conditions}
      ON CONFLICT (id) DO UPDATE SET body = $2, version = documents.version + 1 RETURNING version",
@@ -305,13 +313,13 @@ fn if_match_any_does_not_create() {
             .unwrap();
         assert_eq!(made, 0);
 
-        let answer = put_if_match(&app, "/1", &[b"*"]).await;
-        assert_eq!(answer.header(header::ETAG), Some("\"1\""));
+        let response = put_if_match(&app, "/1", &[b"*"]).await;
+        assert_eq!(response.header(header::ETAG), Some("\"1\""));
         assert_eq!(kit.body(1).await, "new");
     });
 }
 
-/// No text of the crate recommends a condition that is true where there is no row.
+/// No text of the crate recommends a condition that is true without a row.
 #[test]
 fn documented_conditions_for_if_match_any_ask_for_the_row() {
     let root = File::new(env!("CARGO_MANIFEST_DIR"));
@@ -327,16 +335,44 @@ fn documented_conditions_for_if_match_any_ask_for_the_row() {
             }
         }
     }
+    let mut found = 0;
     for path in texts {
-        let text = fs::read_to_string(&path).unwrap();
-        for (number, line) in (1..).zip(text.lines()) {
-            // A subquery on the left is NULL without a row, and the other side is true.
-            let subquery = line.contains("(SELECT version FROM documents");
-            let open =
-                line.contains("IS NULL") && !line.contains("EXISTS (SELECT 1 FROM documents");
-            let at = format!("{}:{number}", path.display());
-            assert!(!(subquery && open), "{at} creates with If-Match: *: {line}");
+        let text = one_line(&fs::read_to_string(&path).unwrap());
+        for (at, subquery) in text.match_indices("(SELECT version FROM documents") {
+            let condition = text[at..].split(['"', '`']).next().unwrap();
+            // The subquery is NULL without a row, and the other side is true.
+            let open = condition[subquery.len()..].contains("IS NULL")
+                && !condition.contains("EXISTS (SELECT 1 FROM documents");
+            assert!(!open, "{} creates: {condition}", path.display());
+            found += 1;
         }
+    }
+    assert!(found > 0, "no condition is documented");
+}
+
+/// The text without comment markers and continuations, with one space between its words.
+fn one_line(text: &str) -> String {
+    let lines = text.lines().map(|line| {
+        let line = line.trim_start();
+        let line = ["///", "//!", "//", "--"]
+            .iter()
+            .find_map(|marker| line.strip_prefix(marker))
+            .unwrap_or(line);
+        line.trim_end_matches('\\')
+    });
+    let words: Vec<&str> = lines.flat_map(str::split_whitespace).collect();
+    words.join(" ")
+}
+
+#[test]
+fn one_line_joins_the_lines_of_a_condition() {
+    for text in [
+        "/// (SELECT version\n///     FROM documents)",
+        "-- (SELECT  version\n--\n-- FROM documents)",
+        "\"(SELECT version \\\n   FROM documents)\"",
+    ] {
+        let line = one_line(text);
+        assert!(line.contains("(SELECT version FROM documents)"), "{line}");
     }
 }
 
@@ -375,20 +411,21 @@ fn malformed_if_match_never_writes() {
         ];
         for lines in lines {
             for app in [&required, &optional] {
-                let answer = put_if_match(app, "/1", lines).await;
-                assert_eq!(answer.status, 400, "{lines:?}");
-                answer.assert_problem(ErrorKind::InvalidPrecondition);
+                let response = put_if_match(app, "/1", lines).await;
+                assert_eq!(response.status, 400, "{lines:?}");
+                response.assert_problem(ErrorKind::InvalidPrecondition);
             }
         }
         for lines in [&[&b""[..]][..], &[b"W/\"0\""], &[b"\"00\""], &[b"\"\""]] {
             for app in [&required, &optional] {
-                let answer = put_if_match(app, "/1", lines).await;
-                assert_eq!(answer.status, StatusCode::PRECONDITION_FAILED, "{lines:?}");
+                let response = put_if_match(app, "/1", lines).await;
+                assert_eq!(
+                    response.status,
+                    StatusCode::PRECONDITION_FAILED,
+                    "{lines:?}"
+                );
             }
         }
-        assert_eq!(
-            (version(&kit, 1).await, kit.body(1).await),
-            (0, "old".into())
-        );
+        assert_eq!((kit.version(1).await, kit.body(1).await), (0, "old".into()));
     });
 }

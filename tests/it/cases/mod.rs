@@ -1,4 +1,5 @@
-//! What people have reported of other libraries, tried on this one. A file per kind of failure.
+//! Failures that users of other libraries have reported, tried on this one. A file for each kind of
+//! failure.
 
 mod constraint;
 mod create_only;
@@ -20,8 +21,8 @@ use tower_interlock::{Error, Tx};
 
 use crate::kit::{Kit, TestResponse};
 
-/// Runs `sql` as somebody else, once the first attempt has taken its snapshot. Further attempts see
-/// what it did.
+/// Runs `sql` in another session, once the first attempt has taken its snapshot. The effect is
+/// visible to further attempts.
 async fn meanwhile(tx: &mut Tx, kit: &Kit, sql: &'static str) -> Result<(), Error> {
     if tx.attempt() == 1 {
         sqlx::query("SELECT 1 FROM documents WHERE id = 2")
@@ -32,8 +33,9 @@ async fn meanwhile(tx: &mut Tx, kit: &Kit, sql: &'static str) -> Result<(), Erro
     Ok(())
 }
 
-/// Waits until a statement of this database waits for a lock. CockroachDB has to be given time.
-async fn until_somebody_waits(kit: &Kit) {
+/// Waits until a statement of this database waits for a lock. CockroachDB does not show it, and
+/// is given time.
+async fn until_a_statement_waits(kit: &Kit) {
     const WAITS: &str = "SELECT EXISTS (SELECT 1 FROM pg_stat_activity
                           WHERE datname = current_database() AND wait_event_type = 'Lock')";
     if kit.database.kind() == Kind::CockroachDb {
@@ -49,19 +51,10 @@ async fn until_somebody_waits(kit: &Kit) {
         }
         sleep(Duration::from_millis(10)).await;
     }
-    panic!("nobody waits");
+    panic!("no statement waits");
 }
 
-/// The version that is stored, once no request is open any more.
-async fn version(kit: &Kit, id: i64) -> i64 {
-    sqlx::query_scalar("SELECT version FROM documents WHERE id = $1")
-        .bind(id)
-        .fetch_one(&kit.outside)
-        .await
-        .unwrap()
-}
-
-/// The error of an answer with its cause, as the log has it.
-fn cause(answer: &TestResponse) -> String {
-    format!("{:?}", answer.error())
+/// The error of a response with its cause, as the log has it.
+fn cause(response: &TestResponse) -> String {
+    format!("{:?}", response.error())
 }

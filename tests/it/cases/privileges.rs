@@ -1,4 +1,4 @@
-//! What the server refuses for want of a right or of a lock.
+//! Statements that the server rejects because a privilege or a lock is missing.
 
 use axum::http::{StatusCode, header};
 use sqlx::{AssertSqlSafe, PgPool};
@@ -6,9 +6,9 @@ use support::Kind;
 use tower_interlock::{Condition, ConditionalWrite, Error, ErrorKind, Interlock, Outcome, Tx};
 
 use super::cause;
-use crate::kit::{Kit, TestResponse, anyone, guarded, note, put, test};
+use crate::kit::{Kit, anyone, guarded, note, put, test};
 
-/// Notes from 10 on may not be made by the role that is returned. PostgreSQL only.
+/// Returns a role that may write no notes from 10 on. PostgreSQL only.
 async fn role(kit: &Kit) -> Option<String> {
     if kit.database.kind() == Kind::CockroachDb {
         println!("CockroachDB has no row-level security before v25.2");
@@ -44,7 +44,7 @@ async fn become_role(tx: &mut Tx, role: &str) -> Result<(), Error> {
 }
 
 #[test]
-fn row_level_security_refusal_in_a_handler_is_a_403() {
+fn row_level_security_rejection_in_a_handler_is_a_403() {
     test(async |kit| {
         let Some(role) = role(&kit).await else { return };
         let own = role.clone();
@@ -54,18 +54,18 @@ fn row_level_security_refusal_in_a_handler_is_a_403() {
             Ok::<_, Error>(note(&mut tx, 11).await?)
         };
         let app = guarded(kit.interlock.require(anyone), handler);
-        let answer = put(&app, "/1", "").await;
+        let response = put(&app, "/1", "").await;
         let notes = kit.notes().await;
         forget(&kit, &role).await;
-        assert_eq!(answer.status, 403, "{}", cause(&answer));
-        answer.assert_problem(ErrorKind::Denied);
-        assert_eq!(answer.outcome(), Outcome::RolledBack);
+        assert_eq!(response.status, 403, "{}", cause(&response));
+        response.assert_problem(ErrorKind::Denied);
+        assert_eq!(response.outcome(), Outcome::RolledBack);
         assert_eq!(notes, [0_i64; 0]);
     });
 }
 
 #[test]
-fn row_level_security_refusal_of_a_conditional_write_is_a_403() {
+fn row_level_security_rejection_of_a_conditional_write_is_a_403() {
     static INSERT: ConditionalWrite = ConditionalWrite::new(
         "INSERT INTO notes (id, note) SELECT 11, '' WHERE {conditions}",
         &[Condition::exists("EXISTS (SELECT 1 FROM grants)")],
@@ -77,19 +77,19 @@ fn row_level_security_refusal_of_a_conditional_write_is_a_403() {
             ("default_transaction_isolation", "serializable".to_owned()),
         ]);
         let interlock = Interlock::new(PgPool::connect_with(options).await.unwrap());
-        let refused = INSERT.unbound().execute(&interlock).await.unwrap_err();
+        let rejected = INSERT.unbound().execute(&interlock).await.unwrap_err();
         let notes = kit.notes().await;
         interlock.drain().await;
         forget(&kit, &role).await;
-        let refused = (refused.kind(), refused.status());
-        assert_eq!(refused, (ErrorKind::Denied, StatusCode::FORBIDDEN));
+        let rejected = (rejected.kind(), rejected.status());
+        assert_eq!(rejected, (ErrorKind::Denied, StatusCode::FORBIDDEN));
         assert_eq!(notes, [0_i64; 0]);
     });
 }
 
-/// A check that could not run: never a 403.
+/// The check could not run, so it is never a 403.
 #[test]
-fn row_level_security_refusal_in_a_policy_is_a_5xx() {
+fn row_level_security_rejection_in_a_policy_is_a_500() {
     test(async |kit| {
         let Some(role) = role(&kit).await else { return };
         let own = role.clone();
@@ -98,9 +98,10 @@ fn row_level_security_refusal_in_a_policy_is_a_5xx() {
             Ok::<_, Error>(note(&mut tx, 11).await?)
         };
         let app = guarded(kit.interlock.require(policy), async || ());
-        let answer = put(&app, "/1", "").await;
+        let response = put(&app, "/1", "").await;
         forget(&kit, &role).await;
-        assert_eq!(answer.status, 500, "{}", cause(&answer));
+        response.assert_problem(ErrorKind::Database);
+        assert_eq!(response.status, 500, "{}", cause(&response));
     });
 }
 
@@ -118,24 +119,16 @@ fn missing_grant_on_a_table_is_a_500() {
             Ok::<_, Error>(())
         };
         let app = guarded(kit.interlock.require(anyone), handler);
-        let answer = put(&app, "/1", "").await;
+        let response = put(&app, "/1", "").await;
         forget(&kit, &role).await;
-        answer.assert_problem(ErrorKind::Database);
+        response.assert_problem(ErrorKind::Database);
         assert_eq!(kit.body(1).await, "old");
     });
 }
 
 // Locks
 
-async fn assert_contended(kit: &Kit, answer: &TestResponse) {
-    assert_eq!(answer.status, 503, "{}", cause(answer));
-    answer.assert_problem(ErrorKind::RetriesExhausted);
-    assert_eq!(answer.header(header::RETRY_AFTER), Some("1"));
-    assert_eq!(answer.outcome(), Outcome::RolledBack);
-    assert_eq!(kit.notes().await, [0_i64; 0]);
-}
-
-/// Whoever has the row of document 1, until it is dropped.
+/// Another transaction, which holds the row of document 1.
 async fn holder(kit: &Kit) -> sqlx::Transaction<'static, sqlx::Postgres> {
     let mut holder = kit.outside.begin().await.unwrap();
     sqlx::query("UPDATE documents SET body = 'held' WHERE id = 1")
@@ -145,49 +138,43 @@ async fn holder(kit: &Kit) -> sqlx::Transaction<'static, sqlx::Postgres> {
     holder
 }
 
+/// Holds the row of document 1, and asserts that a request with these statements is rejected.
+async fn assert_contended(kit: &Kit, statements: &'static [&'static str]) {
+    let held = holder(kit).await;
+    let handler = async move |mut tx: Tx| {
+        note(&mut tx, 1).await?;
+        for statement in statements {
+            sqlx::query(*statement).execute(&mut tx).await?;
+        }
+        Ok::<_, Error>(())
+    };
+    let interlock = kit.builder().max_attempts(3).build();
+    let app = guarded(interlock.require(anyone), handler);
+    let response = put(&app, "/1", "").await;
+    held.rollback().await.unwrap();
+    response.assert_problem(ErrorKind::RetriesExhausted);
+    assert_eq!(response.status, 503, "{}", cause(&response));
+    assert_eq!(response.header(header::RETRY_AFTER), Some("1"));
+    assert_eq!(response.outcome(), Outcome::RolledBack);
+    assert_eq!(response.report().attempts(), 1);
+    assert_eq!(kit.notes().await, [0_i64; 0]);
+    assert_eq!(kit.body(1).await, "old");
+}
+
 #[test]
 fn nowait_on_a_held_row_is_a_503() {
     test(async |kit| {
-        let held = holder(&kit).await;
-        let handler = async |mut tx: Tx| {
-            note(&mut tx, 1).await?;
-            sqlx::query("SELECT id FROM documents WHERE id = 1 FOR UPDATE NOWAIT")
-                .execute(&mut tx)
-                .await?;
-            Ok::<_, Error>(())
-        };
-        let app = guarded(
-            kit.builder().max_attempts(3).build().require(anyone),
-            handler,
-        );
-        let answer = put(&app, "/1", "").await;
-        held.rollback().await.unwrap();
-        assert_contended(&kit, &answer).await;
+        const LOCK: &str = "SELECT id FROM documents WHERE id = 1 FOR UPDATE NOWAIT";
+        assert_contended(&kit, &[LOCK]).await;
     });
 }
 
 #[test]
 fn lock_timeout_on_a_held_row_is_a_503() {
     test(async |kit| {
-        let held = holder(&kit).await;
-        let handler = async |mut tx: Tx| {
-            note(&mut tx, 1).await?;
-            sqlx::query("SET LOCAL lock_timeout = '100ms'")
-                .execute(&mut tx)
-                .await?;
-            sqlx::query("UPDATE documents SET body = 'new' WHERE id = 1")
-                .execute(&mut tx)
-                .await?;
-            Ok::<_, Error>(())
-        };
-        let app = guarded(
-            kit.builder().max_attempts(3).build().require(anyone),
-            handler,
-        );
-        let answer = put(&app, "/1", "").await;
-        held.rollback().await.unwrap();
-        assert_contended(&kit, &answer).await;
-        assert_eq!(kit.body(1).await, "old");
+        const LIMIT: &str = "SET LOCAL lock_timeout = '100ms'";
+        const UPDATE: &str = "UPDATE documents SET body = 'new' WHERE id = 1";
+        assert_contended(&kit, &[LIMIT, UPDATE]).await;
     });
 }
 
@@ -205,17 +192,17 @@ fn lock_timeout_of_a_conditional_write_is_a_503() {
         let pool = PgPool::connect_with(options).await.unwrap();
         let interlock = Interlock::builder(pool).max_attempts(3).build();
         let held = holder(&kit).await;
-        let refused = WRITE.unbound().execute(&interlock).await.unwrap_err();
+        let rejected = WRITE.unbound().execute(&interlock).await.unwrap_err();
         held.rollback().await.unwrap();
-        assert_eq!(refused.kind(), ErrorKind::RetriesExhausted, "{refused:?}");
+        assert_eq!(rejected.kind(), ErrorKind::RetriesExhausted, "{rejected:?}");
         assert_eq!(kit.body(1).await, "old");
         interlock.drain().await;
     });
 }
 
-/// Behind a savepoint it is the handler's to go on without the row.
+/// Behind a savepoint the handler may continue without the row.
 #[test]
-fn nowait_on_a_held_row_behind_a_savepoint_is_healed() {
+fn nowait_on_a_held_row_behind_a_savepoint_is_undone() {
     test(async |kit| {
         let held = holder(&kit).await;
         let handler = async |mut tx: Tx| {
@@ -227,9 +214,9 @@ fn nowait_on_a_held_row_behind_a_savepoint_is_healed() {
             Ok::<_, Error>(locked.is_ok().to_string())
         };
         let app = guarded(kit.interlock.require(anyone), handler);
-        let answer = put(&app, "/1", "").await;
+        let response = put(&app, "/1", "").await;
         held.rollback().await.unwrap();
-        assert_eq!((answer.status.as_u16(), &*answer.body), (200, "false"));
+        assert_eq!((response.status.as_u16(), &*response.body), (200, "false"));
         assert_eq!(kit.notes().await, [1]);
     });
 }

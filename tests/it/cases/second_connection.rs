@@ -5,9 +5,11 @@ use std::time::{Duration, Instant};
 
 use axum::{Router, body::Body, extract::Request};
 use tower::ServiceExt as _;
-use tower_interlock::{Condition, ConditionalWrite, Error, ErrorKind, Interlock, Outcome, Tx};
+use tower_interlock::{
+    AuthorizeLayer, Condition, ConditionalWrite, Error, ErrorKind, Interlock, Outcome, Tx,
+};
 
-use super::{cause, version};
+use super::cause;
 use crate::kit::{Kit, TestResponse, anyone, can_edit, guarded, note, pool, put, test};
 
 static WRITE: ConditionalWrite = ConditionalWrite::new(
@@ -29,20 +31,25 @@ async fn lock(tx: &mut Tx) -> Result<(), Error> {
     Ok(())
 }
 
-/// It is refused at once, says how to mend it, and nothing is kept.
-async fn assert_refused(kit: &Kit, app: &Router) {
+/// The request is rejected at once, the error names the remedy, and nothing is stored.
+async fn assert_rejected(kit: &Kit, app: &Router) {
     let started = Instant::now();
-    let answer = put(app, "/1", "").await;
+    let response = put(app, "/1", "").await;
     let took = started.elapsed();
-    answer.assert_problem(ErrorKind::Misconfigured);
+    response.assert_problem(ErrorKind::Misconfigured);
     assert!(took < Duration::from_secs(2), "{took:?}");
-    assert_eq!(answer.outcome(), Outcome::RolledBack);
-    assert_eq!(answer.report().attempts(), 1);
-    assert!(cause(&answer).contains("Tx"), "{}", cause(&answer));
+    assert_eq!(response.outcome(), Outcome::RolledBack);
+    assert_eq!(response.report().attempts(), 1);
+    assert!(cause(&response).contains("Tx"), "{}", cause(&response));
     kit.interlock.drain().await;
-    assert_eq!((version(kit, 1).await, version(kit, 2).await), (0, 0));
+    assert_eq!((kit.version(1).await, kit.version(2).await), (0, 0));
     assert_eq!(kit.body(1).await, "old");
     assert_eq!(kit.notes().await, [0_i64; 0]);
+}
+
+/// A service that locks document 1.
+fn locking(layer: AuthorizeLayer) -> Router {
+    guarded(layer, async |mut tx: Tx| lock(&mut tx).await)
 }
 
 fn hurried(kit: &Kit) -> Interlock {
@@ -50,7 +57,7 @@ fn hurried(kit: &Kit) -> Interlock {
 }
 
 #[test]
-fn conditional_write_on_the_row_of_its_own_request_is_refused_at_once() {
+fn conditional_write_on_the_row_of_its_own_request_is_rejected_at_once() {
     test(async |kit| {
         let interlock = hurried(&kit);
         let handler = async move |mut tx: Tx| {
@@ -58,13 +65,13 @@ fn conditional_write_on_the_row_of_its_own_request_is_refused_at_once() {
             write(&interlock, 1).await
         };
         let app = guarded(hurried(&kit).require(anyone), handler);
-        assert_refused(&kit, &app).await;
+        assert_rejected(&kit, &app).await;
     });
 }
 
-/// Today it is another row; tomorrow it is not.
+/// The crate does not know which rows the request has locked.
 #[test]
-fn conditional_write_on_any_row_while_the_tx_is_open_is_refused_at_once() {
+fn conditional_write_on_any_row_while_the_tx_is_open_is_rejected_at_once() {
     test(async |kit| {
         let interlock = kit.interlock.clone();
         let handler = async move |mut tx: Tx| {
@@ -72,12 +79,12 @@ fn conditional_write_on_any_row_while_the_tx_is_open_is_refused_at_once() {
             write(&interlock, 2).await
         };
         let app = guarded(kit.interlock.require(anyone), handler);
-        assert_refused(&kit, &app).await;
+        assert_rejected(&kit, &app).await;
     });
 }
 
 #[test]
-fn conditional_write_in_a_policy_that_has_read_is_refused_at_once() {
+fn conditional_write_in_a_policy_that_has_read_is_rejected_at_once() {
     test(async |kit| {
         let interlock = hurried(&kit);
         let policy = async move |mut tx: Tx| {
@@ -86,23 +93,23 @@ fn conditional_write_in_a_policy_that_has_read_is_refused_at_once() {
             write(&interlock, 1).await
         };
         let app = guarded(hurried(&kit).require(policy), async || ());
-        assert_refused(&kit, &app).await;
+        assert_rejected(&kit, &app).await;
     });
 }
 
 /// The handler has no `Tx`, but the policy has opened the transaction.
 #[test]
-fn conditional_write_behind_a_policy_that_has_read_is_refused_at_once() {
+fn conditional_write_behind_a_policy_that_has_read_is_rejected_at_once() {
     test(async |kit| {
         let interlock = kit.interlock.clone();
         let handler = async move || write(&interlock, 1).await;
         let app = guarded(kit.interlock.require(can_edit), handler);
-        assert_refused(&kit, &app).await;
+        assert_rejected(&kit, &app).await;
     });
 }
 
 #[test]
-fn conditional_write_beside_a_savepoint_is_refused_at_once() {
+fn conditional_write_beside_a_savepoint_is_rejected_at_once() {
     test(async |kit| {
         let interlock = kit.interlock.clone();
         let handler = async move |mut tx: Tx| {
@@ -115,13 +122,13 @@ fn conditional_write_beside_a_savepoint_is_refused_at_once() {
             Ok::<_, Error>(())
         };
         let app = guarded(kit.interlock.require(anyone), handler);
-        assert_refused(&kit, &app).await;
+        assert_rejected(&kit, &app).await;
     });
 }
 
-/// A clone with other settings is the same interlock.
+/// An interlock with other settings waits for the same pool.
 #[test]
-fn conditional_write_on_a_clone_while_the_tx_is_open_is_refused_at_once() {
+fn conditional_write_on_another_interlock_of_the_pool_while_the_tx_is_open_is_rejected_at_once() {
     test(async |kit| {
         let interlock = kit.builder().max_attempts(1).build();
         let handler = async move |mut tx: Tx| {
@@ -129,13 +136,13 @@ fn conditional_write_on_a_clone_while_the_tx_is_open_is_refused_at_once() {
             write(&interlock, 2).await
         };
         let app = guarded(kit.interlock.require(anyone), handler);
-        assert_refused(&kit, &app).await;
+        assert_rejected(&kit, &app).await;
     });
 }
 
-/// Behind a timeout, `join!` or a stream it is still the same task.
+/// A timeout and `join!` run their futures in the same task.
 #[test]
-fn conditional_write_inside_other_futures_while_the_tx_is_open_is_refused_at_once() {
+fn conditional_write_inside_other_futures_while_the_tx_is_open_is_rejected_at_once() {
     test(async |kit| {
         let interlock = kit.interlock.clone();
         let handler = async move |mut tx: Tx| {
@@ -145,17 +152,15 @@ fn conditional_write_inside_other_futures_while_the_tx_is_open_is_refused_at_onc
             written.unwrap()
         };
         let app = guarded(kit.interlock.require(anyone), handler);
-        assert_refused(&kit, &app).await;
+        assert_rejected(&kit, &app).await;
     });
 }
 
-/// A request through the router, in the course of another one's handler.
+/// The handler of one request sends another one through a router.
 #[test]
-fn request_inside_a_request_whose_tx_is_open_is_refused_at_once() {
+fn request_inside_a_request_whose_tx_is_open_is_rejected_at_once() {
     test(async |kit| {
-        let inner = guarded(hurried(&kit).require(anyone), async |mut tx: Tx| {
-            lock(&mut tx).await
-        });
+        let inner = locking(hurried(&kit).require(anyone));
         let handler = async move |mut tx: Tx| {
             lock(&mut tx).await?;
             let request = Request::put("/1").body(Body::empty()).unwrap();
@@ -163,23 +168,23 @@ fn request_inside_a_request_whose_tx_is_open_is_refused_at_once() {
         };
         let app = guarded(hurried(&kit).require(anyone), handler);
         let started = Instant::now();
-        let answer = put(&app, "/1", "").await;
+        let response = put(&app, "/1", "").await;
         assert!(
             started.elapsed() < Duration::from_secs(2),
             "{:?}",
             started.elapsed()
         );
-        answer.assert_problem(ErrorKind::Misconfigured);
+        response.assert_problem(ErrorKind::Misconfigured);
         assert_eq!(kit.body(1).await, "old");
     });
 }
 
-// What is allowed
+// Allowed
 
 #[track_caller]
-fn assert_committed(answer: &TestResponse) {
-    assert_eq!(answer.status, 200, "{}", cause(answer));
-    assert_eq!(answer.outcome(), Outcome::Committed);
+fn assert_committed(response: &TestResponse) {
+    assert_eq!(response.status, 200, "{}", cause(response));
+    assert_eq!(response.outcome(), Outcome::Committed);
 }
 
 #[test]
@@ -192,17 +197,15 @@ fn conditional_write_before_the_first_statement_is_made() {
         };
         let app = guarded(kit.interlock.require(anyone), handler);
         assert_committed(&put(&app, "/1", "").await);
-        assert_eq!((version(&kit, 1).await, kit.notes().await), (1, vec![1]));
+        assert_eq!((kit.version(1).await, kit.notes().await), (1, vec![1]));
     });
 }
 
-/// Neither waits for the other.
+/// Neither request waits for the other.
 #[test]
 fn request_inside_a_request_before_its_first_statement_is_made() {
     test(async |kit| {
-        let inner = guarded(kit.interlock.require(anyone), async |mut tx: Tx| {
-            lock(&mut tx).await
-        });
+        let inner = locking(kit.interlock.require(anyone));
         let handler = async move |mut tx: Tx| {
             let request = Request::put("/1").body(Body::empty()).unwrap();
             assert_eq!(inner.oneshot(request).await.unwrap().status(), 200);
@@ -217,13 +220,11 @@ fn request_inside_a_request_before_its_first_statement_is_made() {
     });
 }
 
-/// It carries the extensions of the request, and joins its transaction.
+/// It carries the extensions of the outer request, and joins its transaction.
 #[test]
 fn request_forwarded_inside_a_request_joins_its_transaction() {
     test(async |kit| {
-        let inner = guarded(kit.interlock.require(anyone), async |mut tx: Tx| {
-            lock(&mut tx).await
-        });
+        let inner = locking(kit.interlock.require(anyone));
         let policy = async |mut tx: Tx| Ok::<_, Error>(note(&mut tx, 1).await?);
         let handler = async move |request: Request| inner.oneshot(request).await.unwrap();
         let app = guarded(kit.interlock.require(policy), handler);
@@ -236,7 +237,7 @@ fn request_forwarded_inside_a_request_joins_its_transaction() {
 }
 
 #[test]
-fn transact_while_the_tx_is_open_is_refused_at_once() {
+fn transact_while_the_tx_is_open_is_rejected_at_once() {
     test(async |kit| {
         let interlock = hurried(&kit);
         let handler = async move |mut tx: Tx| {
@@ -246,7 +247,7 @@ fn transact_while_the_tx_is_open_is_refused_at_once() {
                 .await
         };
         let app = guarded(hurried(&kit).require(anyone), handler);
-        assert_refused(&kit, &app).await;
+        assert_rejected(&kit, &app).await;
     });
 }
 
@@ -260,7 +261,7 @@ fn conditional_write_on_another_interlock_while_the_tx_is_open_is_made() {
         };
         let app = guarded(kit.interlock.require(anyone), handler);
         assert_committed(&put(&app, "/1", "").await);
-        assert_eq!((version(&kit, 1).await, kit.notes().await), (1, vec![1]));
+        assert_eq!((kit.version(1).await, kit.notes().await), (1, vec![1]));
     });
 }
 
@@ -281,30 +282,22 @@ fn conditional_write_in_a_hook_is_made() {
         let app = guarded(kit.interlock.require(anyone), handler);
         assert_committed(&put(&app, "/1", "").await);
         written.await.unwrap().unwrap();
-        assert_eq!(
-            (version(&kit, 1).await, kit.body(1).await),
-            (1, "new".into())
-        );
+        assert_eq!((kit.version(1).await, kit.body(1).await), (1, "new".into()));
     });
 }
 
-/// The next request of the same task is another one.
+/// The task has no transaction open any more.
 #[test]
 fn conditional_write_after_a_request_in_the_same_task_is_made() {
     test(async |kit| {
-        let app = guarded(kit.interlock.require(anyone), async |mut tx: Tx| {
-            lock(&mut tx).await
-        });
+        let app = locking(kit.interlock.require(anyone));
         assert_committed(&put(&app, "/1", "").await);
         write(&kit.interlock, 1).await.unwrap();
-        assert_eq!(
-            (version(&kit, 1).await, kit.body(1).await),
-            (1, "new".into())
-        );
+        assert_eq!((kit.version(1).await, kit.body(1).await), (1, "new".into()));
     });
 }
 
-/// The limit that is documented: a task of its own is not known to be of the request.
+/// A documented limit: a spawned task is not known to belong to the request.
 #[test]
 fn conditional_write_in_a_spawned_task_is_made() {
     test(async |kit| {
@@ -318,6 +311,6 @@ fn conditional_write_in_a_spawned_task_is_made() {
         };
         let app = guarded(kit.interlock.require(anyone), handler);
         assert_committed(&put(&app, "/1", "").await);
-        assert_eq!((version(&kit, 2).await, kit.notes().await), (1, vec![1]));
+        assert_eq!((kit.version(2).await, kit.notes().await), (1, vec![1]));
     });
 }

@@ -1,4 +1,4 @@
-//! A text that commits in its middle: it is found out, but what it has kept cannot be taken back.
+//! A text that commits in its middle is detected, but its COMMIT cannot be undone.
 
 use std::{
     io,
@@ -10,7 +10,7 @@ use sqlx::Executor as _;
 use support::{Fault, Kind, Moment, Proxy};
 use tower_interlock::{Error, ErrorKind, Interlock, Outcome, Tx};
 
-use super::{cause, version};
+use super::cause;
 use crate::kit::{Kit, TestResponse, anyone, guarded, put, test};
 
 async fn run(kit: &Kit, text: &'static str) -> TestResponse {
@@ -24,25 +24,21 @@ async fn run(kit: &Kit, text: &'static str) -> TestResponse {
     put(&app, "/1", "").await
 }
 
-/// `RolledBack` would say that nothing was kept. Whether it is `Aborted` as ever, or `OutcomeUnknown`,
-/// its documentation must not say so either.
+/// An outcome of `RolledBack` would say that nothing is stored.
 #[track_caller]
-fn assert_unknown(answer: &TestResponse) {
-    assert_eq!(answer.status, 500);
-    assert_eq!(answer.report().attempts(), 1, "{}", cause(answer));
-    let error = answer.error().unwrap();
-    let honest = [ErrorKind::TransactionAborted, ErrorKind::OutcomeUnknown];
-    assert!(honest.contains(&error.kind()), "{error:?}");
-    assert_eq!(answer.outcome(), Outcome::Unknown);
+fn assert_unknown(response: &TestResponse) {
+    response.assert_problem(ErrorKind::TransactionAborted);
+    assert_eq!(response.report().attempts(), 1, "{}", cause(response));
+    assert_eq!(response.outcome(), Outcome::Unknown);
 }
 
 #[test]
 fn text_that_commits_in_its_middle_is_unknown() {
     test(async |kit| {
         let text = "INSERT INTO notes VALUES (1, ''); COMMIT; INSERT INTO notes VALUES (2, '')";
-        let answer = run(&kit, text).await;
-        assert_eq!((version(&kit, 1).await, kit.notes().await), (1, vec![1, 2]));
-        assert_unknown(&answer);
+        let response = run(&kit, text).await;
+        assert_eq!((kit.version(1).await, kit.notes().await), (1, vec![1, 2]));
+        assert_unknown(&response);
     });
 }
 
@@ -51,22 +47,22 @@ fn text_that_commits_and_begins_anew_is_unknown() {
     test(async |kit| {
         let text =
             "INSERT INTO notes VALUES (1, ''); COMMIT; BEGIN; INSERT INTO notes VALUES (2, '')";
-        let answer = run(&kit, text).await;
-        assert_eq!((version(&kit, 1).await, kit.notes().await), (1, vec![1]));
-        assert_unknown(&answer);
+        let response = run(&kit, text).await;
+        assert_eq!((kit.version(1).await, kit.notes().await), (1, vec![1]));
+        assert_unknown(&response);
     });
 }
 
 #[test]
 fn text_that_commits_and_then_fails_is_unknown() {
     test(async |kit| {
-        let answer = run(&kit, "SELECT 1; COMMIT; SELECT * FROM missing").await;
-        assert_eq!(version(&kit, 1).await, 1);
-        assert_unknown(&answer);
+        let response = run(&kit, "SELECT 1; COMMIT; SELECT * FROM missing").await;
+        assert_eq!(kit.version(1).await, 1);
+        assert_unknown(&response);
     });
 }
 
-/// To run it again would do twice what is committed already.
+/// A retry would repeat the work that is committed already.
 #[test]
 fn text_that_commits_and_then_meets_a_conflict_is_not_run_again() {
     test(async |kit| {
@@ -78,14 +74,14 @@ fn text_that_commits_and_then_meets_a_conflict_is_not_run_again() {
                 "SELECT 1; COMMIT; SELECT crdb_internal.force_error('40001', 'conflict')"
             }
         };
-        let answer = run(&kit.with_attempts(3), text).await;
+        let response = run(&kit.with_attempts(3), text).await;
         assert_eq!(
-            version(&kit, 1).await,
+            kit.version(1).await,
             1,
             "{} attempts",
-            answer.report().attempts()
+            response.report().attempts()
         );
-        assert_unknown(&answer);
+        assert_unknown(&response);
     });
 }
 
@@ -96,9 +92,9 @@ fn text_that_commits_and_loses_its_connection_is_unknown() {
         let proxy = Proxy::start(&kit.database);
         proxy.inject(Moment::Text("pg_typeof"), Fault::CutAfter);
         let kit = kit.through(&proxy);
-        let answer = run(&kit, "SELECT 1; COMMIT; SELECT pg_typeof(1)").await;
-        assert_eq!(version(&kit, 1).await, 1);
-        assert_unknown(&answer);
+        let response = run(&kit, "SELECT 1; COMMIT; SELECT pg_typeof(1)").await;
+        assert_eq!(kit.version(1).await, 1);
+        assert_unknown(&response);
         kit.interlock.drain().await;
     });
 }
@@ -110,14 +106,14 @@ fn text_of_several_statements_that_loses_its_connection_is_run_again() {
         let proxy = Proxy::start(&kit.database);
         proxy.inject(Moment::Text("pg_typeof"), Fault::CutAfter);
         let kit = kit.through(&proxy);
-        let answer = run(&kit, "SELECT 1; SELECT pg_typeof(1)").await;
-        assert_eq!(answer.status, 200, "{}", cause(&answer));
-        assert_eq!((answer.report().attempts(), version(&kit, 1).await), (2, 1));
+        let response = run(&kit, "SELECT 1; SELECT pg_typeof(1)").await;
+        assert_eq!(response.status, 200, "{}", cause(&response));
+        assert_eq!((response.report().attempts(), kit.version(1).await), (2, 1));
         kit.interlock.drain().await;
     });
 }
 
-/// What the handler replies says nothing about the COMMIT in between.
+/// The status of the handler says nothing about the COMMIT before it.
 #[test]
 fn raw_commit_under_any_reply_is_unknown() {
     test(async |kit| {
@@ -150,7 +146,7 @@ fn raw_commit_under_a_lost_connection_of_another_pool_is_unknown() {
     });
 }
 
-/// The statement behind the text has failed, and its `Tx` keeps the transaction.
+/// The statement after the text has failed, and its `Tx` keeps the transaction.
 #[test]
 fn text_that_commits_under_a_tx_that_escaped_is_unknown() {
     test(async |kit| {
@@ -181,9 +177,9 @@ fn raw_connection_under_an_error_is_rolled_back() {
                 Err::<(), _>(Error::not_found())
             };
             let app = guarded(kit.interlock.require(anyone), handler);
-            let answer = put(&app, "/1", "").await;
+            let response = put(&app, "/1", "").await;
             assert_eq!(
-                (answer.status.as_u16(), answer.outcome()),
+                (response.status.as_u16(), response.outcome()),
                 (404, Outcome::RolledBack)
             );
             assert_eq!(kit.notes().await, [0_i64; 0]);
@@ -209,25 +205,25 @@ fn error_of_transact_with_a_text_that_commits_says_that_the_outcome_is_unknown()
     });
 }
 
-/// What a text rolls back is not kept: that may be said.
+/// The text has stored nothing, and the response may say so.
 #[test]
 fn text_that_rolls_back_in_its_middle_keeps_nothing_before_it() {
     test(async |kit| {
-        let answer = run(&kit, "SELECT 1; ROLLBACK; BEGIN").await;
-        assert_eq!(answer.status, 500);
-        assert_eq!((version(&kit, 1).await, kit.notes().await), (0, vec![]));
+        let response = run(&kit, "SELECT 1; ROLLBACK; BEGIN").await;
+        assert_eq!(response.status, 500);
+        assert_eq!((kit.version(1).await, kit.notes().await), (0, vec![]));
     });
 }
 
 impl Kit {
-    /// With an end, should it be run again and again.
+    /// The kit with a limit of attempts, in case the request is retried again and again.
     fn with_attempts(&self, attempts: u32) -> Self {
         let mut kit = self.clone();
         kit.interlock = kit.builder().max_attempts(attempts).build();
         kit
     }
 
-    /// With an interlock whose connections lead through `proxy`.
+    /// The kit with an interlock whose connections lead through `proxy`.
     fn through(&self, proxy: &Proxy) -> Self {
         let mut kit = self.clone();
         let pool = Interlock::pool_options().connect_lazy_with(proxy.options());

@@ -1,4 +1,4 @@
-//! An outcome that is not known is never repeated, whatever it comes wrapped in.
+//! Work with an unknown outcome is never repeated, whatever error or response contains it.
 
 use std::{convert::Infallible, error::Error as StdError, fmt};
 
@@ -14,10 +14,10 @@ use support::{Fault, Moment, Proxy};
 use tower::{Layer as _, ServiceExt as _, service_fn};
 use tower_interlock::{Condition, ConditionalWrite, Error, ErrorKind, Interlock, Outcome, Tx};
 
-use super::{cause, version};
+use super::cause;
 use crate::kit::{Kit, anyone, conflict, guarded, note, put, read, test};
 
-/// The text is in no other statement of these tests.
+/// No other statement of these tests contains `body = 'counted'`.
 const COUNT: &str = "UPDATE documents SET version = version + 1, body = 'counted' WHERE id = 1";
 
 static WRITE: ConditionalWrite = ConditionalWrite::new(
@@ -32,7 +32,8 @@ async fn write(interlock: &Interlock) -> Result<(), Error> {
     Ok(())
 }
 
-/// An interlock on a pool of its own, on which the next such statement is done, and not answered.
+/// An interlock on a pool of its own. Its next such statement is executed, and the response is
+/// lost.
 fn other(kit: &Kit) -> (Proxy, PgPool, Interlock) {
     let proxy = Proxy::start(&kit.database);
     let pool = Interlock::pool_options()
@@ -42,13 +43,19 @@ fn other(kit: &Kit) -> (Proxy, PgPool, Interlock) {
     (proxy, pool.clone(), Interlock::new(pool))
 }
 
-/// It was made once, and the answer says that nobody knows.
+/// The write was made once, and the response says that the outcome is unknown.
 async fn assert_unknown_once(kit: &Kit, app: &Router) {
-    let answer = put(app, "/1", "").await;
-    let stored = (version(kit, 1).await, kit.notes().await);
-    assert_eq!(stored, (1, vec![]), "{} {}", answer.status, cause(&answer));
-    assert_eq!(answer.report().attempts(), 1);
-    answer.assert_problem(ErrorKind::OutcomeUnknown);
+    let response = put(app, "/1", "").await;
+    let stored = (kit.version(1).await, kit.notes().await);
+    assert_eq!(
+        stored,
+        (1, vec![]),
+        "{} {}",
+        response.status,
+        cause(&response)
+    );
+    assert_eq!(response.report().attempts(), 1);
+    response.assert_problem(ErrorKind::OutcomeUnknown);
 }
 
 #[test]
@@ -101,7 +108,7 @@ fn unknown_write_in_a_joined_layer_is_not_repeated() {
     });
 }
 
-/// As many services have it: an error type of their own, which says how each is answered.
+/// The error type of a service, which makes the response.
 #[derive(Debug)]
 struct AppError(Error);
 
@@ -149,7 +156,7 @@ fn unknown_write_in_an_error_of_the_users_is_not_repeated() {
     });
 }
 
-/// A repository layer that speaks sqlx's error.
+/// A repository layer returns errors of sqlx.
 #[test]
 fn unknown_write_in_an_sqlx_error_is_not_repeated() {
     test(async |kit| {
@@ -176,16 +183,16 @@ fn unknown_write_in_an_sqlx_error_with_the_users_around_it_is_not_repeated() {
             Ok::<_, Error>(())
         };
         let app = guarded(kit.interlock.require(anyone), handler);
-        let answer = put(&app, "/1", "").await;
-        assert_eq!(answer.status, 500);
-        assert_eq!(answer.report().attempts(), 1);
-        assert_eq!((version(&kit, 1).await, kit.notes().await), (1, vec![]));
+        let response = put(&app, "/1", "").await;
+        assert_eq!(response.status, 500);
+        assert_eq!(response.report().attempts(), 1);
+        assert_eq!((kit.version(1).await, kit.notes().await), (1, vec![]));
     });
 }
 
-/// The user gives it a status of its own. The error is still in the answer.
+/// The handler replaces the status. The response still contains the error.
 #[test]
-fn unknown_write_answered_with_another_status_is_not_repeated() {
+fn unknown_write_with_another_status_is_not_repeated() {
     test(async |kit| {
         let (_proxy, _, other) = other(&kit);
         let handler = async move |mut tx: Tx| {
@@ -195,10 +202,10 @@ fn unknown_write_answered_with_another_status_is_not_repeated() {
             Ok::<_, AppResponse>(())
         };
         let app = guarded(kit.interlock.require(anyone), handler);
-        let answer = put(&app, "/1", "").await;
-        assert_eq!(answer.report().attempts(), 1);
-        assert_eq!(answer.status, 502);
-        assert_eq!((version(&kit, 1).await, kit.notes().await), (1, vec![]));
+        let response = put(&app, "/1", "").await;
+        assert_eq!(response.report().attempts(), 1);
+        assert_eq!(response.status, 502);
+        assert_eq!((kit.version(1).await, kit.notes().await), (1, vec![]));
     });
 }
 
@@ -222,7 +229,7 @@ impl IntoResponse for AppResponse {
     }
 }
 
-/// Both in one attempt: to run it again would make the write a second time.
+/// Both occur in one attempt. A retry would make the write a second time.
 #[test]
 fn unknown_write_beside_a_conflict_is_not_repeated() {
     test(async |kit| {
@@ -239,7 +246,7 @@ fn unknown_write_beside_a_conflict_is_not_repeated() {
     });
 }
 
-/// A request inside of the request, through a layer of another interlock, whose COMMIT is lost.
+/// The handler sends a request through a layer of another interlock, whose COMMIT is lost.
 #[test]
 fn unknown_commit_of_a_request_inside_is_not_repeated() {
     test(async |kit| {
@@ -256,15 +263,21 @@ fn unknown_commit_of_a_request_inside_is_not_repeated() {
             Ok::<_, Error>(inner.oneshot(request).await.unwrap())
         };
         let app = guarded(kit.interlock.require(anyone), handler);
-        let answer = put(&app, "/1", "").await;
-        let stored = (version(&kit, 1).await, kit.notes().await);
-        assert_eq!(stored, (1, vec![]), "{} {}", answer.status, cause(&answer));
-        answer.assert_problem(ErrorKind::OutcomeUnknown);
-        assert_eq!(answer.report().attempts(), 1);
+        let response = put(&app, "/1", "").await;
+        let stored = (kit.version(1).await, kit.notes().await);
+        assert_eq!(
+            stored,
+            (1, vec![]),
+            "{} {}",
+            response.status,
+            cause(&response)
+        );
+        response.assert_problem(ErrorKind::OutcomeUnknown);
+        assert_eq!(response.report().attempts(), 1);
     });
 }
 
-/// A service answers with an error of its own, and not with a response.
+/// The service returns an error, and not a response.
 #[test]
 fn unknown_write_as_the_error_of_a_service_is_not_repeated() {
     test(async |kit| {
@@ -285,9 +298,9 @@ fn unknown_write_as_the_error_of_a_service_is_not_repeated() {
         });
         let service = kit.interlock.require(anyone).layer(service);
         let request = Request::put("/1").body(Body::empty()).unwrap();
-        let answer = service.oneshot(request).await;
-        assert_eq!(version(&kit, 1).await, 1);
-        let error = match answer {
+        let response = service.oneshot(request).await;
+        assert_eq!(kit.version(1).await, 1);
+        let error = match response {
             Ok(response) => response.extensions().get::<Error>().cloned().unwrap(),
             Err(error) => error,
         };
@@ -295,7 +308,7 @@ fn unknown_write_as_the_error_of_a_service_is_not_repeated() {
     });
 }
 
-/// A statement on a pool of the user's, not on the `Tx`: nobody but the user knows what it was.
+/// The statement runs on a pool of the user and not on the `Tx`, so the crate does not know it.
 #[test]
 fn lost_statement_on_a_pool_of_the_users_is_not_repeated() {
     test(async |kit| {
@@ -306,20 +319,26 @@ fn lost_statement_on_a_pool_of_the_users_is_not_repeated() {
             Ok::<_, Error>(())
         };
         let app = guarded(kit.interlock.require(anyone), handler);
-        let answer = put(&app, "/1", "").await;
-        let stored = (version(&kit, 1).await, kit.notes().await);
-        assert_eq!(stored, (1, vec![]), "{} {}", answer.status, cause(&answer));
-        assert!(answer.status.is_server_error());
-        assert_eq!(answer.report().attempts(), 1);
+        let response = put(&app, "/1", "").await;
+        let stored = (kit.version(1).await, kit.notes().await);
+        assert_eq!(
+            stored,
+            (1, vec![]),
+            "{} {}",
+            response.status,
+            cause(&response)
+        );
+        assert!(response.status.is_server_error());
+        assert_eq!(response.report().attempts(), 1);
         assert!(
-            !answer.body.contains("nothing was changed"),
+            !response.body.contains("nothing was changed"),
             "{}",
-            answer.body
+            response.body
         );
     });
 }
 
-/// Passed on or not: what is not known stays so, and nothing of the request is kept.
+/// The handler has handled the error, so the request commits.
 #[test]
 fn unknown_write_that_is_swallowed_is_left_to_the_handler() {
     test(async |kit| {
@@ -331,16 +350,16 @@ fn unknown_write_that_is_swallowed_is_left_to_the_handler() {
             Ok::<_, Error>(())
         };
         let app = guarded(kit.interlock.require(anyone), handler);
-        let answer = put(&app, "/1", "").await;
+        let response = put(&app, "/1", "").await;
         assert_eq!(
-            (answer.status.as_u16(), answer.outcome()),
+            (response.status.as_u16(), response.outcome()),
             (200, Outcome::Committed)
         );
-        assert_eq!((version(&kit, 1).await, kit.notes().await), (1, vec![1]));
+        assert_eq!((kit.version(1).await, kit.notes().await), (1, vec![1]));
     });
 }
 
-/// What reached nobody may still be run again: the layer's own lost connection before COMMIT.
+/// A connection that is lost before COMMIT is retried: its transaction is rolled back.
 #[test]
 fn lost_connection_of_the_requests_own_is_still_overcome() {
     test(async |kit| {
@@ -349,18 +368,18 @@ fn lost_connection_of_the_requests_own_is_still_overcome() {
             sqlx::query(COUNT).execute(&mut tx).await?;
             Ok::<_, Error>(())
         });
-        let answer = put(&app, "/1", "").await;
+        let response = put(&app, "/1", "").await;
         assert_eq!(
-            (answer.status.as_u16(), answer.report().attempts()),
+            (response.status.as_u16(), response.report().attempts()),
             (200, 2)
         );
-        assert_eq!(version(&kit, 1).await, 1);
+        assert_eq!(kit.version(1).await, 1);
     });
 }
 
-/// An answer that another service has made is read whole, with its error.
+/// The middleware makes a new response, with the same extensions.
 #[test]
-fn unknown_write_through_middleware_that_reads_the_answer_is_not_repeated() {
+fn unknown_write_through_middleware_that_reads_the_response_is_not_repeated() {
     test(async |kit| {
         let (_proxy, _, other) = other(&kit);
         let handler = async move |mut tx: Tx| {
@@ -368,8 +387,8 @@ fn unknown_write_through_middleware_that_reads_the_answer_is_not_repeated() {
             write(&other).await
         };
         let rewrite = axum::middleware::map_response(async |response: Response| {
-            let answer = read(response).await;
-            let (mut parts, body) = answer.into_parts();
+            let response = read(response).await;
+            let (mut parts, body) = response.into_parts();
             parts.headers.remove("content-length");
             Ok::<_, Infallible>(Response::from_parts(parts, Body::from(body)))
         });
@@ -381,7 +400,7 @@ fn unknown_write_through_middleware_that_reads_the_answer_is_not_repeated() {
     });
 }
 
-/// A transaction that could only read has nothing to be unknown.
+/// A read-only transaction has written nothing, so its outcome is known.
 #[test]
 fn lost_commit_of_a_read_only_request_runs_again() {
     test(async |kit| {
@@ -394,10 +413,10 @@ fn lost_commit_of_a_read_only_request_runs_again() {
                 Ok::<String, Error>(body.fetch_one(&mut tx).await?)
             };
             let app = guarded(interlock.require(anyone).read_only(), handler);
-            let answer = put(&app, "/1", "").await;
-            let seen = (answer.status.as_u16(), &*answer.body);
-            assert_eq!(seen, (200, "old"), "{fault:?}: {}", cause(&answer));
-            assert_eq!(answer.report().attempts(), 2);
+            let response = put(&app, "/1", "").await;
+            let seen = (response.status.as_u16(), &*response.body);
+            assert_eq!(seen, (200, "old"), "{fault:?}: {}", cause(&response));
+            assert_eq!(response.report().attempts(), 2);
         }
     });
 }

@@ -1,5 +1,5 @@
-//! A server that went silent, and clients that went away: no connection, no lock and no `drain`
-//! waits for them for ever.
+//! A server that is silent, and clients that disconnect. No connection, no lock and no `drain`
+//! waits for them forever.
 
 use std::time::{Duration, Instant};
 
@@ -16,13 +16,13 @@ use crate::kit::{Event, Kit, anyone, can_edit, guarded, put, test, test_with_poo
 const DEADLINE: Duration = Duration::from_secs(1);
 const GRACE: Duration = Duration::from_millis(300);
 
-/// Within this, beyond deadline and grace, a connection is given up that nothing is heard of.
+/// A silent connection is closed within this time after deadline and grace.
 const GIVEN_UP: Duration = Duration::from_secs(8);
 
-/// Idle for so long, a connection is pinged before it is used.
+/// A connection that was idle for so long is pinged before it is used.
 const IDLE: Duration = Duration::from_millis(1100);
 
-/// Within this a statement is stopped whose client has gone.
+/// The statement of a client that has disconnected is stopped within this time.
 const STOPPED: Duration = Duration::from_secs(4);
 
 fn in_a_hurry(kit: &Kit) -> Interlock {
@@ -68,8 +68,8 @@ fn unacknowledged_commits(set_up: fn(InterlockBuilder) -> InterlockBuilder) {
         let interlock = hasty(set_up(kit.builder()));
         let app = updating(&interlock);
         proxy.inject_times(2, Moment::Commit, Fault::Swallow);
-        for answer in join_all([(), ()].map(|()| put(&app, "/1", ""))).await {
-            answer.assert_problem(ErrorKind::OutcomeUnknown);
+        for response in join_all([(), ()].map(|()| put(&app, "/1", ""))).await {
+            response.assert_problem(ErrorKind::OutcomeUnknown);
         }
         assert_recovers(&app).await;
         assert_drains(&interlock).await;
@@ -84,8 +84,8 @@ fn unacknowledged_commit_does_not_hold_drain_up() {
         let interlock = in_a_hurry(&kit);
         proxy.inject(Moment::Commit, Fault::Swallow);
         let ((), log) = traced(async {
-            let answer = put(&updating(&interlock), "/1", "").await;
-            answer.assert_problem(ErrorKind::OutcomeUnknown);
+            let response = put(&updating(&interlock), "/1", "").await;
+            response.assert_problem(ErrorKind::OutcomeUnknown);
             assert_drains(&interlock).await;
         })
         .await;
@@ -117,8 +117,8 @@ fn unacknowledged_rollbacks_give_their_connections_up() {
         let interlock = in_a_hurry(&kit);
         proxy.inject_times(2, Moment::Rollback, Fault::Swallow);
         let app = guarded(interlock.require(can_edit), super::update);
-        for answer in join_all([(), ()].map(|()| put(&app, "/2", ""))).await {
-            assert_eq!(answer.status, 403);
+        for response in join_all([(), ()].map(|()| put(&app, "/2", ""))).await {
+            assert_eq!(response.status, 403);
         }
         assert_recovers(&app).await;
         assert_drains(&interlock).await;
@@ -126,7 +126,8 @@ fn unacknowledged_rollbacks_give_their_connections_up() {
     });
 }
 
-/// sqlx pings a connection on its way into the pool, and waits for the answer without a limit.
+/// sqlx pings a connection when it is returned to the pool, and waits for the response without a
+/// limit.
 #[test]
 fn silence_on_the_way_into_the_pool_gives_the_connections_up() {
     test(async |kit| {
@@ -134,15 +135,15 @@ fn silence_on_the_way_into_the_pool_gives_the_connections_up() {
         let interlock = in_a_hurry(&kit);
         let app = updating(&interlock);
         proxy.inject_times(2, Moment::Ping, Fault::Stall);
-        for answer in join_all([(), ()].map(|()| put(&app, "/1", ""))).await {
-            assert!([200, 503].contains(&answer.status.as_u16()));
+        for response in join_all([(), ()].map(|()| put(&app, "/1", ""))).await {
+            assert!([200, 503].contains(&response.status.as_u16()));
         }
         assert_recovers(&app).await;
         kit.assert_nothing_leaked().await;
     });
 }
 
-/// A firewall has forgotten them: nothing comes back, and no end of the connection either.
+/// A firewall drops the packets of the connections, so neither a response nor an end comes.
 #[test]
 fn silent_pooled_connections_do_not_use_up_the_deadline() {
     test(async |kit| {
@@ -152,8 +153,8 @@ fn silent_pooled_connections_do_not_use_up_the_deadline() {
         let interlock = kit.builder().deadline(Duration::from_secs(7)).build();
         let app = updating(&interlock);
         let asked = Instant::now();
-        let answer = put(&app, "/1", "").await;
-        assert_eq!(answer.status, 200, "after {:?}", asked.elapsed());
+        let response = put(&app, "/1", "").await;
+        assert_eq!(response.status, 200, "after {:?}", asked.elapsed());
         proxy.relent();
         assert_recovers(&app).await;
         assert_drains(&interlock).await;
@@ -161,8 +162,8 @@ fn silent_pooled_connections_do_not_use_up_the_deadline() {
     });
 }
 
-/// Connections that the server, or a firewall, has ended while they were idle. A conditional write could not be
-/// repeated.
+/// The server has ended the connections while they were idle. A conditional write on one of them
+/// could not be repeated.
 #[test]
 fn dead_idle_connections_fail_no_conditional_write() {
     test(async |kit| {
@@ -194,7 +195,7 @@ fn silent_idle_connections_fail_no_conditional_write() {
     });
 }
 
-/// Writes document 1, and keeps the server busy.
+/// Writes document 1, and runs a long statement.
 async fn busy(mut tx: Tx) -> Result<(), Error> {
     sqlx::query("UPDATE documents SET body = 'busy' WHERE id = 1")
         .execute(&mut tx)
@@ -203,7 +204,7 @@ async fn busy(mut tx: Tx) -> Result<(), Error> {
     Ok(())
 }
 
-/// The statements of others that the server is busy with.
+/// Asserts that the server soon runs no statement of another session. CockroachDB does not show it.
 async fn assert_stopped(kit: &Kit) {
     if kit.database.kind() == Kind::CockroachDb {
         return;
@@ -225,20 +226,21 @@ async fn assert_stopped(kit: &Kit) {
     }
 }
 
-/// PostgreSQL 13 has no `client_connection_check_interval`: its statements go on until they time out.
+/// PostgreSQL 13 has no `client_connection_check_interval`. Its statements continue until they time
+/// out.
 async fn notices_disconnects(kit: &Kit) -> bool {
     let notices = kit.database.kind() == Kind::CockroachDb || is_postgres(kit, 14).await;
     if !notices {
-        println!("skipped: the server does not look whether its client is there");
+        println!("skipped: the server does not check whether its client is connected");
     }
     notices
 }
 
-/// Another client writes document 1 soon.
+/// Asserts that another client can soon write document 1.
 async fn assert_unlocked(kit: &Kit) {
     let interlock = kit.builder().deadline(STOPPED).build();
-    let answer = put(&updating(&interlock), "/1", "").await;
-    assert_eq!(answer.status, 200, "document 1 is still locked");
+    let response = put(&updating(&interlock), "/1", "").await;
+    assert_eq!(response.status, 200, "document 1 is still locked");
     assert_eq!(kit.body(1).await, "new");
 }
 
@@ -264,19 +266,19 @@ fn request_past_its_deadline_leaves_no_lock_and_no_statement() {
         }
         let interlock = kit.builder().deadline(Duration::from_millis(400)).build();
         let app = guarded(interlock.require(anyone), busy);
-        let answer = put(&app, "/1", "").await;
-        answer.assert_problem(ErrorKind::DeadlineExceeded);
+        let response = put(&app, "/1", "").await;
+        response.assert_problem(ErrorKind::DeadlineExceeded);
         assert_unlocked(&kit).await;
         assert_stopped(&kit).await;
     });
 }
 
-/// It would get the lock later, and hold it.
+/// The statement would get the lock later, and hold it.
 #[test]
 fn disconnected_client_does_not_wait_for_a_lock() {
     test(async |kit| {
         if !is_postgres(&kit, 14).await {
-            println!("skipped: it looks at pg_stat_activity, for what 13 does not do");
+            println!("skipped: only PostgreSQL from 14 on checks whether its client is connected");
             return;
         }
         let mut holder = sqlx::PgConnection::connect_with(&kit.database.options())
@@ -295,12 +297,12 @@ fn disconnected_client_does_not_wait_for_a_lock() {
     });
 }
 
-/// However many come and go, the server has no more sessions than the pool has places.
+/// The server has few more sessions than the pool has connections, however many clients disconnect.
 #[test]
 fn disconnected_clients_do_not_pile_sessions_up() {
     test_with_pool(2, async |kit: Kit| {
         if !is_postgres(&kit, 14).await {
-            println!("skipped: it looks at pg_stat_activity, for what 13 does not do");
+            println!("skipped: only PostgreSQL from 14 on checks whether its client is connected");
             return;
         }
         let app = guarded(kit.interlock.require(anyone), async |mut tx: Tx| {
@@ -321,7 +323,7 @@ fn disconnected_clients_do_not_pile_sessions_up() {
             .unwrap();
             most = most.max(asleep);
         }
-        // Those that the server is about to stop, and those in their places.
+        // The sessions that the server is about to stop, and those that replace them.
         assert!(most <= 2 * 5, "{most} sessions for a pool of 2");
         assert_stopped(&kit).await;
     });

@@ -23,7 +23,7 @@ use crate::{
 pub(super) struct Cell {
     script: Script,
     strike: Strike,
-    /// What the crate takes the server for.
+    /// The server that the crate detects.
     server: Kind,
 }
 

@@ -1,4 +1,4 @@
-//! What the crate logs while a future runs.
+//! The log of the crate while a future runs.
 
 use std::{
     collections::BTreeMap,
@@ -22,7 +22,7 @@ use tracing_subscriber::{
 
 type Fields = BTreeMap<&'static str, String>;
 
-/// What the crate logged while one future ran.
+/// The spans and events of the crate while one future ran.
 #[derive(Debug, Default)]
 pub(crate) struct Log {
     pub(crate) spans: Vec<(&'static str, Fields)>,

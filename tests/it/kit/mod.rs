@@ -1,9 +1,10 @@
-//! What every test needs: a database with tables, an interlock on it, requests, and policies and
-//! handlers to send them to.
+//! The things that every test needs: a database with tables, an interlock on it, requests, and
+//! policies and handlers to send them to.
 
 mod app;
 mod commit;
 mod conflict;
+mod guard;
 mod log;
 mod naive;
 mod recorder;
@@ -19,6 +20,7 @@ pub(crate) use self::{
     app::{CanEdit, anyone, can_edit, guarded, never, note, update, write},
     commit::{DEFERRED, committing, slow_commit, terminate},
     conflict::{conflict, conflict_once},
+    guard::guard_statements,
     log::{Event, Log, logged_text, traced},
     naive::{Naive, naive_app},
     recorder::{Recorder, Seen},
@@ -93,9 +95,25 @@ impl Kit {
         Interlock::builder(self.pool.clone())
     }
 
+    /// Another interlock on the pool, and its observer.
+    pub(crate) fn observed(&self) -> (Interlock, Recorder) {
+        let recorder = Recorder::default();
+        let interlock = self.builder().observe(recorder.clone()).build();
+        (interlock, recorder)
+    }
+
     /// The stored body of a document, as another session sees it.
     pub(crate) async fn body(&self, id: i64) -> String {
         sqlx::query_scalar("SELECT body FROM documents WHERE id = $1")
+            .bind(id)
+            .fetch_one(&self.outside)
+            .await
+            .unwrap()
+    }
+
+    /// The stored version of a document, as another session sees it.
+    pub(crate) async fn version(&self, id: i64) -> i64 {
+        sqlx::query_scalar("SELECT version FROM documents WHERE id = $1")
             .bind(id)
             .fetch_one(&self.outside)
             .await

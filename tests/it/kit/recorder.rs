@@ -1,4 +1,4 @@
-//! An observer that records what it is told.
+//! An observer that records its events.
 
 use std::sync::{Arc, Mutex};
 
@@ -10,7 +10,7 @@ use tower_interlock::{
     },
 };
 
-/// An observer that records what it is told.
+/// An observer that records its events.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Recorder(Arc<Mutex<Vec<Seen>>>);
 

@@ -12,6 +12,7 @@ use tower_interlock::{Error, ErrorKind, Outcome, Report};
 use super::recorder::Recorder;
 
 /// A response whose body was read.
+#[derive(Debug)]
 pub(crate) struct TestResponse {
     pub(crate) status: StatusCode,
     pub(crate) body: String,
@@ -77,7 +78,8 @@ impl TestResponse {
             "notes",
             "SELECT",
             "restart",
-            "key",
+            "duplicate key",
+            "Key (",
             "127.0.0.1",
         ] {
             assert!(!self.body.contains(secret), "{}", self.body);

@@ -41,7 +41,7 @@ pub(super) struct Attempt<'r> {
     writes: i64,
 }
 
-/// What a later success cannot override. The strictest one stays.
+/// A finding that no later success overrides. The strictest one stays.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Verdict {
     /// An inner layer saw a 4xx or a 5xx.
@@ -57,14 +57,14 @@ pub(super) enum Holder {
     Escaped,
 }
 
-/// What a layer returns.
+/// The reply of a layer.
 #[derive(Debug, Clone, Copy)]
 pub(super) enum LayerReply {
     Status(u16),
     Error(Trouble),
 }
 
-/// What ends an attempt before its settlement.
+/// The end of an attempt before its settlement.
 #[derive(Debug, Clone, Copy)]
 pub(super) enum Stop {
     Panic,
@@ -73,7 +73,7 @@ pub(super) enum Stop {
     Hung,
 }
 
-/// What stops a policy or the handler.
+/// The reason why a policy or the handler stops.
 #[derive(Debug, Clone, Copy)]
 pub(super) enum Halt {
     Error(Trouble),

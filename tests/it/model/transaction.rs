@@ -35,11 +35,11 @@ pub(super) struct Transaction {
     unread: Option<Trouble>,
     /// The depth of the savepoint with the first effect that the crate cannot see.
     unseen: Option<usize>,
-    /// What was sent since then that may have ended the transaction.
+    /// An event since then that may have ended the transaction.
     doubt: Option<Doubt>,
 }
 
-/// What may have ended the transaction (T9).
+/// An event that may have ended the transaction (T9).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 enum Doubt {
     RawConnection,

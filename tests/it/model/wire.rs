@@ -1,4 +1,4 @@
-//! What is sent to the server, and what comes back.
+//! The messages to the server, and their replies.
 
 use std::time::Duration;
 
@@ -26,7 +26,7 @@ pub(super) struct Wire {
     pub(super) known: Vec<Constraint>,
 }
 
-/// What became of something that was sent.
+/// The result of a message that was sent.
 pub(super) struct Delivery {
     pub(super) heard: Heard,
     /// The server received and executed it.

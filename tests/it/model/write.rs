@@ -143,7 +143,7 @@ impl Run<'_> {
         if delivery.done {
             self.rows += rows;
         }
-        // Of the statement, the error tells what it was. Of COMMIT it does not always.
+        // The error of a statement says what failed. The error of COMMIT does not always.
         let commit = match moment {
             Moment::Commit => Commit::of(&delivery.heard, self.write.server),
             _ => Commit::of_write(&delivery.heard, self.write.server),

@@ -7,10 +7,12 @@ use std::{
 };
 
 use axum::Router;
-use futures::future::join_all;
+use futures::future::{join, join_all};
 use support::Shutdown;
 use tokio::time::{sleep, timeout};
-use tower_interlock::Report;
+use tower_interlock::{Interlock, Receipts, Report, schema};
+
+use crate::kit;
 
 use super::{
     Said, put, restart, stored, test,
@@ -141,11 +143,18 @@ fn restarts_under_load_lose_no_write_and_leak_no_connection() {
         let interlock = kit.builder().handoff(true).build();
         let layer = Load::new(ways::layer(&interlock, &hooks));
         let conditional = Load::new(ways::conditional(&interlock));
+        // On a pool of its own, as another process.
+        kit.database.run(schema::RECEIPTS).await;
+        let receipt_hooks = Hooks::default();
+        let receipts = Interlock::builder(kit::pool(&kit.database, 10));
+        let receipts = receipts.receipts(Receipts::new()).build();
+        let decided = Load::new(ways::layer(&receipts, &receipt_hooks));
         let by_hand = Load::new(ways::by_hand(kit.database.pool(10).await));
 
         let (requests, stop) = (AtomicI64::new(0), AtomicBool::new(false));
         let ours = async |times| {
-            tokio::join!(layer.succeeds(times), conditional.succeeds(times));
+            let others = join(conditional.succeeds(times), decided.succeeds(times));
+            join(layer.succeeds(times), others).await;
         };
         let operator = async {
             for shutdown in SHUTDOWNS {
@@ -159,30 +168,42 @@ fn restarts_under_load_lose_no_write_and_leak_no_connection() {
             tokio::join!(ours(BETWEEN), by_hand.succeeds(BETWEEN));
             stop.store(true, Ordering::Relaxed);
         };
-        let (of_layer, of_conditional, of_hand, ()) = tokio::join!(
+        let (of_layer, of_conditional, of_decided, of_hand, ()) = tokio::join!(
             layer.clients(&requests, &stop),
             conditional.clients(&requests, &stop),
+            decided.clients(&requests, &stop),
             by_hand.clients(&requests, &stop),
             operator
         );
-        kit.interlock.drain().await;
+        interlock.drain().await;
+        receipts.drain().await;
 
         let stored = stored(kit).await;
         let layer = Figures::of(&of_layer, &stored);
         let conditional = Figures::of(&of_conditional, &stored);
+        let decided = Figures::of(&of_decided, &stored);
         let by_hand = Figures::of(&of_hand, &stored);
         println!("layer: {layer:?}");
+        println!("layer with receipts: {decided:?}");
         println!("conditional write: {conditional:?}");
         println!("by hand: {by_hand:?}");
-        assert_eq!(layer.errors + conditional.errors, 0);
+        assert_eq!(layer.errors + conditional.errors + decided.errors, 0);
+        assert_eq!(decided.unknown, 0, "a receipt could not decide");
         assert!(layer.retried > 0, "no request was retried");
         assert!(layer.unknown + layer.unavailable < by_hand.errors);
 
-        let mut hooks = hooks.lock().unwrap().clone();
-        hooks.sort_unstable();
-        let acknowledged = of_layer.iter().filter(|sent| sent.said == Said::Stored);
-        let mut acknowledged: Vec<_> = acknowledged.map(|sent| sent.request).collect();
-        acknowledged.sort_unstable();
-        assert_eq!(hooks, acknowledged, "hooks belong to acknowledged writes");
+        assert_hooks(&hooks, &of_layer);
+        assert_hooks(&receipt_hooks, &of_decided);
     });
+}
+
+/// Hooks belong to acknowledged writes.
+#[track_caller]
+fn assert_hooks(hooks: &Hooks, sent: &[Sent]) {
+    let mut hooks = hooks.lock().unwrap().clone();
+    hooks.sort_unstable();
+    let acknowledged = sent.iter().filter(|sent| sent.said == Said::Stored);
+    let mut acknowledged: Vec<_> = acknowledged.map(|sent| sent.request).collect();
+    acknowledged.sort_unstable();
+    assert_eq!(hooks, acknowledged);
 }

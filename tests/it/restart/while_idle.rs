@@ -26,8 +26,9 @@ async fn fill(pool: &PgPool) {
 }
 
 /// A conditional write cannot tell a dead connection from one that is lost during the write, so it
-/// reports an unknown outcome, unless the server has said goodbye: then it is retried once, and meets
-/// the next dead connection. A pool that tests its connections avoids that.
+/// reports an unknown outcome. If the server has sent its reason before the end of the connection,
+/// the write is retried once, and meets the next dead connection. A pool that tests its connections
+/// avoids that.
 #[test]
 fn restart_while_idle_fails_no_request_of_the_layer() {
     test(async |server, kit| {

@@ -119,8 +119,8 @@ impl Server {
     ///
     /// # Errors
     ///
-    /// Of kind [`Unsupported`](io::ErrorKind::Unsupported) for any other server. A CockroachDB in
-    /// memory would lose its data.
+    /// Fails with [`Unsupported`](io::ErrorKind::Unsupported) for any other server. A CockroachDB
+    /// in memory would lose its data.
     pub fn restart(&self, shutdown: Shutdown) -> io::Result<()> {
         let Process::Postgres(postgres) = &self.process else {
             return Err(io::ErrorKind::Unsupported.into());

@@ -6,12 +6,16 @@ mod conditional;
 mod layer;
 mod race;
 
-use axum::{Router, http::StatusCode, response::Response};
+use axum::{
+    Router,
+    http::{StatusCode, request::Parts},
+    response::Response,
+};
 use sqlx::{
     PgPool,
     postgres::{PgConnectOptions, PgPoolOptions},
 };
-use tower_interlock::{Interlock, Report};
+use tower_interlock::{Interlock, Receipts, Report};
 
 use crate::scenario::Scenario;
 
@@ -30,6 +34,10 @@ pub(crate) enum Way {
     Layer,
     /// The layer with `handoff`.
     LayerHandoff,
+    /// The layer with `handoff` and receipts.
+    Receipts,
+    /// The same, with an idempotency key for each request.
+    Idempotent,
     /// A conditional write.
     Conditional,
     /// A conditional write with `handoff`.
@@ -37,13 +45,15 @@ pub(crate) enum Way {
 }
 
 impl Way {
-    pub(crate) const ALL: [Self; 8] = [
+    pub(crate) const ALL: [Self; 10] = [
         Self::Race,
         Self::ByHand,
         Self::AxumSqlxTx,
         Self::AxumSqlxTxDefault,
         Self::Layer,
         Self::LayerHandoff,
+        Self::Receipts,
+        Self::Idempotent,
         Self::Conditional,
         Self::ConditionalHandoff,
     ];
@@ -56,6 +66,8 @@ impl Way {
             Self::AxumSqlxTxDefault => "axum-sqlx-tx-default",
             Self::Layer => "layer",
             Self::LayerHandoff => "layer-handoff",
+            Self::Receipts => "receipts",
+            Self::Idempotent => "idempotent",
             Self::Conditional => "conditional",
             Self::ConditionalHandoff => "conditional-handoff",
         }
@@ -69,6 +81,8 @@ impl Way {
             Self::AxumSqlxTxDefault => "axum-sqlx-tx, default pool",
             Self::Layer => "layer",
             Self::LayerHandoff => "layer, handoff",
+            Self::Receipts => "layer, receipts",
+            Self::Idempotent => "layer, idempotency key",
             Self::Conditional => "conditional write",
             Self::ConditionalHandoff => "conditional write, handoff",
         }
@@ -98,12 +112,23 @@ impl Way {
             Self::AxumSqlxTx | Self::AxumSqlxTxDefault => axum_sqlx_tx::router(pool),
             Self::Layer => layer::router(&Interlock::new(pool)),
             Self::LayerHandoff => layer::router(&Interlock::builder(pool).handoff(true).build()),
+            Self::Receipts => layer::router(&with_receipts(pool)),
+            Self::Idempotent => layer::idempotent_router(&with_receipts(pool)),
             Self::Conditional => conditional::router(Interlock::new(pool)),
             Self::ConditionalHandoff => {
                 conditional::router(Interlock::builder(pool).handoff(true).build())
             }
         }
     }
+}
+
+fn with_receipts(pool: PgPool) -> Interlock {
+    let principal = |parts: &Parts| Some(parts.extensions.get::<User>()?.0.to_string());
+    let builder = Interlock::builder(pool).handoff(true);
+    builder
+        .receipts(Receipts::new())
+        .principal(principal)
+        .build()
 }
 
 /// The caller, an extension as authentication would add it.
