@@ -10,6 +10,7 @@ use crate::{
     attempt::{Backoff, Engine, Limits},
     error::Error,
     http::Options,
+    jobs,
     observe::Observer,
     receipts::Receipts,
 };
@@ -26,6 +27,7 @@ pub struct InterlockBuilder {
     limits: Limits,
     options: Options,
     receipts: Option<Receipts>,
+    jobs: bool,
     observer: Option<Arc<dyn Observer>>,
 }
 
@@ -37,6 +39,7 @@ impl InterlockBuilder {
             limits: Limits::default(),
             options: Options::default(),
             receipts: None,
+            jobs: false,
             observer: None,
         }
     }
@@ -175,6 +178,16 @@ impl InterlockBuilder {
         self
     }
 
+    /// Uses the queue of [jobs](crate::jobs), whose table is made by
+    /// [`schema::JOBS`](crate::schema::JOBS). Default: none, at no cost.
+    ///
+    /// If the table is missing, the first work is rejected as
+    /// [`Misconfigured`](crate::ErrorKind::Misconfigured).
+    pub fn jobs(mut self) -> Self {
+        self.jobs = true;
+        self
+    }
+
     /// Installs an observer. Default: none, at no cost.
     pub fn observe(mut self, observer: impl Observer) -> Self {
         self.observer = Some(Arc::new(observer));
@@ -182,7 +195,8 @@ impl InterlockBuilder {
     }
 
     pub(crate) fn into_parts(self) -> (Engine, Limits, Options) {
-        let engine = Engine::new(self.pool, self.handoff, self.receipts, self.observer);
+        let jobs = self.jobs.then_some(jobs::REQUIRED_TABLE);
+        let engine = Engine::new(self.pool, self.handoff, self.receipts, jobs, self.observer);
         (engine, self.limits, self.options)
     }
 }

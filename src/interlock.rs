@@ -16,6 +16,7 @@ use crate::{
         AuthorizeLayer, MarkLayer, Options, Policy, PolicyWithState,
         probe::{ProbedCondition, Protection},
     },
+    jobs::{Jobs, Worker},
     receipts,
     transact::TransactionBuilder,
     tx::{Tx, scope},
@@ -246,6 +247,19 @@ impl Interlock {
     /// ```
     pub fn transaction(&self) -> TransactionBuilder<'_> {
         TransactionBuilder::new(&self.engine, self.limits)
+    }
+
+    /// Returns a worker, which runs the jobs that [`Tx::enqueue`] has stored. See
+    /// [`jobs`](crate::jobs).
+    pub fn worker(&self) -> Worker {
+        Worker::new(Arc::clone(&self.engine), self.limits)
+    }
+
+    /// Returns the queue of jobs, for operators: its state, and the jobs that have ended without
+    /// being done.
+    #[must_use]
+    pub fn jobs(&self) -> Jobs<'_> {
+        Jobs::new(&self.engine.database, self.limits)
     }
 
     /// Removes expired [receipts](crate::Receipts), and returns how many: those whose removal was

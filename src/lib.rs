@@ -39,6 +39,7 @@
 //! * [`ConditionalWrite`]: check and write in one statement; [`precondition`]: `If-Match`,
 //!   `If-None-Match` and `ETag`.
 //! * [`Interlock::transact`]: the same promises outside of requests.
+//! * [`jobs`]: work that a request leaves behind, authorized when it runs.
 //! * [`AuthorizeLayer`]: **when it commits**, nesting, cancellation.
 //! * [`InterlockBuilder`]: the settings; [`Interlock::pool_options`]: the pool.
 //! * [`ErrorKind`]: every error that the crate responds with; [`Error`]: how to tell them apart.
@@ -118,6 +119,7 @@ mod database;
 mod error;
 mod http;
 mod interlock;
+pub mod jobs;
 pub mod observe;
 mod receipts;
 mod report;
@@ -173,6 +175,11 @@ pub mod schema {
     ///
     /// Run it with the migrations of the service. It changes nothing if the table exists.
     pub const RECEIPTS: &str = include_str!("../sql/receipts.sql");
+
+    /// The table of [jobs](crate::jobs): `sql/jobs.sql`.
+    ///
+    /// Run it with the migrations of the service. It changes nothing if the table exists.
+    pub const JOBS: &str = include_str!("../sql/jobs.sql");
 }
 
 /// The examples of the README, compiled.

@@ -58,12 +58,20 @@ pub trait Observer: Send + Sync + 'static {
         let _ = attempt;
     }
 
-    /// A request, a transaction or a conditional write came to its end.
+    /// A request, a transaction, a conditional write or a run of a job came to its end.
     ///
     /// Work that is dropped, such as a request whose client disconnected, has no such event, and
     /// neither has a request whose inner service fails without a response. Those of axum never do.
     fn work_finished(&self, work: &WorkFinished<'_>) {
         let _ = work;
+    }
+
+    /// A run of a job ended, and what has become of the job is recorded.
+    ///
+    /// It follows [`work_finished`](Self::work_finished) of the run. A run that was dropped has no
+    /// such event, and neither has one whose process was killed.
+    fn job_run_ended(&self, run: &JobRunEnded<'_>) {
+        let _ = run;
     }
 }
 
@@ -81,6 +89,25 @@ pub enum WorkKind {
     Transaction,
     /// A conditional write on the `Interlock`.
     ConditionalWrite,
+    /// A run of a [job](crate::jobs).
+    Job,
+}
+
+/// What has become of a job after a run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum JobEnd {
+    /// It is done.
+    Done,
+    /// It has failed, and will be retried.
+    Failed,
+    /// A rule has denied it. It will never be run again.
+    Denied,
+    /// It has failed too often, or its payload cannot be decoded.
+    Parked,
+    /// The run has kept nothing, because its lease was over or its end could not be recorded.
+    /// Another worker has the job, or it is due when the lease ends.
+    LeaseLost,
 }
 
 /// Which part of the work executes a statement.
@@ -91,7 +118,7 @@ pub enum Phase {
     Policy,
     /// The handler, and the middleware between the layer and the handler.
     Handler,
-    /// A closure of `transact`, or a conditional write outside of any other work.
+    /// A closure of `transact`, a handler of jobs, or a conditional write outside of any other work.
     Work,
     /// A hook after the COMMIT.
     Hook,
@@ -145,8 +172,8 @@ pub struct WorkFinished<'a> {
     pub work: WorkId,
     /// The kind of work.
     pub kind: WorkKind,
-    /// The policies of the last attempt, the name of the transaction, or the text of the
-    /// conditional write.
+    /// The policies of the last attempt, the name of the transaction, the kind of the job, or the
+    /// text of the conditional write.
     pub names: &'a [&'static str],
     /// Who it is recorded for; see [`principal`](crate::InterlockBuilder::principal).
     pub principal: Option<&'a str>,
@@ -160,6 +187,24 @@ pub struct WorkFinished<'a> {
     pub sqlstate: Option<&'a str>,
     /// How long it took, from the end of the request's body.
     pub duration: Duration,
+}
+
+/// A run of a job that ended.
+#[derive(Debug)]
+#[non_exhaustive]
+pub struct JobRunEnded<'a> {
+    /// The id of the job.
+    pub id: String,
+    /// Its kind.
+    pub kind: &'a str,
+    /// Who it was enqueued for.
+    pub principal: Option<&'a str>,
+    /// The number of the run, counted from 1.
+    pub run: u32,
+    /// What has become of the job.
+    pub end: JobEnd,
+    /// The reason of the denial or failure.
+    pub reason: Option<&'a str>,
 }
 
 /// One work as an observer sees it.
@@ -242,6 +287,10 @@ impl Observation {
                 duration: finished.duration,
             });
         });
+    }
+
+    pub(crate) fn job_run_ended(&self, run: &JobRunEnded<'_>) {
+        self.tell(|observer| observer.job_run_ended(run));
     }
 
     fn tell(&self, event: impl FnOnce(&dyn Observer)) {

@@ -23,7 +23,7 @@ const CRATES: [(&str, &[&[&str]]); 2] = [
             &["lib"],
             &["interlock"],
             &["builder"],
-            &["http", "write", "transact"],
+            &["http", "write", "transact", "jobs"],
             &["attempt"],
             &["tx"],
             &["receipts"],

@@ -3,13 +3,14 @@
 use std::sync::Arc;
 
 use sqlx::PgPool;
+use tokio::sync::watch::Sender;
 
 use crate::{
     attempt::queue::RetryQueues,
-    database::Database,
-    observe::{Observation, Observer},
+    database::{Database, RequiredTable},
+    observe::{JobRunEnded, Observation, Observer},
     receipts::{DenialLog, REQUIRED_TABLE, Receipts},
-    tx::WorkContext,
+    tx::{JobContext, WorkContext},
 };
 
 /// The part that all clones of one `Interlock` share.
@@ -18,6 +19,8 @@ pub(crate) struct Engine {
     pub(crate) queues: RetryQueues,
     pub(crate) receipts: Option<Receipts>,
     pub(crate) denials: DenialLog,
+    /// Tells the workers of this process of new jobs, if there is a queue.
+    pub(crate) enqueued: Option<Sender<()>>,
     observer: Option<Arc<dyn Observer>>,
 }
 
@@ -26,14 +29,17 @@ impl Engine {
         pool: PgPool,
         handoff: bool,
         receipts: Option<Receipts>,
+        jobs: Option<RequiredTable>,
         observer: Option<Arc<dyn Observer>>,
     ) -> Self {
-        let tables = receipts.iter().map(|_| REQUIRED_TABLE).collect();
+        let tables = receipts.iter().map(|_| REQUIRED_TABLE).chain(jobs);
+        let tables = tables.collect();
         Self {
             database: Arc::new(Database::new(pool, handoff, tables)),
             queues: RetryQueues::default(),
             receipts,
             denials: DenialLog::default(),
+            enqueued: jobs.map(|_| Sender::new(())),
             observer,
         }
     }
@@ -44,6 +50,27 @@ impl Engine {
             database: Arc::clone(&self.database),
             observation: self.observer.as_ref().map(Observation::new),
             principal,
+            jobs: self.job_context(None),
         }
+    }
+
+    /// The context of a run of the job with this id.
+    pub(crate) fn context_of_job(&self, principal: Option<Arc<str>>, id: u128) -> WorkContext {
+        WorkContext {
+            jobs: self.job_context(Some(id)),
+            ..self.context(principal)
+        }
+    }
+
+    /// Tells the observer of the end of a run, if there is one.
+    pub(crate) fn observe_job<'e>(&self, event: impl FnOnce() -> JobRunEnded<'e>) {
+        if let Some(observer) = &self.observer {
+            Observation::new(observer).job_run_ended(&event());
+        }
+    }
+
+    fn job_context(&self, running: Option<u128>) -> Option<JobContext> {
+        let enqueued = self.enqueued.clone()?;
+        Some(JobContext { enqueued, running })
     }
 }

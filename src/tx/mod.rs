@@ -19,7 +19,7 @@ pub use self::savepoint::Savepoint;
 pub(crate) use self::{
     lease::Lease,
     session::alters_session,
-    slot::{Slot, SlotGuard, WorkContext},
+    slot::{JobContext, Slot, SlotGuard, WorkContext},
     state::{PendingHook, SlotState, Stage, Verdict},
     untracked::{untracked_reads, untracked_words},
 };

@@ -101,6 +101,10 @@ impl<'t> Savepoint<'t> {
         self.lease.slot().note(self.depth, name, value.into());
     }
 
+    pub(crate) fn depth(&self) -> Depth {
+        self.depth
+    }
+
     pub(crate) fn lease(&mut self) -> &mut Lease {
         self.lease
     }

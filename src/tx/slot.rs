@@ -10,6 +10,7 @@ use std::{
 };
 
 use sqlx::SqlStr;
+use tokio::sync::watch::Sender;
 
 use crate::{
     database::{Access, Database, Depth, Transaction},
@@ -39,6 +40,17 @@ pub(crate) struct WorkContext {
     pub(crate) observation: Option<Observation>,
     /// Who the work is recorded for.
     pub(crate) principal: Option<Arc<str>>,
+    /// What enqueues jobs, if the interlock has a queue.
+    pub(crate) jobs: Option<JobContext>,
+}
+
+/// The part of a work that concerns jobs.
+#[derive(Clone)]
+pub(crate) struct JobContext {
+    /// Wakes up the workers of this process.
+    pub(crate) enqueued: Sender<()>,
+    /// The id of the job that the work is a run of.
+    pub(crate) running: Option<u128>,
 }
 
 /// The work that a task is running.
@@ -65,6 +77,10 @@ impl Slot {
 
     pub(crate) fn principal(&self) -> Option<&Arc<str>> {
         self.context.principal.as_ref()
+    }
+
+    pub(crate) fn jobs(&self) -> Option<&JobContext> {
+        self.context.jobs.as_ref()
     }
 
     pub(crate) fn outer(&self) -> Option<&Scope> {

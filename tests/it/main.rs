@@ -27,6 +27,7 @@ mod handoff;
 mod hooks;
 mod hostile;
 mod isolation;
+mod jobs;
 mod kinds;
 mod kit;
 mod load;

@@ -5,7 +5,8 @@ use std::sync::{Arc, Mutex};
 use tower_interlock::{
     ErrorKind, Outcome,
     observe::{
-        AttemptEnded, ErrorClass, Observer, Phase, StatementExecuted, WorkFinished, WorkKind,
+        AttemptEnded, ErrorClass, JobEnd, JobRunEnded, Observer, Phase, StatementExecuted,
+        WorkFinished, WorkKind,
     },
 };
 
@@ -36,6 +37,10 @@ pub(crate) enum Seen {
         outcome: Outcome,
         error: Option<ErrorKind>,
     },
+    Job {
+        end: JobEnd,
+        reason: Option<String>,
+    },
 }
 
 impl Recorder {
@@ -56,6 +61,15 @@ impl Recorder {
             _ => None,
         });
         statements.collect()
+    }
+
+    /// What has become of jobs since the last call, and why.
+    pub(crate) fn take_ends(&self) -> Vec<(JobEnd, Option<String>)> {
+        let ends = self.take().into_iter().filter_map(|event| match event {
+            Seen::Job { end, reason } => Some((end, reason)),
+            _ => None,
+        });
+        ends.collect()
     }
 
     /// The outcome and the attempts of the last work.
@@ -102,6 +116,13 @@ impl Observer for Recorder {
             attempts: work.attempts,
             outcome: work.outcome,
             error: work.error,
+        });
+    }
+
+    fn job_run_ended(&self, run: &JobRunEnded<'_>) {
+        self.push(Seen::Job {
+            end: run.end,
+            reason: run.reason.map(str::to_owned),
         });
     }
 }

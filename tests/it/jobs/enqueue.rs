@@ -1,0 +1,299 @@
+//! On the way into the queue.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
+
+use axum::{
+    Router,
+    body::Body,
+    http::{HeaderMap, Request, StatusCode},
+};
+use tokio::sync::Notify;
+use tower_interlock::{
+    Error, ErrorKind, Tx,
+    jobs::{Enqueued, Job, RunningJob},
+};
+
+use super::{
+    act, acting, add_effect, builder, effects, enqueue, enqueue_as, jobs_test, live, may_act,
+    number, until, work_off, worker,
+};
+use crate::kit::{Kit, anyone, conflict_once, guarded, note, send, test};
+
+/// A policy with the rule of the jobs.
+async fn policy(headers: HeaderMap, mut tx: Tx) -> Result<(), Error> {
+    let user = headers.get("user").and_then(|user| user.to_str().ok());
+    may_act(&mut tx, user.unwrap_or_default()).await
+}
+
+async fn order(mut tx: Tx, status: String) -> Result<StatusCode, Error> {
+    tx.enqueue(Job::new("act", 7)).await?;
+    note(&mut tx, 1).await?;
+    Ok(StatusCode::from_bytes(status.as_bytes()).unwrap())
+}
+
+async fn ordered(app: &Router, user: &str, status: &'static str) -> StatusCode {
+    let request = Request::put("/1").header("user", user);
+    send(app, request.body(Body::from(status)).unwrap())
+        .await
+        .status
+}
+
+#[test]
+fn job_of_a_request_is_stored_exactly_if_the_request_commits() {
+    jobs_test(async |kit| {
+        let app = guarded(kit.interlock.require(policy), order);
+        for (user, status) in [("1", "404"), ("1", "500"), ("2", "200")] {
+            ordered(&app, user, status).await;
+            assert_eq!((live(&kit).await, kit.notes().await.len()), (0, 0));
+        }
+        assert_eq!(ordered(&app, "1", "202").await, StatusCode::ACCEPTED);
+        assert_eq!((live(&kit).await, kit.notes().await.len()), (1, 1));
+        let principal = "SELECT count(*) FROM interlock_jobs WHERE principal = '1'";
+        assert_eq!(number(&kit, principal).await, 1);
+        work_off(&kit, [worker(&kit.interlock)]).await;
+        assert_eq!(effects(&kit).await, [7]);
+    });
+}
+
+#[test]
+fn job_of_a_request_that_is_retried_is_stored_once() {
+    jobs_test(async |kit| {
+        let outside = kit.outside.clone();
+        let handler = async move |mut tx: Tx| {
+            tx.enqueue(Job::new("act", 7)).await?;
+            conflict_once(&mut tx, &outside).await?;
+            Ok::<_, Error>(())
+        };
+        let app = guarded(kit.interlock.require(anyone), handler);
+        let request = Request::put("/1").body(Body::empty()).unwrap();
+        let response = send(&app, request).await;
+        assert_eq!(response.report().attempts(), 2);
+        assert_eq!(live(&kit).await, 1);
+    });
+}
+
+#[test]
+fn job_of_a_savepoint_is_dropped_with_it() {
+    jobs_test(async |kit| {
+        let enqueued = kit.interlock.transact(async |mut tx: Tx| {
+            let mut savepoint = tx.savepoint().await?;
+            savepoint.enqueue(Job::new("act", 1)).await?;
+            savepoint.rollback().await?;
+            let mut savepoint = tx.savepoint().await?;
+            savepoint.enqueue(Job::new("act", 2)).await?;
+            savepoint.release().await?;
+            Ok::<_, Error>(())
+        });
+        enqueued.await.unwrap();
+        let payload = "SELECT payload::TEXT::INT8 FROM interlock_jobs";
+        assert_eq!(super::read(&kit, payload).await, [2]);
+    });
+}
+
+#[test]
+fn queue_that_is_not_set_up_is_misconfigured() {
+    test(async |kit: Kit| {
+        let enqueue = async |interlock: &tower_interlock::Interlock| {
+            let enqueued = interlock.transact(async |mut tx: Tx| {
+                tx.enqueue(Job::new("act", 1)).await?;
+                Ok::<_, Error>(())
+            });
+            enqueued.await.unwrap_err().kind()
+        };
+        assert_eq!(enqueue(&kit.interlock).await, ErrorKind::Misconfigured);
+        kit.interlock
+            .transact(async |mut tx: Tx| Ok::<_, Error>(note(&mut tx, 1).await?))
+            .await
+            .unwrap();
+
+        let without_table = builder(&kit).build();
+        assert_eq!(enqueue(&without_table).await, ErrorKind::Misconfigured);
+        let transact =
+            without_table.transact(async |mut tx: Tx| Ok::<_, Error>(note(&mut tx, 2).await?));
+        assert_eq!(transact.await.unwrap_err().kind(), ErrorKind::Misconfigured);
+
+        let never = std::future::pending;
+        for worker in [
+            without_table.worker().on("act", act),
+            builder(&kit).build().worker(),
+            builder(&kit).dry_run(true).build().worker().on("act", act),
+            kit.builder().build().worker().on("act", act),
+        ] {
+            let ended = tokio::time::timeout(Duration::from_secs(10), worker.run(never()));
+            let error = ended.await.unwrap().unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::Misconfigured, "{error:?}");
+        }
+    });
+}
+
+#[test]
+fn payload_that_is_no_json_is_misconfigured() {
+    jobs_test(async |kit| {
+        let payload = std::collections::BTreeMap::from([((1, 2), 3)]);
+        let enqueued = kit.interlock.transact(async |mut tx: Tx| {
+            tx.enqueue(Job::new("act", &payload)).await?;
+            Ok::<_, Error>(())
+        });
+        assert_eq!(enqueued.await.unwrap_err().kind(), ErrorKind::Misconfigured);
+        assert_eq!(live(&kit).await, 0);
+    });
+}
+
+#[test]
+fn unique_key_allows_one_queued_job_for_each_kind_and_principal() {
+    jobs_test(async |kit| {
+        let unique = |kind| move || Job::new(kind, 1).unique("key");
+        let first = enqueue(&kit.interlock, unique("act")).await;
+        assert!(matches!(first, Enqueued::Added(_)));
+        let second = enqueue(&kit.interlock, unique("act")).await;
+        assert_eq!(second, Enqueued::AlreadyQueued(first.id()));
+        let other_kind = enqueue(&kit.interlock, unique("other")).await;
+        assert!(matches!(other_kind, Enqueued::Added(_)));
+        let other_user = enqueue_as(&kit.interlock, "2", unique("act")).await;
+        assert!(matches!(other_user, Enqueued::Added(_)));
+        let requests = "SELECT requests::INT8 FROM interlock_jobs ORDER BY requests DESC";
+        assert_eq!(super::read(&kit, requests).await, [2, 1, 1]);
+
+        let other = async |_: RunningJob<i64>, _: Tx| Ok::<_, Error>(());
+        work_off(&kit, [worker(&kit.interlock).on("other", other)]).await;
+        assert_eq!(effects(&kit).await, [1]); // User 2 has no grant.
+        for user in ["1", "2"] {
+            let again = enqueue_as(&kit.interlock, user, unique("act")).await;
+            assert!(matches!(again, Enqueued::Added(_)));
+        }
+    });
+}
+
+#[test]
+fn concurrent_jobs_with_one_unique_key_become_one() {
+    jobs_test(async |kit| {
+        let added = futures::future::join_all((0..8).map(|_| {
+            let interlock = kit.interlock.clone();
+            async move { enqueue(&interlock, || Job::new("act", 1).unique("key")).await }
+        }));
+        let added = added.await;
+        let new = added.iter().filter(|it| matches!(it, Enqueued::Added(_)));
+        assert_eq!(new.count(), 1);
+        assert_eq!(live(&kit).await, 1);
+    });
+}
+
+/// With ON CONFLICT DO NOTHING, the run that has read before would be the last one.
+#[test]
+fn job_that_is_enqueued_while_its_twin_runs_is_followed_by_a_run_that_sees_it() {
+    jobs_test(async |kit| {
+        let (reached, release) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
+        let is_held = Arc::new(AtomicBool::new(true));
+        let handler = {
+            let (reached, release) = (Arc::clone(&reached), Arc::clone(&release));
+            move |_: RunningJob<i64>, mut tx: Tx| {
+                let (reached, release, is_held) = (
+                    Arc::clone(&reached),
+                    Arc::clone(&release),
+                    Arc::clone(&is_held),
+                );
+                async move {
+                    let version: i64 =
+                        sqlx::query_scalar("SELECT version FROM documents WHERE id = 1")
+                            .fetch_one(&mut tx)
+                            .await?;
+                    if is_held.swap(false, Ordering::SeqCst) {
+                        reached.notify_one();
+                        release.notified().await;
+                    }
+                    sqlx::query("DELETE FROM effects").execute(&mut tx).await?;
+                    add_effect(&mut tx, version).await?;
+                    Ok::<_, Error>(())
+                }
+            }
+        };
+        enqueue(&kit.interlock, || Job::new("index", 1).unique("document 1")).await;
+        let working = work_off(&kit, [worker(&kit.interlock).on("index", handler)]);
+        let changing = async {
+            reached.notified().await;
+            let changed = kit
+                .interlock
+                .transaction()
+                .principal("1")
+                .run(async |mut tx: Tx| {
+                    sqlx::query("UPDATE documents SET version = 8 WHERE id = 1")
+                        .execute(&mut tx)
+                        .await?;
+                    Ok::<_, Error>(
+                        tx.enqueue(Job::new("index", 1).unique("document 1"))
+                            .await?,
+                    )
+                });
+            assert!(matches!(changed.await.unwrap(), Enqueued::AlreadyQueued(_)));
+            release.notify_one();
+        };
+        tokio::join!(working, changing);
+        assert_eq!(effects(&kit).await, [8]);
+    });
+}
+
+#[test]
+fn job_enqueues_its_own_successor_with_the_same_key() {
+    jobs_test(async |kit| {
+        let handler = async |job: RunningJob<i64>, mut tx: Tx| {
+            let round = *job.payload();
+            add_effect(&mut tx, round).await?;
+            if round < 3 {
+                let next = Job::new("round", round + 1).unique("rounds");
+                assert!(matches!(tx.enqueue(next).await?, Enqueued::Added(_)));
+            }
+            Ok::<_, Error>(())
+        };
+        enqueue(&kit.interlock, || Job::new("round", 1).unique("rounds")).await;
+        work_off(&kit, [worker(&kit.interlock).on("round", handler)]).await;
+        assert_eq!(effects(&kit).await, [1, 2, 3]);
+    });
+}
+
+#[test]
+fn delayed_job_waits() {
+    jobs_test(async |kit| {
+        enqueue(&kit.interlock, || {
+            Job::new("act", 1).after(Duration::from_secs(3600))
+        })
+        .await;
+        enqueue(&kit.interlock, || {
+            Job::new("act", 2).after(Duration::from_millis(300))
+        })
+        .await;
+        enqueue(&kit.interlock, acting(3)).await;
+        let stop = until(async || effects(&kit).await.len() >= 2);
+        worker(&kit.interlock).run(stop).await.unwrap();
+        assert_eq!(effects(&kit).await, [2, 3]);
+        assert_eq!(live(&kit).await, 1);
+    });
+}
+
+#[test]
+fn longest_delay_is_stored() {
+    jobs_test(async |kit| {
+        enqueue(&kit.interlock, || Job::new("act", 1).after(Duration::MAX)).await;
+        assert_eq!(live(&kit).await, 1);
+    });
+}
+
+/// The worker would look again in an hour.
+#[test]
+fn worker_of_the_same_process_is_woken_up() {
+    jobs_test(async |kit| {
+        let idle = worker(&kit.interlock).poll_interval(Duration::from_secs(3600));
+        let stop = until(async || effects(&kit).await == [1]);
+        let enqueuing = async {
+            tokio::time::sleep(Duration::from_millis(200)).await;
+            enqueue(&kit.interlock, acting(1)).await;
+        };
+        let (ended, ()) = tokio::join!(idle.run(stop), enqueuing);
+        ended.unwrap();
+    });
+}
