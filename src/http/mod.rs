@@ -13,6 +13,7 @@ pub(crate) mod probe;
 mod problem;
 mod reads;
 mod receipt;
+mod reply;
 mod response;
 mod route;
 mod service;

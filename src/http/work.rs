@@ -20,16 +20,15 @@ use tower_service::Service;
 use tracing::{Instrument as _, Span, field::Empty};
 
 use crate::{
-    attempt::{self, Attempt, Reply, ReplyClass, Step, Work},
+    attempt::{self, Attempt, Reply, Step, Work},
     error::Error,
     http::{
-        options::Options, problem::answer_of_check, receipt::RequestReceipt,
+        problem::answer_of_check, receipt::RequestReceipt, reply::PreparedReply,
         response::FinalResponse, route::Route, source::RequestSource,
     },
     observe::Phase,
-    receipts::Receipt,
     report::{Outcome, Report},
-    tx::{Lease, Slot, SlotState, Verdict, WorkContext, scope},
+    tx::{Lease, Slot, Verdict, WorkContext, scope},
 };
 
 /// Runs a request: reads its body, and attempts it until there is a response.
@@ -228,7 +227,11 @@ where
         self.record_policies();
         let failure = match called {
             Some(Ok(response)) => {
-                let prepared = self.prepare(attempt, response, &mut state).await;
+                let receipt = self.receipt.as_deref();
+                let (options, policies) = (&route.options, &self.policies[..]);
+                let preparing =
+                    PreparedReply::new(receipt, attempt, options, policies, response, &mut state);
+                let prepared = preparing.await;
                 let (response, receipt) = (prepared.response, prepared.receipt);
                 let reply = Reply {
                     class: prepared.class,
@@ -279,42 +282,6 @@ impl<S, B> RequestWork<'_, S, B> {
         }
     }
 
-    /// The response as it is sent, what it means for the transaction, and the receipt that is stored
-    /// if it commits.
-    fn prepare<'a>(
-        &'a self,
-        attempt: &'a Attempt<'_>,
-        response: Response,
-        state: &'a mut SlotState,
-    ) -> impl Future<Output = Prepared> + use<'a, S, B> {
-        let (receipt, options) = (self.receipt.as_deref(), &self.route.options);
-        let policies = &self.policies[..];
-        async move {
-            let (class, status) = (class_of(&response, options), response.status());
-            let prepared = match receipt {
-                Some(receipt) if may_commit(class, state) => {
-                    let preparing = receipt.prepare(attempt, options, policies, response, state);
-                    Box::pin(preparing).await
-                }
-                _ => Ok((response, None)),
-            };
-            match prepared {
-                Ok((response, receipt)) => Prepared {
-                    response,
-                    receipt,
-                    class,
-                    status: status.as_u16(),
-                },
-                Err(error) => Prepared {
-                    class: ReplyClass::ServerError,
-                    status: error.status().as_u16(),
-                    response: error.into_response(),
-                    receipt: None,
-                },
-            }
-        }
-    }
-
     fn error_response(&mut self, attempts: u32, error: Error, outcome: Outcome) -> FinalResponse {
         FinalResponse {
             response: error.into_response(),
@@ -340,44 +307,5 @@ impl<S, B> RequestWork<'_, S, B> {
             attempts,
             outcome,
         }
-    }
-}
-
-/// A response on its way to the settlement.
-struct Prepared {
-    response: Response,
-    receipt: Option<Receipt>,
-    class: ReplyClass,
-    /// The status before it was rendered.
-    status: u16,
-}
-
-/// Whether a receipt may be needed.
-fn may_commit(class: ReplyClass, state: &SlotState) -> bool {
-    let keeps = class == ReplyClass::ClientError && state.ending.keep_client_errors;
-    (class.is_success() || keeps)
-        && state.verdict.is_none()
-        && !state.ending.rollback_only
-        && state.transaction.is_some()
-}
-
-/// The meaning of a response for the transaction.
-fn class_of(response: &Response, options: &Options) -> ReplyClass {
-    let status = response.status();
-    let commits = || {
-        let commit_if = options.commit_if.as_ref();
-        commit_if.is_none_or(|commit_if| commit_if(response))
-    };
-    let succeeds = status.is_success() || status == StatusCode::SWITCHING_PROTOCOLS;
-    if succeeds && commits() {
-        ReplyClass::Success
-    } else if status.is_redirection() && commits() {
-        ReplyClass::Redirect
-    } else if status.is_client_error() {
-        ReplyClass::ClientError
-    } else if status.is_server_error() {
-        ReplyClass::ServerError
-    } else {
-        ReplyClass::Declined
     }
 }
