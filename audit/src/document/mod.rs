@@ -23,7 +23,7 @@ use self::{
 pub use self::{
     inline::TooLarge,
     limits::Limits,
-    operation::{DocumentedResponse, Operation, Parameter, Place, Security},
+    operation::{Operation, Parameter, Place, Response, Security},
     version::Version,
 };
 pub(crate) use self::{operation::RawSuppression, template::Template};

@@ -5,7 +5,7 @@ use std::collections::HashSet;
 use super::{Reader, context::Context, tree::NodeId, version::Version};
 
 /// A place in a file. Lines and columns are counted from 1, the end is exclusive.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, serde::Serialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, PartialOrd, Ord, serde::Serialize)]
 pub struct Place {
     /// The path of the file, with slashes.
     pub file: String,
@@ -34,7 +34,7 @@ pub struct Operation {
     /// What it requires of the caller.
     pub security: Security,
     /// The responses.
-    pub responses: Vec<DocumentedResponse>,
+    pub responses: Vec<Response>,
     /// The reason of `x-interlock-public`.
     pub public: Option<String>,
     /// The entries of `x-interlock-suppress`.
@@ -68,7 +68,7 @@ pub enum Security {
 /// A response of an operation.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
-pub struct DocumentedResponse {
+pub struct Response {
     /// The status, such as `404`, `4XX` or `default`.
     pub status: String,
     /// The names of its headers.
@@ -283,7 +283,7 @@ fn read_security(reader: &Reader<'_>, node: NodeId) -> Security {
     }
 }
 
-fn read_responses(reader: &Reader<'_>, node: NodeId) -> Vec<DocumentedResponse> {
+fn read_responses(reader: &Reader<'_>, node: NodeId) -> Vec<Response> {
     let Some(responses) = reader.get(node, "responses") else {
         return Vec::new();
     };
@@ -293,7 +293,7 @@ fn read_responses(reader: &Reader<'_>, node: NodeId) -> Vec<DocumentedResponse> 
         let response = reader.references.resolve(entry.value);
         let headers = response.and_then(|response| reader.get(response, "headers"));
         let headers = headers.map_or(&[][..], |headers| reader.forest.entries(headers));
-        DocumentedResponse {
+        Response {
             status: entry.key.to_string(),
             headers: headers
                 .iter()

@@ -44,7 +44,7 @@ pub(super) fn parse(
     for next in Parser::new_from_str_with_options(text, options(limits)) {
         let (event, span) = next.map_err(|error| ParseError {
             span: at(error.marker().line(), error.marker().col()),
-            message: error.message().to_owned(),
+            message: error.info(),
         })?;
         let span = span_of(&span);
         builder.last = span;

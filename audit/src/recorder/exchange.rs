@@ -138,9 +138,14 @@ impl OpenExchange {
         let mut state = self.lock();
         let index = state.work(finished.work);
         if let Some((_, work)) = state.works.get_mut(index) {
+            let kind = finished.kind.into();
             *work = WorkDone {
-                kind: finished.kind.into(),
-                names: finished.names.iter().map(|&name| name.to_owned()).collect(),
+                kind,
+                names: finished
+                    .names
+                    .iter()
+                    .map(|name| named(kind, name))
+                    .collect(),
                 attempts: finished.attempts,
                 outcome: Some(finished.outcome.into()),
             };
@@ -207,5 +212,13 @@ impl State {
             "a statement of the transaction came as no event: its pool does not log statements, or \
              not at the level DEBUG: {text}"
         ))
+    }
+}
+
+/// A name of a work. That of a conditional write is its statement, which may have values.
+fn named(kind: Kind, name: &str) -> String {
+    match kind {
+        Kind::ConditionalWrite => Sql::read(name).text,
+        _ => name.to_owned(),
     }
 }
