@@ -15,9 +15,8 @@ use tower_interlock_audit::{
     findings::{Colours, Level},
 };
 
-/// Finds faults of authorization in what is known of a service.
 #[derive(Parser)]
-#[command(name = "interlock-audit", version, about, after_help = EXIT_STATUS)]
+#[command(name = "interlock-audit", version, about = ABOUT, after_help = EXIT_STATUS)]
 struct Arguments {
     #[command(subcommand)]
     command: Command,
@@ -283,6 +282,8 @@ const CLEAN: u8 = 0;
 const FOUND: u8 = 1;
 const FAILED: u8 = 2;
 const INCOMPLETE: u8 = 3;
+
+const ABOUT: &str = "Finds faults of authorization in what is known of a service";
 
 const EXIT_STATUS: &str = "\
 Exit status:

@@ -80,6 +80,7 @@ pub struct Response {
 pub(crate) struct RawSuppression {
     pub(crate) rule: String,
     pub(crate) operation: Option<String>,
+    pub(crate) fingerprint: Option<String>,
     pub(crate) reason: String,
     pub(crate) until: Option<String>,
     pub(crate) place: Place,
@@ -313,6 +314,7 @@ pub(super) fn read_suppressions(
     let read = |node: NodeId| RawSuppression {
         rule: reader.text(node, "rule").unwrap_or_default(),
         operation: reader.text(node, "operation"),
+        fingerprint: reader.text(node, "fingerprint"),
         reason: reader.text(node, "reason").unwrap_or_default(),
         until: reader.text(node, "until"),
         place: reader.place(node),

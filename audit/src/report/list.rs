@@ -98,10 +98,11 @@ fn one(finding: &Finding, colours: Colours) -> String {
         printable(operation)
     );
     let mut text = format!(
-        "{}\n  {}\n  {}{severity}\n",
+        "{}\n  {}\n  {}{severity}, fingerprint {}\n",
         head.trim_end(),
         printable(&finding.message),
-        finding.confidence
+        finding.confidence,
+        finding.fingerprint
     );
     let width = finding
         .evidence

@@ -9,7 +9,10 @@ use super::{
     rule::Rule,
     subject::{Facts, Subject, is_of_policy},
 };
-use crate::trace::{Exchange, Statement};
+use crate::{
+    document::ProblemKind,
+    trace::{Exchange, Statement},
+};
 
 pub(super) fn find(facts: &Facts<'_>, unguarded: &[Unguarded]) -> Vec<Finding> {
     let mut findings = broken_document(facts);
@@ -51,7 +54,12 @@ fn broken_document(facts: &Facts<'_>) -> Vec<Finding> {
         *count += 1;
         let what = format!("{text} {count}");
         let (rule, message) = (Rule::BrokenDocument, problem.message.clone());
-        findings.push(Finding::new(rule, &problem.place, None, message, &what));
+        let finding = Finding::new(rule, &problem.place, None, message, &what);
+        // Routers prefer the literal that comes first, so such paths work.
+        findings.push(match problem.kind {
+            ProblemKind::AmbiguousPath => finding.noted(),
+            _ => finding,
+        });
     }
     findings
 }

@@ -30,10 +30,8 @@ pub(super) fn apply(
     for suppression in all(facts, of_file) {
         match suppression.valid(today) {
             Ok((rule, until)) => {
-                let operation = &suppression.operation;
-                let is_it = |finding: &mut Finding| {
-                    finding.rule == rule && is_same(finding.operation.as_deref(), operation)
-                };
+                let is_it =
+                    |finding: &mut Finding| finding.rule == rule && suppression.names(finding);
                 let before = suppressed.len();
                 suppressed.extend(findings.extract_if(.., is_it).map(|finding| Suppressed {
                     finding,
@@ -55,6 +53,7 @@ pub(super) fn apply(
 struct Suppression {
     rule: String,
     operation: Option<String>,
+    fingerprint: Option<String>,
     reason: String,
     until: Option<String>,
     place: Place,
@@ -77,6 +76,7 @@ fn all(facts: &Facts<'_>, of_file: &[RawSuppression]) -> Vec<Suppression> {
     let both = both.map(|(raw, operation)| Suppression {
         rule: raw.rule.clone(),
         operation,
+        fingerprint: raw.fingerprint.clone(),
         reason: raw.reason.clone(),
         until: raw.until.clone(),
         place: raw.place.clone(),
@@ -94,6 +94,9 @@ impl Suppression {
         if self.reason.trim().is_empty() {
             return Err("has no reason");
         }
+        if self.operation.is_none() && self.fingerprint.is_none() {
+            return Err("names neither an operation nor a fingerprint");
+        }
         let until = self.until.as_deref().ok_or("has no date `until`")?;
         let until: Date = until
             .parse()
@@ -102,6 +105,15 @@ impl Suppression {
             return Err("is expired");
         }
         Ok((rule, until))
+    }
+
+    /// Whether it is for this finding. No suppression is for a rule as a whole.
+    fn names(&self, finding: &Finding) -> bool {
+        match (&self.fingerprint, &self.operation, &finding.operation) {
+            (Some(fingerprint), ..) => *fingerprint == finding.fingerprint,
+            (None, Some(wanted), Some(found)) => is_same(found, wanted),
+            (None, ..) => false,
+        }
     }
 
     fn finding(&self, reason: &str) -> Finding {
@@ -121,10 +133,7 @@ impl Suppression {
 }
 
 /// Whether two operations are the same, whatever their parameters are called.
-fn is_same(found: Option<&str>, wanted: &Option<String>) -> bool {
-    let (Some(found), Some(wanted)) = (found, wanted) else {
-        return found.is_none() && wanted.is_none();
-    };
+fn is_same(found: &str, wanted: &str) -> bool {
     let split = |name: &str| {
         let (method, path) = name.split_once(' ')?;
         Some((method.to_uppercase(), Template::read(path.trim())))
