@@ -63,7 +63,7 @@ pub(crate) async fn read(
 }
 
 /// Checks and writes in one statement. The first condition that is not true makes the response.
-static UPDATE: ConditionalWrite = ConditionalWrite::new(
+pub(crate) static UPDATE: ConditionalWrite = ConditionalWrite::new(
     "UPDATE documents SET body = $3, version = version + 1 WHERE id = $2 AND {conditions}
      RETURNING id, owner, body, version",
     &[

@@ -7,6 +7,8 @@
 mod auth;
 mod handlers;
 mod policies;
+#[cfg(test)]
+mod proof;
 mod schema;
 mod tour;
 
@@ -26,7 +28,7 @@ use tokio::{net::TcpListener, signal, sync::oneshot};
 use tower_interlock::Interlock;
 use tracing_subscriber::{filter::Targets, fmt, prelude::*};
 
-use crate::handlers::{create, read, remove, share, unshare, update_if_permitted};
+use crate::handlers::{UPDATE, create, read, remove, share, unshare, update_if_permitted};
 
 /// The routes, each with its protection.
 fn router(interlock: &Interlock) -> Router {
@@ -36,13 +38,15 @@ fn router(interlock: &Interlock) -> Router {
         .named("documents.access");
     let is_owner = interlock.require(policies::is_owner).named("documents.own");
 
+    let conditional = interlock.conditional(&UPDATE);
+
     let document = "/documents/{document}";
     let grant = "/documents/{document}/grants/{user}";
     Router::new()
         .route("/documents", post(create).route_layer(signed_in))
         .route(document, get(read).route_layer(has_access.read_only()))
-        // No layer: this handler checks and writes in one statement, a conditional write.
-        .route(document, put(update_if_permitted))
+        // No policy: this handler checks and writes in one statement, a conditional write.
+        .route(document, put(update_if_permitted).route_layer(conditional))
         .route(document, delete(remove).route_layer(is_owner.clone()))
         .route(grant, put(share).delete(unshare).route_layer(is_owner))
         .with_state(interlock.clone())

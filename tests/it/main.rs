@@ -35,6 +35,7 @@ mod nesting;
 mod observe;
 mod policy_reads;
 mod precondition;
+mod probe;
 mod programs;
 mod race;
 mod restart;

@@ -1,6 +1,6 @@
 //! Whether a change of a guard is stricter or looser.
 
-use super::guard::Guard;
+use crate::coverage::guard::Guard;
 
 /// How a guard differs from the locked one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -46,7 +46,8 @@ fn contains_all(found: &[String], locked: &[String]) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use super::{super::guard::Guard, Change};
+    use super::Change;
+    use crate::coverage::guard::Guard;
 
     #[track_caller]
     fn assert_change(locked: &str, found: &str, expected: Change) {

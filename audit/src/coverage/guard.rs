@@ -7,7 +7,7 @@ use tower_interlock::{
     probe::{ProbedCondition, Protection},
 };
 
-use super::date::Date;
+use crate::coverage::date::Date;
 use crate::sql::Sql;
 
 /// What protects an operation.

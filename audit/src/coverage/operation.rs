@@ -33,6 +33,13 @@ impl Operation {
     }
 }
 
+/// Where an operation is known from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Source {
+    Declared,
+    Observed,
+}
+
 /// By path, then by method.
 impl Ord for Operation {
     fn cmp(&self, other: &Self) -> Ordering {

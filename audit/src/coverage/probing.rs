@@ -21,7 +21,7 @@ use tower_interlock::{
     probe::{Probe, Protection},
 };
 
-use super::{guard::Guard, operation::Operation};
+use crate::coverage::{guard::Guard, operation::Operation};
 use crate::{
     sql::Sql,
     trace::{Exchange, Trace},

@@ -5,8 +5,8 @@ use std::{error, fmt};
 use serde_json::{Map, Value as Json};
 
 use super::{
-    Document,
     context::Context,
+    read::Document,
     tree::{NodeId, Value},
 };
 

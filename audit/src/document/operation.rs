@@ -2,22 +2,7 @@
 
 use std::collections::HashSet;
 
-use super::{Reader, context::Context, tree::NodeId, version::Version};
-
-/// A place in a file. Lines and columns are counted from 1, the end is exclusive.
-#[derive(Debug, Clone, Default, PartialEq, Eq, PartialOrd, Ord, serde::Serialize)]
-pub struct Place {
-    /// The path of the file, with slashes.
-    pub file: String,
-    /// The line.
-    pub line: u32,
-    /// The column, in characters.
-    pub column: u32,
-    /// The line of the end.
-    pub end_line: u32,
-    /// The column of the end.
-    pub end_column: u32,
-}
+use super::{context::Context, place::Place, reader::Reader, tree::NodeId, version::Version};
 
 /// An operation of a document.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -4,7 +4,7 @@ use std::{error, fmt, io, path::PathBuf};
 
 use http::StatusCode;
 
-use super::{Access, table::align};
+use crate::matrix::{access::Access, table::align};
 
 /// What each identity may do.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -8,7 +8,7 @@ use sqlx::{
     postgres::{PgConnectOptions, PgRow},
 };
 
-use super::RaceError;
+use crate::race::verdict::RaceError;
 
 /// A script of the user.
 pub(super) type Script =

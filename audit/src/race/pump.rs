@@ -10,7 +10,7 @@ use tokio::{
     net::TcpStream,
 };
 
-use super::{gate::Gate, messages::Messages};
+use crate::race::{gate::Gate, messages::Messages};
 
 /// Connects to the server, and carries messages until one side closes.
 pub(super) async fn pump(client: TcpStream, server: PgConnectOptions, gate: Gate) {

@@ -5,7 +5,7 @@ use std::{fmt, io, net::Ipv4Addr};
 use sqlx::postgres::{PgConnectOptions, PgSslMode};
 use tokio::{net::TcpListener, task::AbortHandle};
 
-use super::{gate::Gate, pump::pump};
+use crate::race::{gate::Gate, pump::pump};
 
 /// The way of an app to its database, for a [`Race`](crate::Race).
 ///

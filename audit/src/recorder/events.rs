@@ -16,7 +16,7 @@ use tracing_subscriber::{
     registry::LookupSpan,
 };
 
-use super::exchange::{OpenExchange, StatementEvent};
+use crate::recorder::exchange::{OpenExchange, StatementEvent};
 
 /// The tracing layer that hears of statements, for a process that has a subscriber of its own.
 ///

@@ -14,21 +14,23 @@ use tower_layer::Layer;
 use tower_service::Service;
 use tracing::Instrument as _;
 
-use super::{
-    Recorder,
+use crate::recorder::{
     events::{EXCHANGE, send_canary},
+    store::Store,
 };
 
-/// The layer that records requests, from [`Recorder::layer`].
+/// The layer that records requests, from [`Recorder::layer`](crate::Recorder::layer).
 #[derive(Debug, Clone)]
 #[must_use]
 pub struct RecorderLayer {
-    recorder: Recorder,
+    store: Arc<Store>,
 }
 
 impl RecorderLayer {
-    pub(super) fn new(recorder: Recorder) -> Self {
-        Self { recorder }
+    pub(super) fn new(store: &Arc<Store>) -> Self {
+        Self {
+            store: Arc::clone(store),
+        }
     }
 }
 
@@ -38,7 +40,7 @@ impl<S> Layer<S> for RecorderLayer {
     fn layer(&self, inner: S) -> RecorderService<S> {
         RecorderService {
             inner,
-            recorder: self.recorder.clone(),
+            store: Arc::clone(&self.store),
         }
     }
 }
@@ -47,7 +49,7 @@ impl<S> Layer<S> for RecorderLayer {
 #[derive(Debug, Clone)]
 pub struct RecorderService<S> {
     inner: S,
-    recorder: Recorder,
+    store: Arc<Store>,
 }
 
 /// The number of an exchange, in the extensions of its response.
@@ -68,7 +70,7 @@ where
     }
 
     fn call(&mut self, request: Request<Body>) -> Self::Future {
-        let exchange = self.recorder.begin(&request);
+        let exchange = self.store.begin(&request);
         let responding = EXCHANGE.sync_scope(Arc::clone(&exchange), || {
             send_canary();
             let span = tracing::error_span!("recorded");

@@ -3,8 +3,8 @@
 use std::collections::{HashMap, HashSet};
 
 use super::{
-    Summary,
     finding::{Evidence, Finding},
+    findings::Summary,
     guards::Unguarded,
     rule::Rule,
     subject::{Facts, Subject, is_of_policy},

@@ -12,7 +12,7 @@ use sqlparser::{
     tokenizer::Token,
 };
 
-use crate::sql::{Effect, Part};
+use crate::sql::effect::{Effect, Part};
 
 /// Parses one statement. `None` if the parser does not understand it.
 pub(super) fn read(tokens: Vec<Token>) -> Option<Part> {

@@ -3,7 +3,7 @@
 use sqlparser::tokenizer::Token;
 
 use crate::sql::{
-    Effect, Part,
+    effect::{Effect, Part},
     tokens::{first_word, keyword},
 };
 

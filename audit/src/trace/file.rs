@@ -8,7 +8,7 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 
-use crate::trace::{Exchange, Statement, Trace};
+use crate::trace::exchange::{Exchange, Statement, Trace};
 
 /// The version of the format. Lines of another one are an error.
 const VERSION: u32 = 1;
