@@ -42,7 +42,7 @@ pub(super) fn problems(reader: &Reader<'_>, paths: &[PathOfDocument]) -> Vec<Pro
             kind,
             place,
             message,
-        })
+        });
     };
     for (file, loaded) in reader.files.all() {
         for (span, message) in &loaded.flaws {

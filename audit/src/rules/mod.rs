@@ -5,6 +5,7 @@ mod contract;
 mod finding;
 mod findings;
 mod guards;
+mod mapping;
 mod others;
 mod rule;
 mod subject;
@@ -15,6 +16,7 @@ pub use self::{
     audit::Audit,
     finding::{Confidence, Evidence, Finding},
     findings::{Findings, Summary},
-    rule::{Level, Mapping, Precision, Rule},
+    mapping::Mapping,
+    rule::{Level, Precision, Rule},
     suppressions::Suppressed,
 };

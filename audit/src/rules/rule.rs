@@ -72,22 +72,6 @@ pub enum Precision {
     VeryHigh,
 }
 
-/// The parts of standards that a rule is relevant to. It says nothing about compliance.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct Mapping {
-    /// Numbers of CWE.
-    pub cwe: &'static [u16],
-    /// Categories of the OWASP API Security Top 10 2023.
-    pub owasp: &'static [&'static str],
-    /// Requirements of OWASP ASVS 5.0.0.
-    pub asvs: &'static [&'static str],
-    /// Criteria of SOC 2: the Trust Services Criteria of 2017, with the points of focus of 2022.
-    pub soc2: &'static [&'static str],
-    /// Requirements of PCI DSS 4.0.1, if card data is in scope.
-    pub pci: &'static [&'static str],
-}
-
 impl Rule {
     /// All rules, by number.
     pub const ALL: [Self; 19] = [
@@ -174,95 +158,6 @@ impl Rule {
         }
     }
 
-    /// The parts of standards that it is relevant to.
-    #[must_use]
-    pub const fn mapping(self) -> Mapping {
-        const OBJECT_OR_FUNCTION: &[&str] = &["API1:2023", "API5:2023"];
-        const INVENTORY: &[&str] = &["API9:2023"];
-        const ACCESS: &[&str] = &["CC6.1", "CC6.3"];
-        match self {
-            Self::UncheckedMutation => {
-                let asvs = &["8.2.1", "8.2.2", "8.3.1"];
-                map(
-                    &[862],
-                    OBJECT_OR_FUNCTION,
-                    asvs,
-                    ACCESS,
-                    &["6.2.4", "7.3.3"],
-                )
-            }
-            Self::SplitCheckAndWrite => {
-                let asvs = &["15.4.2", "2.3.3", "8.3.2"];
-                let soc2 = &["CC6.1", "CC6.3", "PI1.3"];
-                map(&[367], OBJECT_OR_FUNCTION, asvs, soc2, &["6.2.4"])
-            }
-            Self::WriteOutsideTransaction => {
-                let asvs = &["15.4.2", "2.3.3"];
-                map(
-                    &[367],
-                    OBJECT_OR_FUNCTION,
-                    asvs,
-                    &["CC6.1", "PI1.3"],
-                    &["6.2.4"],
-                )
-            }
-            Self::CheckOutsideTransaction => map(
-                &[367],
-                OBJECT_OR_FUNCTION,
-                &["15.4.2", "8.3.2"],
-                ACCESS,
-                &["6.2.4"],
-            ),
-            Self::PermissionTableUnguarded => {
-                let soc2 = &["CC6.1", "CC6.3", "CC8.1"];
-                map(
-                    &[367],
-                    OBJECT_OR_FUNCTION,
-                    &["15.4.2", "8.3.2"],
-                    soc2,
-                    &["6.2.4"],
-                )
-            }
-            Self::ObjectIdNotChecked => map(
-                &[639],
-                &["API1:2023"],
-                &["8.2.2", "8.4.1"],
-                ACCESS,
-                &["6.2.4", "7.2.6"],
-            ),
-            Self::StaleClaims => map(&[863], &["API5:2023"], &["8.3.2"], &["CC6.3"], &["6.2.4"]),
-            Self::DeclaredNotEnforced => {
-                let owasp = &["API5:2023", "API2:2023"];
-                map(
-                    &[862],
-                    owasp,
-                    &["8.3.1", "8.1.1"],
-                    &["CC6.1"],
-                    &["6.2.4", "7.3.3"],
-                )
-            }
-            Self::SafeMethodWrites => {
-                map(&[650], &["API8:2023"], &["3.5.3"], &["CC6.1"], &["6.2.4"])
-            }
-            Self::NoPrecondition => map(&[362], &[], &["15.4.2"], &["PI1.3"], &[]),
-            Self::PreconditionUndocumented => map(&[1059], INVENTORY, &[], &["CC8.1"], &[]),
-            Self::SecurityUndocumented | Self::DenialUndocumented => {
-                map(&[1059], INVENTORY, &["8.1.1"], &["CC8.1"], &[])
-            }
-            Self::UndocumentedRoute => map(
-                &[1059],
-                INVENTORY,
-                &["8.1.1"],
-                &["CC7.1", "CC8.1"],
-                &["6.2.4"],
-            ),
-            Self::UncoveredOperation => map(&[], INVENTORY, &["8.1.1"], &["CC7.1", "CC8.1"], &[]),
-            Self::BrokenDocument => map(&[], INVENTORY, &[], &["CC8.1"], &[]),
-            Self::OpaqueStatement | Self::RecorderBlind => map(&[], &[], &[], &[], &[]),
-            Self::StaleSuppression => map(&[], &[], &[], &["CC8.1"], &[]),
-        }
-    }
-
     #[rustfmt::skip]
     fn row(self) -> (&'static str, &'static str, Level, Option<f32>, Precision, &'static str) {
         use Level::{Error, Note, Warning};
@@ -307,22 +202,6 @@ impl Rule {
             Self::StaleSuppression => ("IL019", "stale-suppression", Error, None, VeryHigh,
                 "A suppression is expired, has no reason or no date, or suppresses nothing."),
         }
-    }
-}
-
-const fn map(
-    cwe: &'static [u16],
-    owasp: &'static [&'static str],
-    asvs: &'static [&'static str],
-    soc2: &'static [&'static str],
-    pci: &'static [&'static str],
-) -> Mapping {
-    Mapping {
-        cwe,
-        owasp,
-        asvs,
-        soc2,
-        pci,
     }
 }
 
