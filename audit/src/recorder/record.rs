@@ -66,7 +66,6 @@ impl Recorder {
 
     /// Returns the layer that records requests. Make it the outermost one, with
     /// [`Router::layer`](axum::Router::layer).
-    #[must_use]
     pub fn layer(&self) -> RecorderLayer {
         RecorderLayer::new(&self.0)
     }

@@ -42,7 +42,7 @@ impl Sql {
             text: statements.normalized(),
         };
         for tokens in statements.each() {
-            sql.add(statement(tokens));
+            sql.add(statement(&tokens));
         }
         sql.reads = tables(sql.reads);
         sql.writes = tables(sql.writes);
@@ -56,8 +56,8 @@ impl Sql {
     }
 }
 
-fn statement(tokens: Vec<Token>) -> Part {
-    let first = first_word(&tokens).unwrap_or_default();
+fn statement(tokens: &[Token]) -> Part {
+    let first = first_word(tokens).unwrap_or_default();
     if CONTROL.contains(&first.as_str()) {
         return Part {
             effect: Effect::Control,

@@ -67,9 +67,9 @@ pub(super) fn keyword(token: &Token) -> Option<String> {
 
 /// Rewrites what only CockroachDB understands, and what the parser does not: `UPSERT`, `t@index`,
 /// `AS OF SYSTEM TIME …`, `FOR NO KEY UPDATE` and `FOR KEY SHARE`.
-pub(super) fn without_cockroach(tokens: Vec<Token>) -> Vec<Token> {
+pub(super) fn without_cockroach(tokens: &[Token]) -> Vec<Token> {
     let mut kept = Vec::with_capacity(tokens.len());
-    let mut rest = &tokens[..];
+    let mut rest = tokens;
     while let [token, following @ ..] = rest {
         rest = following;
         if starts_with(token, following, &["AS", "OF", "SYSTEM", "TIME"]) {

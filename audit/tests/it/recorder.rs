@@ -45,8 +45,12 @@ impl Recorded {
     }
 }
 
-/// The place, the step and the tables of each statement that reads or writes a table.
-fn steps(exchange: &Exchange) -> Vec<(bool, Option<Step>, &[String], &[String])> {
+/// Whether a statement is inside of its transaction, its step, and the tables that it reads and
+/// writes.
+type Seen<'e> = (bool, Option<Step>, &'e [String], &'e [String]);
+
+/// The statements that read or write a table.
+fn steps(exchange: &Exchange) -> Vec<Seen<'_>> {
     let of_tables = |statement: &&Statement| {
         statement.effect > Effect::Control
             && !(statement.reads.is_empty() && statement.writes.is_empty())
@@ -203,6 +207,23 @@ fn pool_that_does_not_log_makes_the_recorder_blind() {
         let blind = exchange.unwrap().blind().unwrap().to_owned();
         assert!(blind.contains("came as no event"), "{blind}");
         assert!(recorder.trace().blind().is_some());
+    });
+}
+
+#[test]
+fn events_that_do_not_arrive_make_the_recorder_blind() {
+    test(async |database| {
+        let recorded = Recorded::bad(&database).await;
+        // The subscriber of this thread, which runs the request.
+        let deaf = tracing::subscriber::set_default(tracing::subscriber::NoSubscriber::default());
+        let exchange = recorded.put("/by-hand").await;
+        drop(deaf);
+        assert_eq!((exchange.status, steps(&exchange).len()), (Some(200), 0));
+        let blind = exchange.blind().unwrap();
+        assert!(
+            blind.contains("no event of the target sqlx::query arrives"),
+            "{blind}"
+        );
     });
 }
 
