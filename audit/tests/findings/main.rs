@@ -10,7 +10,9 @@
 
 mod documents;
 mod folder;
+mod hostile;
 mod program;
 mod reports;
 mod requests;
 mod rules;
+mod seeds;
