@@ -18,7 +18,7 @@ pub(super) fn find(facts: &Facts<'_>, subject: &Subject<'_>) -> Vec<Finding> {
     findings.extend(uncovered(facts, subject));
     match (facts.document, subject.documented) {
         (Some(document), Some(operation)) => {
-            findings.extend(not_enforced(subject, operation));
+            findings.extend(not_enforced(facts, subject, operation));
             findings.extend(no_precondition(document, subject, operation));
             findings.extend(precondition_undocumented(subject, operation));
             findings.extend(security_undocumented(subject, operation));
@@ -36,7 +36,11 @@ fn finding(rule: Rule, subject: &Subject<'_>, message: String, what: &str) -> Fi
 }
 
 /// IL008.
-fn not_enforced(subject: &Subject<'_>, operation: &Operation) -> Option<Finding> {
+fn not_enforced(
+    facts: &Facts<'_>,
+    subject: &Subject<'_>,
+    operation: &Operation,
+) -> Option<Finding> {
     let rule = Rule::DeclaredNotEnforced;
     if !operation.security.is_required() {
         return None;
@@ -53,21 +57,30 @@ fn not_enforced(subject: &Subject<'_>, operation: &Operation) -> Option<Finding>
         }
         Some(_) => None,
         None => {
-            let is_bare = |exchange: &&&Exchange| succeeded(exchange) && is_bare(exchange);
+            let is_bare = |exchange: &&&Exchange| succeeded(exchange) && is_bare(facts, exchange);
             let exchange = subject.exchanges.iter().find(is_bare)?;
             let status = exchange.status.unwrap_or_default();
             let message = format!(
                 "the document requires security, and a request without a policy got {status}"
             );
-            let evidence = exchange.statements.iter().map(Evidence::of).collect();
+            let of_tables = exchange
+                .statements
+                .iter()
+                .filter(|statement| !statement.reads.is_empty() || !statement.writes.is_empty());
+            let evidence = of_tables.map(Evidence::of).collect();
             Some(finding(rule, subject, message, "uncovered").observed(evidence))
         }
     }
 }
 
-/// Whether nothing of the interlock was part of the request.
-fn is_bare(exchange: &Exchange) -> bool {
-    exchange.works.is_empty()
+/// Whether nothing of the interlock was part of the request, and no permission was read by hand.
+fn is_bare(facts: &Facts<'_>, exchange: &Exchange) -> bool {
+    let mut reads = exchange
+        .statements
+        .iter()
+        .flat_map(|statement| &statement.reads);
+    let is_checked = reads.any(|table| facts.permission_tables.contains(table));
+    exchange.works.is_empty() && !is_checked
 }
 
 /// The note of IL009: a GET that may write.

@@ -95,6 +95,32 @@ fn rules_are_explained_by_number_and_name() {
 }
 
 #[test]
+fn documentation_has_every_rule_with_its_mapping() {
+    let docs = include_str!("../../../docs/findings.md");
+    for rule in tower_interlock_audit::Rule::ALL {
+        assert!(
+            docs.contains(&format!("| {rule} | {} | ", rule.level())),
+            "{rule}"
+        );
+        assert!(docs.contains(rule.summary()), "{rule}");
+        let mapping = rule.mapping();
+        let list = |parts: &[&str]| match parts {
+            [] => "–".to_owned(),
+            parts => parts.join(", "),
+        };
+        let cwe: Vec<_> = mapping.cwe.iter().map(u16::to_string).collect();
+        let cwe: Vec<_> = cwe.iter().map(String::as_str).collect();
+        let owasp: Vec<_> = mapping.owasp.iter().map(|name| &name[..4]).collect();
+        let columns = [&cwe, &owasp, mapping.asvs, mapping.soc2, mapping.pci];
+        let columns = columns.map(list).join(" | ");
+        if columns != "– | – | – | – | –" {
+            let row = format!("| {} | {columns} |", rule.id());
+            assert!(docs.contains(&row), "{row}");
+        }
+    }
+}
+
+#[test]
 fn resolve_prints_the_document_with_its_references_replaced() {
     let folder = folder();
     folder.write(

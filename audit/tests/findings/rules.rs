@@ -121,7 +121,7 @@ fn il002_permission_of_another_transaction_is_found() {
     let split = put()
         .reads(At::Outside, "grants", CHECK)
         .writes(At::Outside, "documents", WRITE);
-    let findings = assert_seen(split, &["IL002", "IL008"]);
+    let findings = assert_seen(split, &["IL002"]);
     let statements: Vec<_> = findings.findings[0]
         .evidence
         .iter()
@@ -197,6 +197,14 @@ fn il007_policy_without_reads_is_found_before_a_write_only() {
         request().reads(At::Handler, "documents", "SELECT body FROM documents"),
         &[],
     );
+}
+
+#[test]
+fn il008_successful_request_without_a_check_is_found() {
+    let read = || put().reads(At::Outside, "documents", "SELECT body FROM documents");
+    assert_seen(read(), &["IL008"]);
+    assert_seen(read().status(401), &[]);
+    assert_seen(read().reads(At::Outside, "grants", CHECK), &[]);
 }
 
 #[test]
