@@ -6,10 +6,11 @@
 //!
 //! * [`Coverage`] asks the router what protects each route, and keeps that in a lock file for
 //!   review.
-//! * [`Race`] revokes a permission while a request is held, at every point of the request, and reads
-//!   from the rows whether it could still write. The app may check in any way.
+//! * [`Race`] revokes a permission while a request is held, at every point of the request. The rows
+//!   tell whether it could still write. The app may check in any way.
 //! * [`Matrix`] sends each operation as each identity. A denial must have written nothing.
-//! * [`Recorder`] records which statements a request has run, inside and outside of its transaction.
+//! * [`Recorder`] records which statements a request has run, inside and outside of its
+//!   transaction.
 //!
 //! [The guide](https://docs.rs/crate/tower-interlock/latest/source/docs/audit.md) shows how to get
 //! from a service to all four.

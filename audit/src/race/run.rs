@@ -36,7 +36,10 @@ use crate::race::{
 /// let app = app(Interlock::connect_with(wire.options(), 4).build());
 /// Race::of(app, &wire)
 ///     .request(|| Request::put("/documents/1").body(Body::from("new")).unwrap())
-///     .prepare(async |tx| tx.execute("UPDATE documents SET body = 'old'; UPSERT INTO grants VALUES (1, 1)").await)
+///     .prepare(async |tx| {
+///         tx.execute("UPDATE documents SET body = 'old'").await?;
+///         tx.execute("INSERT INTO grants VALUES (1, 1) ON CONFLICT DO NOTHING").await
+///     })
 ///     .revoke(async |tx| tx.execute("DELETE FROM grants").await)
 ///     .effect("SELECT body FROM documents")
 ///     .run()
@@ -149,7 +152,7 @@ impl<'w> Race<'w> {
         Err(RaceError::TooManyPoints(MOST_POINTS))
     }
 
-    /// The request has the permission, and no one revokes it.
+    /// The request has the permission, which is not revoked.
     async fn rehearse(&self, administrator: &mut Administrator) -> Result<(), RaceError> {
         let before = administrator.prepare(&self.prepare).await?;
         let status = finish(self.send()).await?;

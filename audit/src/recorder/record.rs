@@ -54,8 +54,9 @@ pub struct Recorder(pub(super) Arc<Store>);
 impl Recorder {
     /// Returns a recorder.
     ///
-    /// If the process has no global tracing subscriber, it becomes one that has [`Events`] only. A
-    /// process with a subscriber of its own adds [`Events`] to it.
+    /// If the process has no global tracing subscriber, it gets one that has
+    /// [`Events`](crate::recording::Events) only. A process with a subscriber of its own adds
+    /// `Events` to it.
     #[must_use]
     pub fn new() -> Self {
         events::install();

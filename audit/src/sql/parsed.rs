@@ -47,7 +47,7 @@ impl Found {
         }
         let defined = std::mem::take(&mut self.defined);
         self.relations.retain(|name| !defined.contains(name));
-        let plan_only = matches!(statement, Statement::Explain { analyze: false, options, .. } if options.is_none());
+        let plan_only = is_plan(statement);
         if plan_only {
             self.relations.append(&mut self.written);
         }
@@ -127,6 +127,18 @@ impl Visitor for Found {
         }
         ControlFlow::Continue(())
     }
+}
+
+/// Whether it shows a plan, and does not run it.
+fn is_plan(statement: &Statement) -> bool {
+    matches!(
+        statement,
+        Statement::Explain {
+            analyze: false,
+            options: None,
+            ..
+        }
+    )
 }
 
 fn name(name: &ObjectName) -> String {
