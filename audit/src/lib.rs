@@ -11,9 +11,12 @@
 //! * [`Matrix`] sends each operation as each identity. A denial must have written nothing.
 //! * [`Recorder`] records which statements a request has run, inside and outside of its
 //!   transaction.
+//! * [`Audit`] makes findings of what they tell, of the OpenAPI [`Document`], and of the catalog of
+//!   PostgreSQL. The program `interlock-audit` is the same for the command line.
 //!
 //! [The guide](https://docs.rs/crate/tower-interlock/latest/source/docs/audit.md) shows how to get
-//! from a service to all four.
+//! from a service to the first four, and
+//! [findings](https://docs.rs/crate/tower-interlock/latest/source/docs/findings.md) has the rules.
 //!
 //! It is a dev-dependency. The tests run on PostgreSQL and CockroachDB, through the service itself:
 //! there are no mocks.

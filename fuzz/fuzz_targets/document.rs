@@ -10,5 +10,6 @@ mod hostile;
 libfuzzer_sys::fuzz_target!(|input: &[u8]| hostile::check(input, &folder()));
 
 fn folder() -> PathBuf {
-    std::env::temp_dir().join(format!("interlock-fuzz-{}", std::process::id()))
+    let folder = format!("interlock-fuzz-{}/root", std::process::id());
+    std::env::temp_dir().join(folder)
 }

@@ -391,7 +391,9 @@ mod tests {
         tree::{FileId, Forest, NodeId, Span},
     };
 
-    fn read(text: &str) -> Result<(Forest, NodeId, Vec<(Span, String)>), ParseError> {
+    type Read = (Forest, NodeId, Vec<(Span, String)>);
+
+    fn read(text: &str) -> Result<Read, ParseError> {
         let mut forest = Forest::default();
         let parsed = parse(text, FileId(0), &Limits::default(), &mut forest)?;
         Ok((forest, parsed.root, parsed.flaws))

@@ -6,7 +6,7 @@ use super::{
     suppressions::Suppressed,
 };
 
-/// What an [`Audit`] has found. It displays as a list for people.
+/// What an [`Audit`](crate::Audit) has found. It displays as a list for people.
 #[derive(Debug, Clone)]
 #[non_exhaustive]
 pub struct Findings {

@@ -19,6 +19,7 @@ pub(crate) fn check(input: &[u8], folder: &Path) {
     fs::create_dir_all(folder).unwrap();
     fs::write(folder.join("openapi.yaml"), main).unwrap();
     fs::write(folder.join("other.yaml"), other).unwrap();
+    fs::write(folder.join("../secret.yaml"), "get: {}\n").unwrap();
     let Ok(document) = Document::read(folder.join("openapi.yaml"), &Limits::default()) else {
         return;
     };
