@@ -8,8 +8,9 @@ use std::{
 };
 
 use super::{
+    build::ParseError,
     limits::Limits,
-    parse::{ParseError, parse},
+    parse::parse,
     tree::{FileId, Forest, NodeId, Span},
 };
 

@@ -1,5 +1,6 @@
 //! OpenAPI documents: trees with places, resolved references, operations.
 
+mod build;
 mod context;
 mod files;
 mod inline;
