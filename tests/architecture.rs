@@ -36,11 +36,13 @@ const CRATES: [(&str, &[&[&str]]); 2] = [
     (
         "audit/src",
         &[
-            &["lib"],
+            &["lib", "main"],
+            &["report"],
+            &["rules"],
             &["coverage", "matrix", "race"],
             &["recorder"],
             &["trace"],
-            &["sql", "mode"],
+            &["sql", "mode", "document"],
         ],
     ),
 ];

@@ -8,14 +8,14 @@ use std::{
 
 /// A day of the Gregorian calendar, in UTC.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub(super) struct Date {
+pub(crate) struct Date {
     year: i64,
     month: i64,
     day: i64,
 }
 
 impl Date {
-    pub(super) fn today() -> Self {
+    pub(crate) fn today() -> Self {
         let since = SystemTime::now().duration_since(UNIX_EPOCH);
         let seconds = since.map_or(0, |since| since.as_secs());
         Self::after_epoch(i64::try_from(seconds / SECONDS_A_DAY).unwrap_or_default())

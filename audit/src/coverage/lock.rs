@@ -12,18 +12,18 @@ use crate::coverage::{
 
 /// The lines of a lock file.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub(super) struct Lock(pub(super) BTreeMap<Operation, Guard>);
+pub(crate) struct Lock(pub(super) BTreeMap<Operation, Guard>);
 
 /// A line that is not understood, or whose operation has two.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) struct UnreadableLine {
-    pub(super) number: usize,
-    pub(super) line: String,
+pub(crate) struct UnreadableLine {
+    pub(crate) number: usize,
+    pub(crate) line: String,
 }
 
 impl Lock {
     /// Reads a lock file.
-    pub(super) fn parse(text: &str) -> Result<Self, UnreadableLine> {
+    pub(crate) fn parse(text: &str) -> Result<Self, UnreadableLine> {
         let mut lines = BTreeMap::new();
         for (at, line) in text.lines().enumerate() {
             let line = line.trim();
@@ -42,6 +42,10 @@ impl Lock {
             }
         }
         Ok(Self(lines))
+    }
+
+    pub(crate) fn lines(&self) -> impl Iterator<Item = (&Operation, &Guard)> {
+        self.0.iter()
     }
 
     /// The first lock file, in which everything uncovered has a date.

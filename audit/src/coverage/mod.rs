@@ -17,3 +17,7 @@ pub use self::{
     problem::Problem,
     report::{CoverageError, CoverageReport, CoveredOperation},
 };
+pub(crate) use self::{
+    date::Date,
+    lock::{Lock, UnreadableLine},
+};

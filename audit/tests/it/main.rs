@@ -9,6 +9,7 @@
 )]
 
 mod coverage;
+mod findings;
 mod kit;
 mod matrix;
 mod race;

@@ -1,0 +1,169 @@
+//! Findings from real requests: each fault of the bad service, and nothing in the good one.
+
+use axum::Router;
+use http::Method;
+use sqlx::{Connection as _, Executor as _, PgConnection};
+use support::{Database, Kind};
+use tower_interlock::{Interlock, schema::SERIALIZABLE_GUARD};
+use tower_interlock_audit::{Audit, Findings, Race, Recorder, Verdict, Wire, findings::Confidence};
+
+use crate::{
+    kit::{pool, put, request, test},
+    service::{GOOD, bad, good},
+};
+
+/// The rules and operations, without what a document would change.
+fn found(findings: &Findings) -> Vec<(&'static str, String)> {
+    let found = findings.findings.iter().map(|finding| {
+        let operation = finding.operation.clone().unwrap_or_default();
+        (finding.rule.id(), operation)
+    });
+    let mut found: Vec<_> = found.filter(|(rule, _)| *rule != "IL015").collect();
+    found.sort();
+    found
+}
+
+fn recorded(database: &Database) -> (Recorder, Router, Router) {
+    let recorder = Recorder::new();
+    let pool = pool(database);
+    let interlock = Interlock::builder(pool.clone())
+        .observe(recorder.clone())
+        .build();
+    let good = good(&interlock).layer(recorder.layer());
+    let bad = bad(&interlock, &pool).layer(recorder.layer());
+    (recorder, good, bad)
+}
+
+#[test]
+fn good_service_has_no_finding() {
+    test(async |database| {
+        let (recorder, good, _) = recorded(&database);
+        for (method, path) in GOOD {
+            let method: Method = method.parse().unwrap();
+            let _ = recorder.send(&good, request(method, path, "alice")).await;
+        }
+        let _ = recorder.send(&good, put("/document")).await;
+        let findings = Audit::new().trace(recorder.trace()).run();
+        assert_eq!(found(&findings), [], "{findings}");
+    });
+}
+
+#[test]
+fn each_fault_of_bad_service_is_found() {
+    test(async |database| {
+        let (recorder, good, bad) = recorded(&database);
+        let _ = recorder.send(&good, put("/document")).await;
+        let _ = recorder
+            .send(&bad, request(Method::POST, "/unchecked", "alice"))
+            .await;
+        let faults = [
+            "/by-hand",
+            "/read-committed",
+            "/cache",
+            "/no-layer",
+            "/marked",
+            "/policy-on-pool",
+            "/write-on-pool",
+            "/denial-writes",
+        ];
+        for path in faults {
+            let _ = recorder.send(&bad, put(path)).await;
+        }
+        let findings = Audit::new().trace(recorder.trace()).run();
+        let expected = [
+            ("IL001", "POST /unchecked"),
+            ("IL001", "PUT /cache"),
+            ("IL001", "PUT /marked"),
+            ("IL002", "PUT /by-hand"),
+            ("IL002", "PUT /read-committed"),
+            ("IL003", "PUT /denial-writes"),
+            ("IL003", "PUT /write-on-pool"),
+            ("IL004", "PUT /policy-on-pool"),
+        ];
+        let expected = expected.map(|(rule, operation)| (rule, operation.to_owned()));
+        assert_eq!(found(&findings), expected, "{findings}");
+    });
+}
+
+#[test]
+fn lost_race_confirms_the_finding() {
+    test(async |database| {
+        let (recorder, good, bad) = recorded(&database);
+        let _ = recorder.send(&good, put("/document")).await;
+        let _ = recorder.send(&bad, put("/by-hand")).await;
+
+        let verdict = race_by_hand(&database).await;
+        assert!(!verdict.is_safe());
+        let audit = Audit::new().trace(recorder.trace());
+        let findings = audit.race("PUT /by-hand", &verdict).run();
+        let confirmed = findings
+            .findings
+            .iter()
+            .find(|finding| finding.rule.id() == "IL002");
+        let confirmed = confirmed.unwrap();
+        assert_eq!(confirmed.confidence, Confidence::Confirmed);
+        assert_eq!(confirmed.severity(), Some(9.1));
+        assert!(confirmed.evidence.len() > 2, "{findings}");
+    });
+}
+
+#[test]
+fn permission_table_without_guard_is_found_on_postgresql() {
+    test(async |database| {
+        let (recorder, good, _) = recorded(&database);
+        let _ = recorder.send(&good, put("/document")).await;
+        let unguarded = async || {
+            let mut connection = PgConnection::connect(&database.url()).await.unwrap();
+            let audit = Audit::new().trace(recorder.trace());
+            let findings = audit.guards(&mut connection).await.unwrap().run();
+            let findings = findings.findings.into_iter();
+            let messages = findings.filter(|finding| finding.rule.id() == "IL005");
+            messages.map(|finding| finding.message).collect::<Vec<_>>()
+        };
+        if database.kind() == Kind::CockroachDb {
+            assert!(unguarded().await.is_empty());
+            return;
+        }
+        assert_eq!(
+            unguarded().await,
+            ["the permission table `grants` has no guard"]
+        );
+        database.run(SERIALIZABLE_GUARD).await;
+        database.run(TRIGGER).await;
+        assert!(unguarded().await[0].ends_with("without ENABLE ALWAYS"));
+        database
+            .run("ALTER TABLE grants ENABLE ALWAYS TRIGGER interlock_guard")
+            .await;
+        assert!(unguarded().await.is_empty());
+        database.run("DROP TRIGGER interlock_guard ON grants").await;
+        database.run(PARTIAL).await;
+        assert!(unguarded().await[0].contains("some changes only"));
+    });
+}
+
+async fn race_by_hand(database: &Database) -> Verdict {
+    let wire = Wire::to(database.options()).await.unwrap();
+    let pool = Interlock::pool_options().max_connections(3);
+    let pool = pool.connect_lazy_with(wire.options());
+    Race::of(bad(&Interlock::new(pool.clone()), &pool), &wire)
+        .request(|| put("/by-hand"))
+        .prepare(async |tx| {
+            tx.execute("UPDATE documents SET body = 'old'").await?;
+            tx.execute("DELETE FROM grants").await?;
+            tx.execute("INSERT INTO grants VALUES ('alice')").await
+        })
+        .revoke(async |tx| tx.execute("DELETE FROM grants").await)
+        .effect("SELECT body FROM documents")
+        .run()
+        .await
+        .unwrap()
+}
+
+const TRIGGER: &str = "
+    CREATE TRIGGER interlock_guard BEFORE INSERT OR UPDATE OR DELETE OR TRUNCATE ON grants
+    FOR EACH STATEMENT EXECUTE FUNCTION interlock_guard()";
+
+const PARTIAL: &str = "
+    CREATE TRIGGER interlock_guard BEFORE DELETE ON grants
+    FOR EACH STATEMENT EXECUTE FUNCTION interlock_guard();
+    ALTER TABLE grants ENABLE ALWAYS TRIGGER interlock_guard";
