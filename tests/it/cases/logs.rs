@@ -125,14 +125,17 @@ fn policies_stand_in_a_line_of_the_log_once() {
 #[test]
 fn attempt_stands_in_a_line_of_the_log_once() {
     test(async |kit| {
-        let (_, lines) = rejected(&kit, Level::DEBUG).await;
         let mut second = 0;
-        for line in &lines {
-            let fields = span(line).unwrap_or_default();
-            assert!(fields.matches("attempt=").count() <= 1, "{line}");
-            second += usize::from(fields.contains("attempt=2"));
+        // A line may be missing while another test makes its subscriber.
+        for _ in 0..5 {
+            let (_, lines) = rejected(&kit, Level::DEBUG).await;
+            for line in &lines {
+                let fields = span(line).unwrap_or_default();
+                assert!(fields.matches("attempt=").count() <= 1, "{line}");
+                second += usize::from(fields.contains("attempt=2"));
+            }
         }
-        assert!(second > 0, "no line has attempt=2: {lines:?}");
+        assert!(second > 0, "no line has attempt=2");
     });
 }
 
