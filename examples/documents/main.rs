@@ -23,10 +23,10 @@ use axum::{
     Router,
     routing::{delete, get, post, put},
 };
-use sqlx::postgres::PgConnectOptions;
+use sqlx::{PgPool, postgres::PgConnectOptions};
 use support::Server;
 use tokio::{net::TcpListener, signal, sync::oneshot};
-use tower_interlock::{Interlock, Receipts};
+use tower_interlock::{Interlock, InterlockBuilder, Receipts};
 use tracing_subscriber::{filter::Targets, fmt, prelude::*};
 
 use crate::handlers::{UPDATE, create, read, remove, share, unshare, update_if_permitted};
@@ -56,6 +56,13 @@ fn router(interlock: &Interlock) -> Router {
         .with_state(interlock.clone())
 }
 
+/// The settings: receipts, and who a request is recorded for.
+fn builder(pool: PgPool) -> InterlockBuilder {
+    Interlock::builder(pool)
+        .receipts(Receipts::new().record_denials())
+        .principal(auth::principal)
+}
+
 #[tokio::main]
 async fn main() -> Result<(), Box<dyn Error>> {
     let on_tour = env::args().any(|argument| argument == "--tour");
@@ -80,10 +87,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
         ("mallory", "unknown".to_owned()),
     ];
 
-    let interlock = Interlock::builder(pool.clone())
-        .receipts(Receipts::new().record_denials())
-        .principal(auth::principal)
-        .build();
+    let interlock = builder(pool.clone()).build();
     let listener = listen().await?;
     let url = format!("http://{}", listener.local_addr()?);
     let (stop, stopped) = oneshot::channel();

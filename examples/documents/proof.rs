@@ -17,8 +17,9 @@ use tower_interlock_audit::{
     Coverage, Matrix, Race, Recorder, Wire,
     recording::Place,
 };
+use uuid::Uuid;
 
-use crate::{auth, router, schema};
+use crate::{auth, builder, router, schema};
 
 const OPERATIONS: [(&str, &str); 6] = [
     ("POST", "/documents"),
@@ -44,7 +45,7 @@ const ROWS: &str = "
 #[tokio::test]
 async fn every_route_is_protected_as_locked() -> Result<(), Box<dyn Error>> {
     let nowhere = Interlock::pool_options().connect_lazy("postgres://localhost:1/nowhere")?;
-    let report = Coverage::of(router(&Interlock::new(nowhere)))
+    let report = Coverage::of(router(&builder(nowhere).build()))
         .routes(OPERATIONS)
         .lock("examples/documents/authz.lock")
         .check()
@@ -147,8 +148,10 @@ fn sharing_runs_in_its_transaction_only() {
         let service = Service::start(options(&database), &recorder).await;
         sqlx::raw_sql(ROWS).execute(&service.pool).await.unwrap();
         let app = service.app.layer(recorder.layer());
-        let share = signed(request(Method::PUT, GRANT), &service.alice);
-        let (_, exchange) = recorder.send(&app, share).await;
+        let share = || signed(request(Method::PUT, GRANT), &service.alice);
+        // The first transaction inspects the server.
+        recorder.send(&app, share()).await;
+        let (_, exchange) = recorder.send(&app, share()).await;
         let exchange = exchange.unwrap();
         assert_eq!(exchange.blind(), None);
         let mut of_tables = exchange.statements.iter();
@@ -175,8 +178,7 @@ impl Service {
         let pool = pool.connect_with(options).await.unwrap();
         schema::apply(&pool).await.unwrap();
         sqlx::raw_sql(ROWS).execute(&pool).await.unwrap();
-        let interlock = Interlock::builder(pool.clone());
-        let interlock = interlock.observe(recorder.clone()).build();
+        let interlock = builder(pool.clone()).observe(recorder.clone()).build();
         Self {
             app: router(&interlock),
             alice: auth::issue_token(&pool, "alice").await.unwrap(),
@@ -209,6 +211,7 @@ fn request(method: Method, path: &str) -> Request {
         .uri(path)
         .header(header::CONTENT_TYPE, "application/json")
         .header(header::IF_MATCH, "\"1\"")
+        .header("idempotency-key", Uuid::new_v4().to_string())
         .body(Body::from(r#"{"body":"second draft"}"#))
         .unwrap()
 }

@@ -174,7 +174,7 @@ impl OpenExchange {
             route: self.route.clone(),
             status: state.status,
             works: state.works.iter().map(|(_, work)| work.clone()).collect(),
-            statements: statements.collect(),
+            statements: statements.filter(|it| !is_of_interlock(it)).collect(),
             blind: state.blindness(),
         }
     }
@@ -182,6 +182,17 @@ impl OpenExchange {
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// Whether it is a statement of the interlock itself, on its receipts or jobs, which it does not
+/// report.
+fn is_of_interlock(statement: &Statement) -> bool {
+    let mut tables = statement.reads.iter().chain(&statement.writes).peekable();
+    let is_own = |table: &String| {
+        let name = table.rsplit('.').next();
+        matches!(name, Some("interlock_receipts" | "interlock_jobs"))
+    };
+    statement.place == Place::Outside && tables.peek().is_some() && tables.all(is_own)
 }
 
 impl State {
