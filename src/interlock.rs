@@ -272,8 +272,9 @@ impl Interlock {
     ///
     /// # Errors
     ///
-    /// Returns the error of the database, or [`Misconfigured`](crate::ErrorKind::Misconfigured) while
-    /// the task has a [`Tx`] open. Those that were removed stay removed.
+    /// Returns the error of the database, [`Misconfigured`](crate::ErrorKind::Misconfigured) while the
+    /// task has a [`Tx`] open, and [`Unavailable`](crate::ErrorKind::Unavailable) after
+    /// [`drain`](Self::drain). Those that were removed stay removed.
     ///
     /// # Cancellation
     ///

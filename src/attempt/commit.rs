@@ -27,7 +27,7 @@ use crate::{
 /// Stores the receipt, commits, and waits for the acknowledgement.
 pub(crate) async fn commit(
     state: &mut SlotState,
-    receipt: Option<Receipt>,
+    receipt: Option<Box<Receipt>>,
     database: &Arc<Database>,
     deadlines: Deadlines,
 ) -> Result<Outcome, Failure> {
@@ -46,7 +46,11 @@ pub(crate) async fn commit(
     };
     let (running, database) = (database.token(), Arc::clone(database));
     let committing = async move {
-        let committed = commit_or_decide(transaction, fence, deadlines).await;
+        let committed = match fence {
+            // Boxed: what is rarely needed is not to enlarge the future of every request.
+            Some(fence) => Box::pin(commit_or_decide(transaction, fence, deadlines)).await,
+            None => transaction.commit(deadlines.given_up()).await,
+        };
         log_commit(committed.as_ref().err().map(|(error, _)| error), limit);
         if committed.is_ok() {
             run_hooks(hooks, running, &database);
@@ -157,23 +161,20 @@ fn unrepeatable(error: &Error) -> Failure {
     Failure::Replaced(error, Outcome::Unknown)
 }
 
-/// Sends COMMIT. If it is not acknowledged, the fence decides, if there is one. A COMMIT that is only
-/// slow goes on meanwhile, since the server may stop one whose connection is closed.
+/// Sends COMMIT. If it is not acknowledged, the fence decides. A COMMIT that is only slow goes on
+/// meanwhile, since the server may stop one whose connection is closed.
 async fn commit_or_decide(
     transaction: Transaction,
-    fence: Option<Fence>,
+    fence: Fence,
     deadlines: Deadlines,
 ) -> Result<(), (CommitError, Option<Transaction>)> {
-    let Some(fence) = fence else {
-        return transaction.commit(deadlines.given_up()).await;
-    };
     let halfway = deadlines.halfway();
     let mut committing = Detached::new(transaction.commit(deadlines.three_quarters()));
     let unknown = |(error, _): &(CommitError, _)| error.failure == CommitFailure::Unknown;
     let replied = timeout_at(halfway, &mut committing).await;
     let (fenced, error) = match replied {
         Some(Err((error, _))) if error.failure == CommitFailure::Unknown => {
-            (Box::pin(fence.decide(deadlines.given_up())).await, error)
+            (fence.decide(deadlines.given_up()).await, error)
         }
         Some(decided) => return decided,
         None => {

@@ -27,7 +27,7 @@ use crate::{
 pub(crate) async fn settle(
     state: &mut SlotState,
     reply: Reply<'_>,
-    receipt: Option<Receipt>,
+    receipt: Option<Box<Receipt>>,
     database: &Arc<Database>,
     dry_run: bool,
     deadlines: Deadlines,

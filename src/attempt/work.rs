@@ -204,7 +204,7 @@ impl<'w> Attempt<'w> {
         &mut self,
         state: &mut SlotState,
         reply: Reply<'_>,
-        receipt: Option<Receipt>,
+        receipt: Option<Box<Receipt>>,
     ) -> Result<Outcome, Failure> {
         let started = self.started();
         let waited = state.waited;

@@ -153,7 +153,7 @@ impl Database {
     ) -> Result<T, Error>
     where
         T: Send + 'static,
-        F: for<'c> Fn(&'c mut PgConnection) -> BoxFuture<'c, Result<T, sqlx::Error>>
+        F: for<'c> Fn(&'c Self, &'c mut PgConnection) -> BoxFuture<'c, Result<T, sqlx::Error>>
             + Clone
             + Send
             + 'static,
@@ -184,7 +184,7 @@ impl Database {
     ) -> Result<T, sqlx::Error>
     where
         T: Send + 'static,
-        F: for<'c> FnOnce(&'c mut PgConnection) -> BoxFuture<'c, Result<T, sqlx::Error>>
+        F: for<'c> FnOnce(&'c Self, &'c mut PgConnection) -> BoxFuture<'c, Result<T, sqlx::Error>>
             + Send
             + 'static,
     {
@@ -197,7 +197,7 @@ impl Database {
         let running = async move {
             let replied = match database.server(&mut connection).await {
                 Ok(_) => {
-                    let replying = pin!(statement(connection.sql()?));
+                    let replying = pin!(statement(&database, connection.sql()?));
                     let replied = timeout_at(limit, replying).await;
                     replied.unwrap_or_else(timed_out)
                 }

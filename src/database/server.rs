@@ -36,30 +36,34 @@ pub(crate) struct RequiredTable {
 
 /// The server of a pool, once one of its connections was inspected.
 pub(crate) struct KnownServer {
-    known: OnceLock<Server>,
     tables: Vec<RequiredTable>,
-    /// The tables with their schemas, in the order of `tables`. A request may change its search
-    /// path, and must not use other tables then.
-    qualified: OnceLock<Vec<String>>,
+    known: OnceLock<Inspected>,
+}
+
+/// The findings of the first connection.
+struct Inspected {
+    server: Server,
+    /// The required tables with their schemas, in order. A request may change its search path, and
+    /// must not use other tables then.
+    tables: Vec<String>,
 }
 
 impl KnownServer {
     pub(crate) fn new(tables: Vec<RequiredTable>) -> Self {
         Self {
-            known: OnceLock::new(),
             tables,
-            qualified: OnceLock::new(),
+            known: OnceLock::new(),
         }
     }
 
     pub(crate) fn get(&self) -> Option<Server> {
-        self.known.get().copied()
+        self.known.get().map(|inspected| inspected.server)
     }
 
     /// The table of this name, with the schema in which the first connection has found it.
     pub(crate) fn table(&self, name: &str) -> Option<&str> {
         let index = self.tables.iter().position(|table| table.name == name)?;
-        self.qualified.get()?.get(index).map(String::as_str)
+        self.known.get()?.tables.get(index).map(String::as_str)
     }
 
     /// Inspects the server that `connection` leads to: rejects a setting that breaks a promise or a
@@ -73,12 +77,12 @@ impl KnownServer {
         connection: &mut PgConnection,
     ) -> Result<Server, sqlx::Error> {
         let server = inspect_settings(connection).await?;
-        let mut qualified = Vec::new();
+        let mut tables = Vec::new();
         for table in &self.tables {
-            qualified.push(inspect_table(connection, *table).await?);
+            tables.push(inspect_table(connection, *table).await?);
         }
-        self.qualified.get_or_init(|| qualified);
-        Ok(*self.known.get_or_init(|| server))
+        let inspected = Inspected { server, tables };
+        Ok(self.known.get_or_init(|| inspected).server)
     }
 }
 

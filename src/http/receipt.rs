@@ -27,21 +27,21 @@ use crate::{
 /// The receipt of a request, before there is an attempt to store it.
 pub(crate) struct RequestReceipt {
     settings: Receipts,
-    /// That of its idempotency key. Without one, each attempt has a key of its own.
-    key: Option<ReceiptKey>,
-    idempotency: Keyed,
+    key: Key,
     principal: Option<Arc<str>>,
     method: Method,
     path: String,
 }
 
-/// Whether the request has an idempotency key.
-enum Keyed {
-    No,
-    /// Its body is still to be read.
-    Unread(Sha256Writer),
-    Yes(Fingerprint),
-    /// It has a key without an owner.
+/// The key of the receipt.
+enum Key {
+    /// Each attempt has a key of its own: the request has no idempotency key.
+    Random,
+    /// That of the idempotency key. The body of the request is still to be read.
+    Unread(ReceiptKey, Sha256Writer),
+    /// That of the idempotency key.
+    Known(ReceiptKey, Fingerprint),
+    /// The idempotency key has no owner.
     Anonymous,
 }
 
@@ -71,9 +71,9 @@ impl RequestReceipt {
         };
         let uri = original.map_or(&parts.uri, |OriginalUri(uri)| uri);
         let principal = context.principal.clone();
-        let (key, idempotency) = match (IdempotencyKey::read(parts, idempotency)?, &principal) {
-            (None, _) => (None, Keyed::No),
-            (Some(_), None) => (None, Keyed::Anonymous),
+        let key = match (IdempotencyKey::read(parts, idempotency)?, &principal) {
+            (None, _) => Key::Random,
+            (Some(_), None) => Key::Anonymous,
             (Some(key), Some(principal)) => {
                 let name = Sha256Writer::new("request")
                     .part(principal.as_bytes())
@@ -85,13 +85,12 @@ impl RequestReceipt {
                     .optional(uri.query().map(str::as_bytes))
                     .optional(header(header::CONTENT_TYPE))
                     .optional(header(header::CONTENT_ENCODING));
-                (Some(ReceiptKey::hash(name)), Keyed::Unread(fingerprint))
+                Key::Unread(ReceiptKey::hash(name), fingerprint)
             }
         };
         Ok(Some(Box::new(Self {
             settings: settings.clone(),
             key,
-            idempotency,
             principal,
             method: parts.method.clone(),
             path: uri.path().to_owned(),
@@ -100,8 +99,8 @@ impl RequestReceipt {
 
     /// Adds the body to what the request asks for.
     pub(crate) fn with_body(mut self: Box<Self>, source: &RequestSource) -> Box<Self> {
-        self.idempotency = match self.idempotency {
-            Keyed::Unread(hash) => Keyed::Yes(Fingerprint::hash(hash.part(source.bytes()))),
+        self.key = match self.key {
+            Key::Unread(key, hash) => Key::Known(key, Fingerprint::hash(hash.part(source.bytes()))),
             other => other,
         };
         self
@@ -109,7 +108,7 @@ impl RequestReceipt {
 
     /// Whether each attempt looks for an earlier copy of the request first.
     pub(crate) fn is_keyed(&self) -> bool {
-        matches!(self.idempotency, Keyed::Yes(_))
+        matches!(self.key, Key::Known(..))
     }
 
     /// The response of an earlier copy of the request, if one was committed.
@@ -123,24 +122,40 @@ impl RequestReceipt {
         engine: &Engine,
         limit: Instant,
     ) -> Result<Option<Response>, Error> {
-        let (Keyed::Yes(fingerprint), Some(key)) = (&self.idempotency, self.key) else {
+        let Key::Known(key, fingerprint) = &self.key else {
             return Ok(None);
         };
-        let Some(stored) = find(&engine.database, key, limit).await? else {
+        let Some(stored) = find(&engine.database, *key, limit).await? else {
             return Ok(None);
         };
         if !stored.has_fingerprint(fingerprint) {
             return Err(Error::new(ErrorKind::IdempotencyKeyReused));
         }
-        let replayed = kept::replay(stored);
-        replayed
-            .map(Some)
-            .ok_or_else(|| Error::new(ErrorKind::AlreadyDone))
+        match kept::replay(stored) {
+            Some(response) => Ok(Some(response)),
+            None => Err(Error::new(ErrorKind::AlreadyDone)),
+        }
+    }
+
+    /// The response that is sent, in the end. A denial is recorded.
+    pub(crate) async fn conclude(
+        &self,
+        engine: &Engine,
+        response: FinalResponse,
+        denied: bool,
+        limit: Instant,
+    ) -> FinalResponse {
+        let response = self.resolve(engine, response, limit).await;
+        let replayed = response.report.outcome == Outcome::Replayed;
+        if denied && !replayed && !response.response.status().is_server_error() {
+            self.record_denial(engine, &response);
+        }
+        response
     }
 
     /// The response of an earlier copy in place of one that has kept nothing: it may have committed
     /// meanwhile, and be the reason why this one has failed.
-    pub(crate) async fn resolve(
+    async fn resolve(
         &self,
         engine: &Engine,
         response: FinalResponse,
@@ -183,31 +198,35 @@ impl RequestReceipt {
         if self.method.is_safe() || state.access == Access::ReadOnly && !self.is_keyed() {
             return Ok((response, None));
         }
-        let (response, kept, fingerprint) = match self.idempotency {
-            Keyed::Yes(fingerprint) => {
+        let receipt = self.receipt(response.status(), attempt.number(), policies)?;
+        let receipt = Receipt {
+            notes: state.take_notes(),
+            ..receipt
+        };
+        match self.key {
+            Key::Random => Ok((response, Some(receipt))),
+            Key::Known(key, fingerprint) => {
                 let limit = self.settings.longest_response();
                 let keeping = kept::keep(render(response, options), limit);
                 let (response, kept) = attempt.in_time(keeping).await??;
-                (response, Some(kept), Some(fingerprint))
+                let receipt = Receipt {
+                    key,
+                    fingerprint: Some(fingerprint),
+                    status: response.status().as_u16(),
+                    response: Some(kept),
+                    ..receipt
+                };
+                Ok((response, Some(receipt)))
             }
-            Keyed::No => (response, None, None),
-            Keyed::Unread(_) | Keyed::Anonymous => {
+            Key::Unread(..) | Key::Anonymous => {
                 let cause = "an idempotent request without a principal: its key has no owner";
-                return Err(Error::because(ErrorKind::Misconfigured, cause));
+                Err(Error::because(ErrorKind::Misconfigured, cause))
             }
-        };
-        let receipt = Receipt {
-            key: self.key.map_or_else(ReceiptKey::random, Ok)?,
-            fingerprint,
-            notes: state.take_notes(),
-            response: kept,
-            ..self.receipt(response.status(), attempt.number(), policies)?
-        };
-        Ok((response, Some(receipt)))
+        }
     }
 
     /// Reports a denial to the log, and records it if the settings say so.
-    pub(crate) fn record_denial(&self, engine: &Engine, denied: &FinalResponse) {
+    fn record_denial(&self, engine: &Engine, denied: &FinalResponse) {
         let status = denied.response.status();
         let error = denied.response.extensions().get::<Error>();
         let reason = error.and_then(Error::describe);

@@ -15,43 +15,43 @@ pub(crate) struct PreparedReply {
     /// The response as it is sent.
     pub(crate) response: Response,
     /// The receipt that is stored if it commits.
-    pub(crate) receipt: Option<Receipt>,
+    pub(crate) receipt: Option<Box<Receipt>>,
     pub(crate) class: ReplyClass,
     /// The status before it was rendered.
     pub(crate) status: u16,
 }
 
 impl PreparedReply {
-    pub(crate) async fn new(
-        receipt: Option<&RequestReceipt>,
+    pub(crate) fn new(response: Response, options: &Options) -> Self {
+        Self {
+            class: class_of(&response, options),
+            status: response.status().as_u16(),
+            response,
+            receipt: None,
+        }
+    }
+
+    /// Adds the receipt, if it may commit. An error that prevents that takes the place of the
+    /// response.
+    pub(crate) async fn with_receipt(
+        self,
+        receipt: &RequestReceipt,
         attempt: &Attempt<'_>,
         options: &Options,
         policies: &[&'static str],
-        response: Response,
         state: &mut SlotState,
     ) -> Self {
-        let (class, status) = (class_of(&response, options), response.status());
-        let prepared = match receipt {
-            Some(receipt) if may_commit(class, state) => {
-                let preparing = receipt.prepare(attempt, options, policies, response, state);
-                // Boxed: what is rarely needed is not to enlarge the future of every request.
-                Box::pin(preparing).await
-            }
-            _ => Ok((response, None)),
-        };
-        match prepared {
+        if !may_commit(self.class, state) {
+            return self;
+        }
+        let preparing = receipt.prepare(attempt, options, policies, self.response, state);
+        match preparing.await {
             Ok((response, receipt)) => Self {
                 response,
-                receipt,
-                class,
-                status: status.as_u16(),
+                receipt: receipt.map(Box::new),
+                ..self
             },
-            Err(error) => Self {
-                class: ReplyClass::ServerError,
-                status: error.status().as_u16(),
-                response: error.into_response(),
-                receipt: None,
-            },
+            Err(error) => Self::new(error.into_response(), options),
         }
     }
 }

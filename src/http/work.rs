@@ -55,9 +55,20 @@ where
         let started = Instant::now();
         let response = match prepared {
             Ok((source, receipt)) => {
-                let work = RequestWork::new(route, inner, source, receipt);
+                let (engine, limits) = (&route.engine, route.limits(source.is_repeatable()));
+                let limit = tokio::time::Instant::now() + limits.deadline;
+                let mut work = RequestWork::new(route, inner, source, receipt);
+                let attempts = attempt::run(engine, &context, &limits, route.access, &mut work);
                 // Boxed: a request that waits for its body does not need the room yet.
-                Box::pin(work.run(&context)).await?
+                let response = Box::pin(attempts).await?;
+                match &work.receipt {
+                    Some(receipt) => {
+                        // Boxed: what is rarely needed is not to enlarge the future of every
+                        // request.
+                        Box::pin(receipt.conclude(engine, response, work.denied, limit)).await
+                    }
+                    None => response,
+                }
             }
             Err(error) => FinalResponse::rejected(error),
         };
@@ -158,22 +169,6 @@ where
             response_body: PhantomData,
         }
     }
-
-    async fn run(mut self, context: &WorkContext) -> Result<FinalResponse, S::Error> {
-        let (route, engine) = (self.route, &self.route.engine);
-        let limits = route.limits(self.source.is_repeatable());
-        let limit = tokio::time::Instant::now() + limits.deadline;
-        let response = attempt::run(engine, context, &limits, route.access, &mut self).await?;
-        let Some(receipt) = &self.receipt else {
-            return Ok(response);
-        };
-        let response = receipt.resolve(engine, response, limit).await;
-        let replayed = response.report.outcome == Outcome::Replayed;
-        if self.denied && !replayed && !response.response.status().is_server_error() {
-            receipt.record_denial(engine, &response);
-        }
-        Ok(response)
-    }
 }
 
 impl<S, B> Work for RequestWork<'_, S, B>
@@ -206,7 +201,10 @@ where
         let (number, is_last) = (attempt.number(), attempt.is_last());
         let route = self.route;
         self.denied = false;
-        if let Some(done) = self.replay(attempt).await {
+        // Boxed: what is rarely needed is not to enlarge the future of every request.
+        if self.begins_outside()
+            && let Some(done) = Box::pin(self.replay(attempt)).await
+        {
             return Ok(Step::Done(done));
         }
         let slot = attempt.open(route.access);
@@ -227,11 +225,13 @@ where
         self.record_policies();
         let failure = match called {
             Some(Ok(response)) => {
-                let receipt = self.receipt.as_deref();
-                let (options, policies) = (&route.options, &self.policies[..]);
-                let preparing =
-                    PreparedReply::new(receipt, attempt, options, policies, response, &mut state);
-                let prepared = preparing.await;
+                let mut prepared = PreparedReply::new(response, &route.options);
+                if let Some(receipt) = &self.receipt {
+                    let (options, policies) = (&route.options, &self.policies);
+                    let adding =
+                        prepared.with_receipt(receipt, attempt, options, policies, &mut state);
+                    prepared = Box::pin(adding).await;
+                }
                 let (response, receipt) = (prepared.response, prepared.receipt);
                 let reply = Reply {
                     class: prepared.class,
@@ -267,10 +267,8 @@ where
 impl<S, B> RequestWork<'_, S, B> {
     /// The response of an earlier copy of the request, or an error, in place of an attempt.
     async fn replay(&mut self, attempt: &mut Attempt<'_>) -> Option<FinalResponse> {
-        let receipt = self.receipt.as_ref().filter(|it| it.is_keyed())?;
-        let number = attempt.number();
-        // Boxed: what is rarely needed is not to enlarge the future of every request.
-        let replaying = Box::pin(receipt.replay(&self.route.engine, attempt.deadline()));
+        let (receipt, number) = (self.receipt.as_ref()?, attempt.number());
+        let replaying = receipt.replay(&self.route.engine, attempt.deadline());
         let replayed = replaying.await;
         if !matches!(replayed, Ok(None)) {
             attempt.skip();

@@ -113,14 +113,13 @@ impl Dispatcher {
         self.may_be_more = false;
         self.enqueued.mark_unchanged();
         let (kinds, limit) = (Arc::clone(&self.kinds), self.window.limit(self.concurrency));
-        let peeking =
-            self.runner
-                .engine
-                .database
-                .run_repeatable(Instant::now() + PEEK_TIMEOUT, move |sql| {
-                    let kinds = Arc::clone(&kinds);
-                    Box::pin(async move { statements::peek(sql, &kinds, limit).await })
-                });
+        let peeking = self.runner.engine.database.run_repeatable(
+            Instant::now() + PEEK_TIMEOUT,
+            move |database, sql| {
+                let kinds = Arc::clone(&kinds);
+                Box::pin(async move { statements::peek(database, sql, &kinds, limit).await })
+            },
+        );
         match peeking.await {
             Ok(due) => {
                 let wanted = self.concurrency.saturating_mul(JOBS_PER_PLACE);
@@ -174,7 +173,7 @@ impl Dispatcher {
     }
 }
 
-/// What the loop waits for.
+/// An event that the loop waits for.
 enum Event {
     Shutdown,
     /// A job has ended.

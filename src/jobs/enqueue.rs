@@ -1,6 +1,6 @@
 //! Jobs on their way into the queue.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use serde::Serialize;
 use serde_json::Value;
@@ -153,14 +153,16 @@ async fn enqueue(lease: &mut Lease, depth: Depth, job: Job) -> Result<Enqueued, 
 
 async fn store(lease: &mut Lease, new: &NewJob<'_>) -> Result<JobId, sqlx::Error> {
     let mut lease = lease.checkout().await?;
-    let replied = statements::enqueue(lease.start()?.sql()?, new).await;
+    let database = Arc::clone(lease.slot().database());
+    let replied = statements::enqueue(&database, lease.start()?.sql()?, new).await;
     lease.note_skipped(false);
     lease.done(replied)
 }
 
 async fn free_key(lease: &mut Lease, running: JobId) -> Result<(), sqlx::Error> {
     let mut lease = lease.checkout().await?;
-    let replied = statements::free_key(lease.start()?.sql()?, running).await;
+    let database = Arc::clone(lease.slot().database());
+    let replied = statements::free_key(&database, lease.start()?.sql()?, running).await;
     lease.done(replied)
 }
 

@@ -3,7 +3,7 @@
 use std::{fmt, sync::Arc, time::Duration};
 
 use serde_json::Value;
-use sqlx::{PgConnection, Row as _, postgres::PgRow};
+use sqlx::{Row as _, postgres::PgRow};
 use tokio::time::Instant;
 
 use crate::{
@@ -12,7 +12,7 @@ use crate::{
     error::{Error, ErrorKind},
     jobs::{
         id::JobId,
-        statements::{DENIED, PARKED, id},
+        statements::{DENIED, PARKED, id, query},
     },
 };
 
@@ -91,9 +91,9 @@ impl<'i> Jobs<'i> {
     ///
     /// Returns the error of the database.
     pub async fn state(self) -> Result<Vec<KindState>, Error> {
-        let counting = self.database.run_repeatable(self.limit(), |sql| {
+        let counting = self.database.run_repeatable(self.limit(), |database, sql| {
             Box::pin(async move {
-                let rows = sqlx::query(STATE).fetch_all(sql).await?;
+                let rows = query(database, STATE).fetch_all(sql).await?;
                 rows.iter().map(kind_state).collect()
             })
         });
@@ -106,15 +106,17 @@ impl<'i> Jobs<'i> {
     ///
     /// Returns the error of the database.
     pub async fn ended(self, limit: u32) -> Result<Vec<EndedJob>, Error> {
-        let listing = self.database.run_repeatable(self.limit(), move |sql| {
-            Box::pin(async move {
-                let rows = sqlx::query(ENDED)
-                    .bind(i64::from(limit))
-                    .fetch_all(sql)
-                    .await?;
-                rows.iter().map(ended_job).collect()
-            })
-        });
+        let listing = self
+            .database
+            .run_repeatable(self.limit(), move |database, sql| {
+                Box::pin(async move {
+                    let rows = query(database, ENDED)
+                        .bind(i64::from(limit))
+                        .fetch_all(sql)
+                        .await?;
+                    rows.iter().map(ended_job).collect()
+                })
+            });
         listing.await
     }
 
@@ -148,9 +150,9 @@ impl<'i> Jobs<'i> {
         let (limit, seconds) = (self.limit(), age.min(LONGEST_AGE).as_secs_f64());
         let mut discarded = 0;
         loop {
-            let discarding = self.database.run_repeatable(limit, move |sql| {
+            let discarding = self.database.run_repeatable(limit, move |database, sql| {
                 Box::pin(async move {
-                    let done = sqlx::query(DISCARD_OLDER)
+                    let done = query(database, DISCARD_OLDER)
                         .bind(seconds)
                         .execute(sql)
                         .await?;
@@ -166,9 +168,14 @@ impl<'i> Jobs<'i> {
     }
 
     async fn change(self, statement: &'static str, job: JobId) -> Result<bool, Error> {
-        let changing = self.database.run_repeatable(self.limit(), move |sql| {
-            Box::pin(change(sql, statement, job))
-        });
+        let changing = self
+            .database
+            .run_repeatable(self.limit(), move |database, sql| {
+                let changed = query(database, statement)
+                    .bind(job.to_string())
+                    .execute(sql);
+                Box::pin(async move { Ok(changed.await?.rows_affected()) })
+            });
         match changing.await {
             // Repeated after a lost reply, it finds the job changed already.
             Ok(rows) => Ok(rows == 1),
@@ -188,15 +195,6 @@ impl fmt::Debug for Jobs<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Jobs").finish_non_exhaustive()
     }
-}
-
-async fn change(
-    sql: &mut PgConnection,
-    statement: &'static str,
-    job: JobId,
-) -> Result<u64, sqlx::Error> {
-    let changed = sqlx::query(statement).bind(job.to_string()).execute(sql);
-    Ok(changed.await?.rows_affected())
 }
 
 fn kind_state(row: &PgRow) -> Result<KindState, sqlx::Error> {
@@ -249,24 +247,24 @@ const STATE: &str = "\
         count(*) FILTER (WHERE ended = 'denied') AS denied, \
         extract(epoch FROM now() - min(run_at) FILTER (WHERE live AND run_at <= now()))::FLOAT8 \
             AS lag \
-    FROM interlock_jobs GROUP BY kind ORDER BY kind";
+    FROM {table} GROUP BY kind ORDER BY kind";
 
 const ENDED: &str = "\
     SELECT id::TEXT AS id, kind, principal, payload, runs, ended, reason, \
         extract(epoch FROM now() - ended_at)::FLOAT8 AS age \
-    FROM interlock_jobs WHERE ended IS NOT NULL ORDER BY ended_at DESC LIMIT $1";
+    FROM {table} WHERE ended IS NOT NULL ORDER BY ended_at DESC LIMIT $1";
 
 /// The number of runs goes on: it is the token of leases that may still be held.
 const RETRY: &str = "\
-    UPDATE interlock_jobs SET live = true, ended = NULL, ended_at = NULL, runs_before = runs, \
+    UPDATE {table} SET live = true, ended = NULL, ended_at = NULL, runs_before = runs, \
         run_at = now() \
     WHERE id = $1::UUID AND ended = 'parked'";
 
-const DISCARD: &str = "DELETE FROM interlock_jobs WHERE id = $1::UUID AND ended IS NOT NULL";
+const DISCARD: &str = "DELETE FROM {table} WHERE id = $1::UUID AND ended IS NOT NULL";
 
 const DISCARD_OLDER: &str = "\
-    DELETE FROM interlock_jobs WHERE id IN (\
-        SELECT id FROM interlock_jobs \
+    DELETE FROM {table} WHERE id IN (\
+        SELECT id FROM {table} \
         WHERE ended IS NOT NULL AND ended_at <= now() - $1::FLOAT8 * INTERVAL '1 second' \
         ORDER BY ended_at LIMIT 1000)";
 

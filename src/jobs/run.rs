@@ -157,8 +157,8 @@ impl JobRun {
         attempts: u32,
         valid_for: Duration,
         state: &mut SlotState,
-    ) -> Result<Receipt, Error> {
-        Ok(Receipt {
+    ) -> Result<Box<Receipt>, Error> {
+        Ok(Box::new(Receipt {
             key: ReceiptKey::random()?,
             attempt: AttemptId::random()?,
             status: Receipt::TRANSACTION,
@@ -171,13 +171,13 @@ impl JobRun {
             notes: state.take_notes(),
             response: None,
             valid_for,
-        })
+        }))
     }
 
     async fn finish(&mut self, slot: &Arc<Slot>) -> Result<bool, sqlx::Error> {
         let mut tx = Tx::new(slot);
         let mut lease = tx.lease().checkout().await?;
-        let replied = statements::finish(lease.start()?.sql()?, self.lease).await;
+        let replied = statements::finish(slot.database(), lease.start()?.sql()?, self.lease).await;
         lease.done(replied)
     }
 }

@@ -2,11 +2,14 @@
 
 use std::{collections::HashMap, future::Future, sync::Arc, time::Duration};
 
+use futures_core::future::BoxFuture;
+use sqlx::PgConnection;
 use tokio::{task::JoinSet, time::Instant};
 use tracing::Instrument as _;
 
 use crate::{
     attempt::{Backoff, Engine, Limits},
+    database::Database,
     error::Error,
     jobs::{
         failure::{describe_panic, storable},
@@ -18,7 +21,7 @@ use crate::{
     observe::{JobEnd, JobRunEnded},
 };
 
-/// What all jobs of a worker share.
+/// The part that all jobs of a worker share.
 pub(crate) struct Runner {
     pub(crate) engine: Arc<Engine>,
     pub(crate) limits: Limits,
@@ -128,7 +131,8 @@ impl Runner {
     /// Parks a job whose last run has ended with its lease: its process was killed, or lost the
     /// database.
     async fn give_up(&self, candidate: Candidate) -> Claim {
-        let ended = self.repeat(move |sql| Box::pin(statements::give_up(sql, candidate)));
+        let ended = self
+            .repeat(move |database, sql| Box::pin(statements::give_up(database, sql, candidate)));
         match ended.await {
             Ok(Some((kind, principal))) => {
                 let held = Held {
@@ -172,9 +176,9 @@ impl Runner {
         } else {
             statements::PARKED
         };
-        let ending = self.repeat(move |sql| {
+        let ending = self.repeat(move |database, sql| {
             let reason = stored.clone();
-            Box::pin(async move { statements::end(sql, lease, name, &reason).await })
+            Box::pin(async move { statements::end(database, sql, lease, name, &reason).await })
         });
         let ended = ending.await;
         let end = Self::recorded(held, end, ended);
@@ -185,9 +189,11 @@ impl Runner {
     async fn retry_later(&self, held: &Held, reason: String, gone: JobEnd) {
         let (lease, stored) = (held.lease, reason.clone());
         let pause = self.backoff.pause(held.counted.saturating_add(1));
-        let failing = self.repeat(move |sql| {
+        let failing = self.repeat(move |database, sql| {
             let reason = stored.clone();
-            Box::pin(async move { statements::retry_later(sql, lease, pause, &reason).await })
+            Box::pin(
+                async move { statements::retry_later(database, sql, lease, pause, &reason).await },
+            )
         });
         let failed = failing.await;
         let end = match Self::recorded(held, JobEnd::Failed, failed) {
@@ -213,7 +219,8 @@ impl Runner {
 
     /// Whether the row of a job is gone. It is deleted by the COMMIT of its run.
     async fn is_gone(&self, id: JobId) -> bool {
-        let finding = self.repeat(move |sql| Box::pin(statements::exists(sql, id)));
+        let finding =
+            self.repeat(move |database, sql| Box::pin(statements::exists(database, sql, id)));
         matches!(finding.await, Ok(false))
     }
 
@@ -237,18 +244,19 @@ impl Runner {
 
     async fn claim(&self, candidate: Candidate, limit: Instant) -> Result<Option<Claimed>, Error> {
         let lease = self.lease;
-        let claiming = self.engine.database.run_repeatable(limit, move |sql| {
-            Box::pin(statements::claim(sql, candidate, lease))
-        });
+        let claiming = self
+            .engine
+            .database
+            .run_repeatable(limit, move |database, sql| {
+                Box::pin(statements::claim(database, sql, candidate, lease))
+            });
         claiming.await
     }
 
     fn repeat<T, F>(&self, statement: F) -> impl Future<Output = Result<T, Error>> + Send
     where
         T: Send + 'static,
-        F: for<'c> Fn(
-                &'c mut sqlx::PgConnection,
-            ) -> futures_core::future::BoxFuture<'c, Result<T, sqlx::Error>>
+        F: for<'c> Fn(&'c Database, &'c mut PgConnection) -> BoxFuture<'c, Result<T, sqlx::Error>>
             + Clone
             + Send
             + 'static,

@@ -5,12 +5,29 @@
 use std::time::Duration;
 
 use serde_json::Value;
-use sqlx::{PgConnection, Row as _, postgres::PgRow};
+use sqlx::{
+    PgConnection, Postgres, Row as _,
+    postgres::{PgArguments, PgRow},
+    query::Query,
+};
 
-use crate::{database::RequiredTable, jobs::id::JobId};
+use crate::{
+    database::{Database, RequiredTable},
+    jobs::id::JobId,
+};
+
+const TABLE: &str = "interlock_jobs";
+
+/// A statement on the table of jobs.
+pub(crate) fn query(
+    database: &Database,
+    statement: &'static str,
+) -> Query<'static, Postgres, PgArguments> {
+    sqlx::query(database.text(statement, TABLE))
+}
 
 pub(crate) const REQUIRED_TABLE: RequiredTable = RequiredTable {
-    name: "interlock_jobs",
+    name: TABLE,
     query: "SELECT id, kind, principal, payload, unique_key, requests, run_at, leased, runs, \
             runs_before, live, ended, reason, enqueued_at, ended_at FROM interlock_jobs LIMIT 0",
     missing: "the table interlock_jobs is missing, outdated or not readable, run schema::JOBS \
@@ -57,10 +74,11 @@ pub(crate) struct Claimed {
 /// The job that is queued is written, so that it is retried if it is running on a snapshot that
 /// does not have this transaction.
 pub(crate) async fn enqueue(
+    database: &Database,
     sql: &mut PgConnection,
     job: &NewJob<'_>,
 ) -> Result<JobId, sqlx::Error> {
-    let stored = sqlx::query(ENQUEUE)
+    let stored = query(database, ENQUEUE)
         .bind(job.id.to_string())
         .bind(job.kind)
         .bind(job.principal)
@@ -71,29 +89,34 @@ pub(crate) async fn enqueue(
 }
 
 const ENQUEUE: &str = "\
-    INSERT INTO interlock_jobs (id, kind, principal, payload, unique_key, run_at) \
+    INSERT INTO {table} AS job (id, kind, principal, payload, unique_key, run_at) \
     VALUES ($1::UUID, $2, $3, $4, $5, now() + $6::FLOAT8 * INTERVAL '1 second') \
-    ON CONFLICT (unique_key, live) DO UPDATE SET requests = interlock_jobs.requests + 1 \
+    ON CONFLICT (unique_key, live) DO UPDATE SET requests = job.requests + 1 \
     RETURNING id::TEXT AS id";
 
 /// Frees the unique key of a job.
-pub(crate) async fn free_key(sql: &mut PgConnection, id: JobId) -> Result<(), sqlx::Error> {
-    sqlx::query(FREE_KEY)
+pub(crate) async fn free_key(
+    database: &Database,
+    sql: &mut PgConnection,
+    id: JobId,
+) -> Result<(), sqlx::Error> {
+    query(database, FREE_KEY)
         .bind(id.to_string())
         .execute(sql)
         .await?;
     Ok(())
 }
 
-const FREE_KEY: &str = "UPDATE interlock_jobs SET unique_key = NULL WHERE id = $1::UUID";
+const FREE_KEY: &str = "UPDATE {table} SET unique_key = NULL WHERE id = $1::UUID";
 
 /// Up to `limit` due jobs of each kind. No kind is hidden behind the jobs of another one.
 pub(crate) async fn peek(
+    database: &Database,
     sql: &mut PgConnection,
     kinds: &[&'static str],
     limit: i64,
 ) -> Result<Vec<Candidate>, sqlx::Error> {
-    let due = sqlx::query(PEEK).bind(kinds).bind(limit).fetch_all(sql);
+    let due = query(database, PEEK).bind(kinds).bind(limit).fetch_all(sql);
     due.await?.iter().map(candidate).collect()
 }
 
@@ -110,8 +133,8 @@ fn candidate(row: &PgRow) -> Result<Candidate, sqlx::Error> {
 const PEEK: &str = "\
     SELECT due.id::TEXT AS id, due.runs, due.runs_before \
     FROM unnest($1::TEXT[]) AS kinds (kind) CROSS JOIN LATERAL ( \
-        SELECT id, runs, runs_before FROM interlock_jobs \
-        WHERE interlock_jobs.kind = kinds.kind AND live AND run_at <= now() \
+        SELECT id, runs, runs_before FROM {table} AS job \
+        WHERE job.kind = kinds.kind AND live AND run_at <= now() \
         ORDER BY run_at LIMIT $2) AS due";
 
 /// Claims a job. `None` if it is not due any more: another worker has it, or it is done.
@@ -119,11 +142,12 @@ const PEEK: &str = "\
 /// The run is counted before it begins, so that a job that ends its process cannot do so for ever.
 /// If the reply is lost, the job is due again at the end of the lease.
 pub(crate) async fn claim(
+    database: &Database,
     sql: &mut PgConnection,
     candidate: Candidate,
     lease: Duration,
 ) -> Result<Option<Claimed>, sqlx::Error> {
-    let claiming = sqlx::query(CLAIM)
+    let claiming = query(database, CLAIM)
         .bind(candidate.id.to_string())
         .bind(candidate.runs)
         .bind(lease.as_secs_f64())
@@ -139,32 +163,37 @@ pub(crate) async fn claim(
 }
 
 const CLAIM: &str = "\
-    UPDATE interlock_jobs SET runs = runs + 1, leased = true, \
+    UPDATE {table} SET runs = runs + 1, leased = true, \
         run_at = now() + $3::FLOAT8 * INTERVAL '1 second' \
     WHERE id = $1::UUID AND runs = $2 AND live AND run_at <= now() \
     RETURNING kind, principal, payload";
 
 /// Deletes a job in the transaction in which it is done. `false` if the lease is not valid.
-pub(crate) async fn finish(sql: &mut PgConnection, lease: JobLease) -> Result<bool, sqlx::Error> {
-    let finishing = sqlx::query(FINISH)
+pub(crate) async fn finish(
+    database: &Database,
+    sql: &mut PgConnection,
+    lease: JobLease,
+) -> Result<bool, sqlx::Error> {
+    let finishing = query(database, FINISH)
         .bind(lease.id.to_string())
         .bind(lease.run)
         .execute(sql);
     Ok(finishing.await?.rows_affected() == 1)
 }
 
-const FINISH: &str = "DELETE FROM interlock_jobs WHERE id = $1::UUID AND runs = $2 AND live";
+const FINISH: &str = "DELETE FROM {table} WHERE id = $1::UUID AND runs = $2 AND live";
 
 /// Makes a job due after a pause. `false` if the lease is not valid.
 ///
 /// A COMMIT of the run that is still under way holds the row, so this waits for it.
 pub(crate) async fn retry_later(
+    database: &Database,
     sql: &mut PgConnection,
     lease: JobLease,
     pause: Duration,
     reason: &str,
 ) -> Result<bool, sqlx::Error> {
-    let failing = sqlx::query(RETRY_LATER)
+    let failing = query(database, RETRY_LATER)
         .bind(lease.id.to_string())
         .bind(lease.run)
         .bind(pause.as_secs_f64())
@@ -174,7 +203,7 @@ pub(crate) async fn retry_later(
 }
 
 const RETRY_LATER: &str = "\
-    UPDATE interlock_jobs SET leased = false, reason = $4, \
+    UPDATE {table} SET leased = false, reason = $4, \
         run_at = now() + $3::FLOAT8 * INTERVAL '1 second' \
     WHERE id = $1::UUID AND runs = $2 AND live";
 
@@ -184,12 +213,13 @@ pub(crate) const PARKED: &str = "parked";
 
 /// Ends a job that is not done. `false` if the lease is not valid. Repeated, it has the same effect.
 pub(crate) async fn end(
+    database: &Database,
     sql: &mut PgConnection,
     lease: JobLease,
     ended: &'static str,
     reason: &str,
 ) -> Result<bool, sqlx::Error> {
-    let ending = sqlx::query(END)
+    let ending = query(database, END)
         .bind(lease.id.to_string())
         .bind(lease.run)
         .bind(ended)
@@ -199,17 +229,18 @@ pub(crate) async fn end(
 }
 
 const END: &str = "\
-    UPDATE interlock_jobs SET live = NULL, leased = false, ended = $3, reason = $4, \
+    UPDATE {table} SET live = NULL, leased = false, ended = $3, reason = $4, \
         ended_at = now() \
     WHERE id = $1::UUID AND runs = $2 AND (live OR ended = $3)";
 
 /// Parks a job whose last run has ended with its lease, and returns its kind and its principal.
 /// `None` if it is not due any more.
 pub(crate) async fn give_up(
+    database: &Database,
     sql: &mut PgConnection,
     candidate: Candidate,
 ) -> Result<Option<(String, Option<String>)>, sqlx::Error> {
-    let giving_up = sqlx::query_as(GIVE_UP)
+    let giving_up = sqlx::query_as(database.text(GIVE_UP, TABLE))
         .bind(candidate.id.to_string())
         .bind(candidate.runs)
         .bind(GIVEN_UP)
@@ -221,18 +252,24 @@ pub(crate) async fn give_up(
 pub(crate) const GIVEN_UP: &str = "too many runs; the last one has ended with its lease: its process was killed, or lost the database";
 
 const GIVE_UP: &str = "\
-    UPDATE interlock_jobs SET live = NULL, leased = false, ended = 'parked', reason = $3, \
+    UPDATE {table} SET live = NULL, leased = false, ended = 'parked', reason = $3, \
         ended_at = now() \
     WHERE id = $1::UUID AND runs = $2 AND live AND run_at <= now() \
     RETURNING kind, principal";
 
 /// Whether there is a job with this id.
-pub(crate) async fn exists(sql: &mut PgConnection, id: JobId) -> Result<bool, sqlx::Error> {
-    let finding = sqlx::query(EXISTS).bind(id.to_string()).fetch_optional(sql);
+pub(crate) async fn exists(
+    database: &Database,
+    sql: &mut PgConnection,
+    id: JobId,
+) -> Result<bool, sqlx::Error> {
+    let finding = query(database, EXISTS)
+        .bind(id.to_string())
+        .fetch_optional(sql);
     Ok(finding.await?.is_some())
 }
 
-const EXISTS: &str = "SELECT 1 FROM interlock_jobs WHERE id = $1::UUID";
+const EXISTS: &str = "SELECT 1 FROM {table} WHERE id = $1::UUID";
 
 /// The id in a row.
 pub(crate) fn id(row: &PgRow) -> Result<JobId, sqlx::Error> {

@@ -77,11 +77,11 @@ async fn write(database: Arc<Database>, mut queue: Receiver<Queued>, unrecorded:
             count(&unrecorded);
             continue;
         }
-        let (receipt, texts) = (Arc::new(receipt), Arc::clone(&database));
+        let receipt = Arc::new(receipt);
         let limit = Instant::now() + WRITE_TIMEOUT;
-        let writing = database.run_repeatable(limit, move |sql| {
-            let (receipt, texts) = (Arc::clone(&receipt), Arc::clone(&texts));
-            Box::pin(async move { store(&texts, sql, &receipt).await })
+        let writing = database.run_repeatable(limit, move |database, sql| {
+            let receipt = Arc::clone(&receipt);
+            Box::pin(async move { store(database, sql, &receipt).await })
         });
         let written = writing.await;
         has_failed = written.is_err();

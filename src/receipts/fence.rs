@@ -62,10 +62,10 @@ impl Fence {
 
     async fn try_decide(&self, limit: Instant) -> Result<Decided, Error> {
         let (key, attempt, valid_for) = (self.key, self.attempt, self.valid_for);
-        let texts = Arc::clone(&self.database);
-        let deciding = self.database.run_repeatable(limit, move |sql| {
-            let texts = Arc::clone(&texts);
-            Box::pin(async move { statements::fence(&texts, sql, &key, &attempt, valid_for).await })
+        let deciding = self.database.run_repeatable(limit, move |database, sql| {
+            Box::pin(
+                async move { statements::fence(database, sql, &key, &attempt, valid_for).await },
+            )
         });
         deciding.await
     }

@@ -76,10 +76,8 @@ pub(crate) async fn find(
     key: ReceiptKey,
     limit: Instant,
 ) -> Result<Option<Stored>, Error> {
-    let texts = Arc::clone(database);
-    let finding = database.run_repeatable(limit, move |sql| {
-        let texts = Arc::clone(&texts);
-        Box::pin(async move { find_on(&texts, sql, &key).await })
+    let finding = database.run_repeatable(limit, move |database, sql| {
+        Box::pin(async move { find_on(database, sql, &key).await })
     });
     finding.await
 }
@@ -157,10 +155,9 @@ const FENCE: &str = "\
 pub(crate) async fn purge(database: &Arc<Database>, limit: Instant) -> Result<u64, Error> {
     let mut removed = 0;
     loop {
-        let texts = Arc::clone(database);
-        let purging = database.run_repeatable(limit, move |sql| {
-            let text = texts.text(PURGE, TABLE);
-            Box::pin(async move { Ok(sqlx::query(text).execute(sql).await?.rows_affected()) })
+        let purging = database.run_repeatable(limit, |database, sql| {
+            let purging = sqlx::query(database.text(PURGE, TABLE)).execute(sql);
+            Box::pin(async move { Ok(purging.await?.rows_affected()) })
         });
         let count = purging.await?;
         removed += count;

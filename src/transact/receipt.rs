@@ -91,8 +91,8 @@ impl TransactionReceipt {
         name: &str,
         attempts: u32,
         state: &mut SlotState,
-    ) -> Result<Receipt, Error> {
-        Ok(Receipt {
+    ) -> Result<Box<Receipt>, Error> {
+        Ok(Box::new(Receipt {
             key: self.key.map_or_else(ReceiptKey::random, Ok)?,
             attempt: AttemptId::random()?,
             status: Receipt::TRANSACTION,
@@ -105,7 +105,7 @@ impl TransactionReceipt {
             notes: state.take_notes(),
             response: None,
             valid_for: self.valid_for,
-        })
+        }))
     }
 }
 

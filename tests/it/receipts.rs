@@ -9,6 +9,8 @@ mod outcome;
 mod table;
 mod transaction;
 
+use std::time::Duration;
+
 use axum::{
     Router,
     body::Body,
@@ -17,6 +19,7 @@ use axum::{
     response::IntoResponse,
     routing::post,
 };
+use support::Kind;
 use tower_interlock::{AuthorizeLayer, Error, Interlock, InterlockBuilder, Receipts, Tx, schema};
 
 use crate::kit::{self, Kit, TestResponse};
@@ -111,4 +114,23 @@ async fn count_receipts(kit: &Kit) -> (i64, i64) {
     let count = "SELECT count(CASE WHEN status <> 0 THEN 1 END), count(CASE WHEN status = 0 THEN 1 END) \
                  FROM interlock_receipts";
     sqlx::query_as(count).fetch_one(&kit.outside).await.unwrap()
+}
+
+/// Waits until a statement whose text is like `pattern` waits for a lock.
+async fn until_blocked(kit: &Kit, pattern: &str) {
+    if kit.database.kind() == Kind::CockroachDb {
+        // It does not show who waits.
+        return tokio::time::sleep(Duration::from_millis(500)).await;
+    }
+    let blocked = "SELECT EXISTS (SELECT 1 FROM pg_stat_activity \
+                   WHERE datname = current_database() AND wait_event_type = 'Lock' \
+                   AND query LIKE $1)";
+    let blocked = || sqlx::query_scalar::<_, bool>(blocked).bind(pattern);
+    let waiting = async {
+        while !blocked().fetch_one(&kit.outside).await.unwrap() {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    let waiting = tokio::time::timeout(Duration::from_secs(20), waiting).await;
+    waiting.expect("no such statement waits");
 }

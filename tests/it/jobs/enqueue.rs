@@ -17,11 +17,12 @@ use tokio::sync::Notify;
 use tower_interlock::{
     Error, ErrorKind, Tx,
     jobs::{Enqueued, Job, RunningJob},
+    schema::JOBS,
 };
 
 use super::{
     act, acting, add_effect, builder, effects, enqueue, enqueue_as, jobs_test, live, may_act,
-    number, until, work_off, worker,
+    number, until, work_off, worker, write,
 };
 use crate::kit::{Kit, anyone, conflict_once, guarded, note, send, test};
 
@@ -295,5 +296,32 @@ fn worker_of_the_same_process_is_woken_up() {
         };
         let (ended, ()) = tokio::join!(idle.run(stop), enqueuing);
         ended.unwrap();
+    });
+}
+
+/// The table belongs to the schema in which the first connection has found it: elsewhere, a job
+/// would be found by no worker, and would not be done.
+#[test]
+fn work_that_changes_its_search_path_uses_the_same_queue() {
+    const HIDE: &str = "SELECT set_config('search_path', 'tenant', true)";
+    jobs_test(async |kit| {
+        write(&kit, &["CREATE SCHEMA tenant"]).await;
+        let copy = JOBS.replace("EXISTS interlock_jobs (", "EXISTS tenant.interlock_jobs (");
+        let copy = copy.replace(" ON interlock_jobs ", " ON tenant.interlock_jobs ");
+        let copy = sqlx::raw_sql(sqlx::AssertSqlSafe(copy));
+        copy.execute(&kit.outside).await.unwrap();
+        let enqueued = kit.interlock.transaction().principal("1");
+        let enqueued = enqueued.run(async |mut tx: Tx| {
+            sqlx::query(HIDE).execute(&mut tx).await?;
+            Ok::<_, Error>(tx.enqueue(Job::new("hide", 1_i64)).await?)
+        });
+        assert!(matches!(enqueued.await.unwrap(), Enqueued::Added(_)));
+        let handler = async |job: RunningJob<i64>, mut tx: Tx| {
+            add_effect(&mut tx, *job.payload()).await?;
+            sqlx::query(HIDE).execute(&mut tx).await?;
+            Ok::<_, Error>(())
+        };
+        work_off(&kit, [worker(&kit.interlock).on("hide", handler)]).await;
+        assert_eq!(effects(&kit).await, [1]);
     });
 }

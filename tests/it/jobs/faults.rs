@@ -22,7 +22,7 @@ fn steps() -> [(&'static str, Moment); 9] {
         ("begin", Moment::Begin),
         ("rule", Moment::Text("FROM grants")),
         ("effect", Moment::Text("INTO effects")),
-        ("finish", Moment::Text("DELETE FROM interlock_jobs")),
+        ("finish", Moment::Text("DELETE FROM")),
         ("commit", Moment::Commit),
         ("retry later", Moment::Text("SET leased = false")),
         ("end", Moment::Text("SET live = NULL")),

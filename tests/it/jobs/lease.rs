@@ -62,17 +62,16 @@ async fn with_held_run(kit: &Kit, change: impl AsyncFnOnce()) -> Vec<JobEnd> {
         .collect()
 }
 
+/// The clock of the database jumps forward.
+const END_LEASE: &str = "UPDATE interlock_jobs SET run_at = now() - INTERVAL '1 hour'";
+
 /// The clock of the database jumps forward: the lease of a job that is running ends. Without the
 /// token, both runs would commit.
 #[test]
 fn lease_that_ends_in_mid_work_is_taken_over_and_the_late_run_keeps_nothing() {
     jobs_test(async |kit| {
         let ends = with_held_run(&kit, async || {
-            write(
-                &kit,
-                &["UPDATE interlock_jobs SET run_at = now() - INTERVAL '1 hour'"],
-            )
-            .await;
+            write(&kit, &[END_LEASE]).await;
             work_off(&kit, [worker(&kit.interlock)]).await;
         })
         .await;
@@ -86,11 +85,7 @@ fn lease_that_ends_in_mid_work_is_taken_over_and_the_late_run_keeps_nothing() {
 fn lease_that_ended_unnoticed_does_no_harm() {
     jobs_test(async |kit| {
         let ends = with_held_run(&kit, async || {
-            write(
-                &kit,
-                &["UPDATE interlock_jobs SET run_at = now() - INTERVAL '1 hour'"],
-            )
-            .await;
+            write(&kit, &[END_LEASE]).await;
         })
         .await;
         assert_eq!(ends, [JobEnd::Done]);
@@ -102,11 +97,8 @@ fn lease_that_ended_unnoticed_does_no_harm() {
 fn clock_that_jumps_back_delays_jobs_only() {
     jobs_test(async |kit| {
         let ends = with_held_run(&kit, async || {
-            write(
-                &kit,
-                &["UPDATE interlock_jobs SET run_at = run_at + INTERVAL '10 years'"],
-            )
-            .await;
+            let jump = "UPDATE interlock_jobs SET run_at = run_at + INTERVAL '10 years'";
+            write(&kit, &[jump]).await;
         })
         .await;
         assert_eq!(ends, [JobEnd::Done]);

@@ -1,4 +1,4 @@
-//! What becomes of a job that is not done, and of the others beside it.
+//! The end of a job that is not done, and the others beside it.
 
 use std::{
     sync::{

@@ -9,7 +9,7 @@ use axum::{
 };
 use serde_json::{Value, json};
 use sqlx::Row as _;
-use tower_interlock::{Denied, Error, Interlock, Receipts, Tx};
+use tower_interlock::{Denied, Error, ErrorKind, Interlock, Receipts, Tx};
 
 use super::{
     add_effect, assert_created, count_receipts, effects, idempotent, is_replayed, keyed,
@@ -207,6 +207,23 @@ fn denial_is_only_logged_unless_it_is_to_be_recorded() {
         assert_eq!(response.status, 403);
         interlock.drain().await;
         assert_eq!(log.find("denied").len(), 1);
+        assert_eq!(count_receipts(&kit).await, (0, 0));
+    });
+}
+
+/// Its denial follows from an error, so it is none.
+#[test]
+fn check_that_could_not_run_is_no_denial() {
+    test(async |kit| {
+        let interlock = recording(&kit).await;
+        let policy = async |mut tx: Tx| {
+            let _ = sqlx::query("SELECT missing").execute(&mut tx).await;
+            Err::<(), _>(Denied::new("unknown"))
+        };
+        let app = effects(interlock.require(policy));
+        let response = send(&app, denied("2")).await;
+        response.assert_problem(ErrorKind::Database);
+        interlock.drain().await;
         assert_eq!(count_receipts(&kit).await, (0, 0));
     });
 }

@@ -13,11 +13,9 @@ use tower_interlock::{Error, ErrorKind, Interlock, Outcome, Tx};
 
 use super::{
     add_effect, assert_created, count_effects, count_receipts, idempotent, is_replayed, keyed,
-    keyed_of, make_tables, prepare, with_receipts,
+    keyed_of, make_tables, prepare, until_blocked, with_receipts,
 };
-use crate::kit::{
-    self, Kit, TestResponse, committing, send, slow_commit, test, test_with_pool, traced,
-};
+use crate::kit::{self, TestResponse, committing, send, slow_commit, test, test_with_pool, traced};
 
 #[test]
 fn concurrent_copies_in_two_processes_have_one_effect_and_one_response() {
@@ -58,7 +56,7 @@ fn slow_commit_succeeds_beside_the_fence_that_waits_for_it() {
         let release = async {
             let committing = tokio::time::timeout(Duration::from_secs(20), committing(&kit));
             committing.await.expect("no COMMIT waits");
-            fencing(&kit).await;
+            until_blocked(&kit, "%(key, attempt, status, expires_at)%").await;
             // PostgreSQL looks for closed connections once a second.
             tokio::time::sleep(Duration::from_millis(1_500)).await;
             drop(lock);
@@ -73,20 +71,6 @@ fn slow_commit_succeeds_beside_the_fence_that_waits_for_it() {
         assert_eq!(kit.notes().await, [1]);
         assert_eq!(count_receipts(&kit).await, (1, 0));
     });
-}
-
-async fn fencing(kit: &Kit) {
-    let waits = "SELECT EXISTS (SELECT 1 FROM pg_stat_activity \
-                 WHERE datname = current_database() AND wait_event_type = 'Lock' \
-                 AND query LIKE '%(key, attempt, status, expires_at)%')";
-    let waits = || sqlx::query_scalar::<_, bool>(waits).fetch_one(&kit.outside);
-    let waiting = async {
-        while !waits().await.unwrap() {
-            tokio::time::sleep(Duration::from_millis(5)).await;
-        }
-    };
-    let waiting = tokio::time::timeout(Duration::from_secs(20), waiting).await;
-    waiting.expect("no fence waits for the COMMIT");
 }
 
 const CLIENTS: usize = 16;

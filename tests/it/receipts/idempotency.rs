@@ -1,23 +1,33 @@
 //! Repeated requests: one effect, one response.
 
-use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
+use std::{
+    sync::atomic::{AtomicU32, Ordering::Relaxed},
+    time::{Duration, Instant},
+};
 
 use axum::{
     Router,
     body::{Body, Bytes},
     extract::Path,
-    http::{HeaderMap, Method, Request, StatusCode},
+    http::{HeaderMap, Method, Request, StatusCode, header},
     response::{IntoResponse, Redirect, Response},
-    routing::{any, post},
+    routing::{MethodRouter, any, post},
 };
 use futures::stream;
+use http_body_util::{BodyExt as _, Full};
 use tower_interlock::{Denied, Error, ErrorKind, Interlock, Outcome, Receipts, Tx};
 
 use super::{
     EXPIRE, add_effect, assert_created, count_effects, count_receipts, effects, idempotent,
-    is_replayed, keyed, keyed_of, make_tables, prepare, with_receipts,
+    is_replayed, keyed, keyed_of, make_tables, prepare, until_blocked, with_receipts,
 };
-use crate::kit::{anyone, never, send, test};
+use crate::kit::{anyone, conflict_once, never, send, test, test_with_pool};
+
+/// A router with an idempotent route.
+fn idempotent_route(interlock: &Interlock, route: MethodRouter) -> Router {
+    let layer = interlock.require(anyone).idempotent();
+    Router::new().route("/effects/{request}", route.route_layer(layer))
+}
 
 #[test]
 fn repeated_request_gets_the_first_response_and_has_one_effect() {
@@ -199,8 +209,7 @@ fn key_is_used_up_by_a_commit_only() {
                 _ => Ok("kept"),
             }
         };
-        let layer = interlock.require(anyone).idempotent();
-        let app = Router::new().route("/effects/{request}", post(handler).route_layer(layer));
+        let app = idempotent_route(&interlock, post(handler));
         for status in [409, 403, 503, 200, 200, 200] {
             let response = send(&app, keyed(1, "a")).await;
             assert_eq!(response.status, status, "{}", response.body);
@@ -225,8 +234,7 @@ fn client_error_that_is_kept_is_replayed_as_it_was_sent() {
             tx.commit_on_client_error();
             Err::<(), _>(Error::conflict())
         };
-        let layer = interlock.require(anyone).idempotent();
-        let app = Router::new().route("/effects/{request}", post(handler).route_layer(layer));
+        let app = idempotent_route(&interlock, post(handler));
         for _ in 0..2 {
             let response = send(&app, keyed(1, "a")).await;
             assert_eq!(
@@ -261,8 +269,7 @@ async fn rich(Path(request): Path<i64>, mut tx: Tx) -> Result<Response, Error> {
 fn replay_has_status_headers_and_body_but_no_cookie() {
     test(async |kit| {
         let interlock = prepare(&kit).await;
-        let layer = interlock.require(anyone).idempotent();
-        let app = Router::new().route("/effects/{request}", post(rich).route_layer(layer));
+        let app = idempotent_route(&interlock, post(rich));
         let heads = async || {
             let response = tower::ServiceExt::oneshot(app.clone(), keyed(1, "a"))
                 .await
@@ -307,6 +314,12 @@ fn request_whose_response_was_not_kept_is_not_done_again() {
             add_effect(&mut tx, request).await?;
             Ok::<_, Error>(match request {
                 4 => StatusCode::SWITCHING_PROTOCOLS.into_response(),
+                5 => {
+                    let trailers = HeaderMap::from_iter([(header::ETAG, "1".parse().unwrap())]);
+                    let data = Full::new(Bytes::from_static(b"1"));
+                    let body = data.with_trailers(async { Some(Ok(trailers)) });
+                    Body::new(body).into_response()
+                }
                 1 => "12345678".into_response(),
                 2 => "123456789".into_response(),
                 _ => {
@@ -315,8 +328,7 @@ fn request_whose_response_was_not_kept_is_not_done_again() {
                 }
             })
         };
-        let layer = interlock.require(anyone).idempotent();
-        let app = Router::new().route("/effects/{request}", post(handler).route_layer(layer));
+        let app = idempotent_route(&interlock, post(handler));
         for (request, body, status) in [
             (1, "12345678", 200),
             (2, "123456789", 409),
@@ -489,7 +501,7 @@ fn purge_does_not_remove_a_receipt_that_has_replaced_an_expired_one() {
         let replace = "UPDATE interlock_receipts SET expires_at = now() + INTERVAL '1 hour'";
         sqlx::query(replace).execute(&mut *replacing).await.unwrap();
         let commit = async {
-            tokio::time::sleep(std::time::Duration::from_millis(300)).await;
+            until_blocked(&kit, "DELETE FROM%").await;
             replacing.commit().await.unwrap();
         };
         let (purged, ()) = tokio::join!(purging.purge_receipts(), commit);
@@ -522,8 +534,7 @@ fn rendered_status_does_not_decide_on_the_commit() {
             tx.commit_on_client_error();
             Err::<(), _>(Error::conflict())
         };
-        let layer = interlock.require(anyone).idempotent();
-        let app = Router::new().route("/effects/{request}", post(handler).route_layer(layer));
+        let app = idempotent_route(&interlock, post(handler));
         for outcome in [Outcome::Committed, Outcome::Replayed] {
             let response = send(&app, keyed(1, "a")).await;
             assert_eq!(
@@ -558,5 +569,32 @@ fn method_and_content_coding_count() {
         let other = send(&app, request(Method::POST, "gzip")).await;
         other.assert_problem(ErrorKind::IdempotencyKeyReused);
         assert_eq!(count_effects(&kit, 1).await, 3);
+    });
+}
+
+/// Its connection for the next transaction and that for the look at its key must not be two.
+#[test]
+fn copy_that_is_retried_needs_one_connection() {
+    test_with_pool(1, async |kit| {
+        let interlock = prepare(&kit).await;
+        let outside = kit.outside.clone();
+        let handler = async move |Path(request): Path<i64>, mut tx: Tx| {
+            conflict_once(&mut tx, &outside).await?;
+            add_effect(&mut tx, request).await?;
+            Ok::<_, Error>("done")
+        };
+        let app = idempotent_route(&interlock, post(handler));
+        let begin = Instant::now();
+        let response = send(&app, keyed(1, "a")).await;
+        assert_eq!(
+            (response.status.as_u16(), response.report().attempts()),
+            (200, 2)
+        );
+        // `acquire` waits for five.
+        assert!(
+            begin.elapsed() < Duration::from_secs(4),
+            "{:?}",
+            begin.elapsed()
+        );
     });
 }

@@ -301,3 +301,78 @@ fn request_dropped_while_its_receipt_is_stored_frees_its_locks() {
         );
     });
 }
+
+/// The fence of the first copy finds the receipt of the second one, which is no success of the
+/// first: its hooks must not run.
+#[test]
+fn fence_that_finds_another_copy_is_no_success() {
+    test(async |kit| {
+        let scene = Scene::new(&kit).await;
+        let idempotent = |interlock: &Interlock, hooks: &Arc<AtomicU32>| {
+            let hooks = Arc::clone(hooks);
+            let handler = async move |Path(request): Path<i64>, mut tx: Tx| {
+                add_effect(&mut tx, request).await?;
+                tx.after_commit(async move {
+                    hooks.fetch_add(1, Relaxed);
+                });
+                Ok::<_, Error>("done")
+            };
+            let layer = interlock.require(anyone).idempotent();
+            Router::new().route("/effects/{request}", post(handler).route_layer(layer))
+        };
+        let (first_hooks, second_hooks) = (Arc::default(), Arc::default());
+        let first = idempotent(&scene.interlock, &first_hooks);
+        let other = with_receipts(Interlock::builder(kit.pool.clone())).build();
+        let second = idempotent(&other, &second_hooks);
+        scene.proxy.inject(Moment::Commit, Fault::CutBefore);
+        scene
+            .proxy
+            .inject(FENCE, Fault::Delay(Duration::from_millis(800)));
+        let copy = async {
+            // The first one has lost its COMMIT, and its fence is on its way.
+            while scene.proxy.counts().faults < 2 {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+            send(&second, keyed(1, "a")).await
+        };
+        let (first, second) = tokio::join!(send(&first, keyed(1, "a")), copy);
+        assert_eq!(
+            (second.status.as_u16(), second.outcome()),
+            (200, Outcome::Committed)
+        );
+        assert_eq!(
+            (first.status.as_u16(), first.outcome()),
+            (200, Outcome::Replayed)
+        );
+        scene.interlock.drain().await;
+        other.drain().await;
+        assert_eq!(
+            (first_hooks.load(Relaxed), second_hooks.load(Relaxed)),
+            (0, 1)
+        );
+        assert_eq!(count_effects(&kit, 1).await, 1);
+    });
+}
+
+#[test]
+fn lost_search_is_repeated() {
+    for fault in [
+        Fault::CutBefore,
+        Fault::CutAfter,
+        Fault::Reject(ServerError::RESTART),
+    ] {
+        test(async |kit| {
+            let scene = Scene::new(&kit).await;
+            let app = super::idempotent(&scene.interlock);
+            scene
+                .proxy
+                .inject(Moment::Text("AND status <> 0"), fault.clone());
+            let response = send(&app, keyed(1, "a")).await;
+            assert_eq!(
+                (response.status.as_u16(), response.report().attempts()),
+                (201, 1)
+            );
+            assert_eq!(scene.effects(1).await, (1, 0));
+        });
+    }
+}
