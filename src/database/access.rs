@@ -20,4 +20,13 @@ impl Access {
             Self::ReadOnly => "BEGIN ISOLATION LEVEL SERIALIZABLE, READ ONLY",
         }
     }
+
+    /// A COMMIT, and behind it the [BEGIN](Self::begin) of another transaction. Both servers skip
+    /// the BEGIN if the COMMIT fails.
+    pub(crate) fn commit_and_begin(self) -> &'static str {
+        match self {
+            Self::ReadWrite => "COMMIT; BEGIN ISOLATION LEVEL SERIALIZABLE",
+            Self::ReadOnly => "COMMIT; BEGIN ISOLATION LEVEL SERIALIZABLE, READ ONLY",
+        }
+    }
 }

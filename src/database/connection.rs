@@ -7,6 +7,7 @@
 
 use std::{io, sync::Arc, time::Duration};
 
+use futures_util::{TryStreamExt as _, future::Either};
 use sqlx::{
     AssertSqlSafe, Connection as _, Executor as _, PgConnection, PgPool, Postgres, Row as _,
     SqlSafeStr as _, pool::PoolConnection, postgres::PgTransactionManager,
@@ -22,7 +23,7 @@ use crate::{
     database::{
         access::Access,
         detached::spawn_on,
-        handoff::{Handoff, MAX_BYPASS},
+        handoff::{Handoff, MAX_BYPASS, Next},
         server::{KnownServer, Server},
     },
     error::{Error, ErrorClass, ErrorKind},
@@ -44,15 +45,23 @@ const ABANDONED_TIMEOUT: Duration = Duration::from_millis(250);
 pub(crate) struct Connection {
     inner: Option<PoolConnection<Postgres>>,
     health: Health,
-    /// The server has ended the transaction and sqlx does not know: a failed COMMIT leaves its
-    /// depth at 1. A BEGIN that sqlx does not count brings both into step again; a ROLLBACK
-    /// would be an error on CockroachDB before v25.1.
-    ended_by_server: bool,
+    unseen: Option<Unseen>,
     runtime: Handle,
     running: TaskTrackerToken,
     /// Where it goes after its request, if not to the pool.
     handoff: Option<Arc<Handoff<Self>>>,
     acquired: Instant,
+}
+
+/// What has become of the transaction that sqlx counts, and that sqlx does not know.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Unseen {
+    /// The server has ended it, as a failed COMMIT does. A BEGIN that sqlx does not count brings
+    /// both into step again. A ROLLBACK would be an error on CockroachDB before v25.1.
+    Ended,
+    /// It was committed, and behind the COMMIT the BEGIN of another one was sent. The reply to that
+    /// is not read yet.
+    Begun,
 }
 
 /// Whether the connection can be used for the next transaction.
@@ -84,7 +93,7 @@ impl Connection {
         Ok(Self {
             inner: Some(inner),
             health: Health::Good,
-            ended_by_server: false,
+            unseen: None,
             runtime: Handle::current(),
             running: running.token(),
             handoff: None,
@@ -120,10 +129,34 @@ impl Connection {
         access: Access,
     ) -> Result<Server, sqlx::Error> {
         let server = self.inspect(server).await?;
-        let begin = access.begin().into_sql_str();
-        let begun = PgTransactionManager::begin(self.sql()?, Some(begin));
-        within(BEGIN_TIMEOUT, begun).await?;
+        if self.unseen == Some(Unseen::Begun) {
+            within(BEGIN_TIMEOUT, drain(self.sql()?)).await?;
+            self.unseen = None;
+        } else {
+            let begin = access.begin().into_sql_str();
+            let begun = PgTransactionManager::begin(self.sql()?, Some(begin));
+            within(BEGIN_TIMEOUT, begun).await?;
+        }
         Ok(server)
+    }
+
+    /// Commits. If a request is waiting for the connection, its BEGIN travels with the COMMIT, and
+    /// the reply to that is read by the request. Not to be cancelled: run it in a `Detached`.
+    pub(crate) async fn commit(&mut self) -> Result<Option<Next<Self>>, sqlx::Error> {
+        let next = self.handoff_if_fit().and_then(Handoff::next);
+        let sql = self.sql()?;
+        let Some(next) = next else {
+            PgTransactionManager::commit(sql).await?;
+            return Ok(None);
+        };
+        let text = next.access().commit_and_begin().into_sql_str();
+        // The first reply is that to COMMIT.
+        let committed = sql.fetch_many(text).try_next().await?;
+        if committed.is_none() {
+            return Err(gone());
+        }
+        self.unseen = Some(Unseen::Begun);
+        Ok(Some(next))
     }
 
     /// Which server it leads to. The first call inspects it. No request waits for the inspection
@@ -154,7 +187,7 @@ impl Connection {
     }
 
     async fn try_restart(&mut self, access: Access) -> Result<(), sqlx::Error> {
-        let ended = std::mem::take(&mut self.ended_by_server);
+        let ended = self.unseen.take() == Some(Unseen::Ended);
         let sql = self.sql()?;
         if PgTransactionManager::get_transaction_depth(sql) != 1 {
             return Err(gone());
@@ -172,7 +205,7 @@ impl Connection {
 
     /// Rolls back, and releases the connection. Not to be cancelled: run it in a `Detached`.
     pub(crate) async fn roll_back(mut self) {
-        if self.ended_by_server {
+        if self.unseen.is_some() {
             return;
         }
         let limit = match self.health {
@@ -219,16 +252,23 @@ impl Connection {
 
     /// Records that the server has ended the transaction, as a failed COMMIT does.
     pub(crate) fn mark_ended(&mut self) {
-        self.ended_by_server = true;
+        self.unseen = Some(Unseen::Ended);
     }
 
     /// Gives the connection to the next request, or to the pool, or closes it if it is fit for
     /// neither. It must be outside of a transaction, and the server must have just replied on it.
     pub(crate) fn release(mut self) {
-        let fit = self.health == Health::Good && self.acquired.elapsed() < MAX_BYPASS;
-        if let Some(handoff) = self.handoff.take().filter(|_| fit) {
+        if self.handoff_if_fit().is_some()
+            && let Some(handoff) = self.handoff.take()
+        {
             handoff.give(self);
         }
+    }
+
+    /// Where it goes after its request, if it is fit for the next one.
+    fn handoff_if_fit(&self) -> Option<&Arc<Handoff<Self>>> {
+        let fit = self.health == Health::Good && self.acquired.elapsed() < MAX_BYPASS;
+        self.handoff.as_ref().filter(|_| fit)
     }
 
     pub(crate) fn close(mut self) {
@@ -247,26 +287,29 @@ impl Drop for Connection {
         let Some(connection) = self.inner.take() else {
             return;
         };
-        if self.health == Health::Good && !self.ended_by_server {
-            return spawn_on(&self.runtime, return_to_pool(connection));
-        }
-        let (health, running) = (self.health, self.running.clone());
-        spawn_on(&self.runtime, async move {
-            if health == Health::Good {
-                step_out(connection).await;
-            } else {
-                close(connection).await;
+        let running = self.running.clone();
+        let finishing = match (self.health, self.unseen) {
+            (Health::Good, None) => {
+                return spawn_on(&self.runtime, return_to_pool(connection));
             }
+            (Health::Good, Some(unseen)) => Either::Left(step_out(connection, unseen)),
+            _ => Either::Right(close(connection)),
+        };
+        spawn_on(&self.runtime, async move {
+            finishing.await;
             drop(running);
         });
     }
 }
 
-/// Lets sqlx know that the server has ended the transaction, and returns the connection to the
-/// pool.
-async fn step_out(mut connection: PoolConnection<Postgres>) {
+/// Brings sqlx into step with the server, outside of a transaction, and returns the connection to
+/// the pool.
+async fn step_out(mut connection: PoolConnection<Postgres>, unseen: Unseen) {
     let stepped = within(CONTROL_TIMEOUT, async {
-        connection.execute("BEGIN").await?;
+        match unseen {
+            Unseen::Ended => drop(connection.execute("BEGIN").await?),
+            Unseen::Begun => drain(&mut connection).await?,
+        }
         PgTransactionManager::rollback(&mut connection).await
     });
     if stepped.await.is_ok() {

@@ -61,7 +61,7 @@ impl Database {
     pub(crate) async fn begin(self: &Arc<Self>, access: Access) -> Result<Transaction, Error> {
         let mut tries = self.sessions();
         loop {
-            let connection = self.acquire().await?;
+            let connection = self.acquire_for(Some(access)).await?;
             let database = Arc::clone(self);
             // The transaction is made inside: dropped there, it is rolled back.
             let begin = async move {
@@ -86,6 +86,12 @@ impl Database {
 
     /// A connection outside of a transaction. Cancelled, nothing is left behind.
     pub(crate) async fn acquire(&self) -> Result<Connection, Error> {
+        self.acquire_for(None).await
+    }
+
+    /// A connection, on which the BEGIN of a transaction with this access may have been sent.
+    /// Cancelled, nothing is left behind.
+    async fn acquire_for(&self, access: Option<Access>) -> Result<Connection, Error> {
         let from_pool = Connection::acquire(&self.pool, &self.running);
         let Some(handoff) = self.handoff.as_ref().filter(|_| !self.pool.is_closed()) else {
             return from_pool.await;
@@ -95,7 +101,7 @@ impl Database {
         // comes sooner.
         let is_exhausted =
             || pool.size() >= pool.options().get_max_connections() && pool.num_idle() == 0;
-        let mut connection = handoff.take(is_exhausted, from_pool).await?;
+        let mut connection = handoff.take(access, is_exhausted, from_pool).await?;
         connection.hand_off_to(handoff);
         Ok(connection)
     }

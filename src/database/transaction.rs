@@ -306,14 +306,17 @@ impl Transaction {
     ) -> Result<(), (CommitError, Option<Self>)> {
         let unsent = |error| (CommitError::unsent(error), None);
         let mut connection = self.connection.take().ok_or_else(|| unsent(gone()))?;
-        let committed = {
-            let sql = connection.sql().map_err(unsent)?;
-            let committing = pin!(PgTransactionManager::commit(sql));
-            timeout_at(limit, committing).await
-        };
-        let Err(error) = committed.unwrap_or_else(timed_out) else {
-            connection.release();
-            return Ok(());
+        let committed = timeout_at(limit, pin!(connection.commit())).await;
+        let error = match committed.unwrap_or_else(timed_out) {
+            Ok(Some(next)) => {
+                next.give(connection);
+                return Ok(());
+            }
+            Ok(None) => {
+                connection.release();
+                return Ok(());
+            }
+            Err(error) => error,
         };
         let (description, breaks) = (
             describe(&error),

@@ -1,5 +1,7 @@
 //! Connections that are passed from request to request, bypassing the pool.
 
+mod next_begin;
+
 use std::{
     sync::{
         Arc,

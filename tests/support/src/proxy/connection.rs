@@ -99,6 +99,8 @@ enum Step {
     Rollback,
     /// ROLLBACK and BEGIN at once.
     Restart,
+    /// COMMIT and the BEGIN of a next transaction at once.
+    CommitAndBegin,
     /// The look of the crate at its locks, in the first runs of a policy. It is not counted.
     Look,
 }
@@ -113,6 +115,7 @@ impl Step {
         let second = words.find(|word| !word.is_empty()).unwrap_or_default();
         match first.to_ascii_uppercase().as_str() {
             "BEGIN" | "START" => Self::Begin,
+            "COMMIT" if second.eq_ignore_ascii_case("BEGIN") => Self::CommitAndBegin,
             "COMMIT" | "END" => Self::Commit,
             "ABORT" => Self::Rollback,
             "ROLLBACK" if second.eq_ignore_ascii_case("BEGIN") => Self::Restart,
@@ -125,6 +128,8 @@ impl Step {
 /// A reply that the server has yet to send.
 struct Awaited {
     step: Step,
+    /// How many completions are relayed before the treatment.
+    completions: usize,
     treatment: Treatment,
     /// The message to the client after the reply, and then the end of the connection.
     farewell: Option<ServerError>,
@@ -220,20 +225,33 @@ impl Requests {
 
     fn request(&mut self, request: Vec<u8>, step: Step, text: &str) -> io::Result<()> {
         self.track(step);
-        let (fault, farewell) = self.fault(step, text).unzip();
-        // A fault that prevents the ROLLBACK also prevents the BEGIN.
+        let behind = (step == Step::CommitAndBegin)
+            .then(|| self.shared.strike(|moment| *moment == Moment::NextBegin))
+            .flatten();
+        let completions = usize::from(behind.is_some());
+        let (fault, farewell) = behind.or_else(|| self.fault(step, text)).unzip();
+        // A fault that prevents the ROLLBACK or the COMMIT also prevents the BEGIN.
         let done = matches!(fault, None | Some(Fault::Delay(_)));
-        if step == Step::Restart && done {
+        if matches!(step, Step::Restart | Step::CommitAndBegin) && done {
             count(&self.shared.counters.begins);
         }
         let treatment = Treatment::of(fault.as_ref());
         // This must come before the server can reply.
         lock(&self.awaited).push_back(Awaited {
             step,
+            completions,
             treatment,
             farewell: farewell.flatten(),
         });
-        self.deliver(request, step, fault)
+        match fault {
+            Some(Fault::Reject(_) | Fault::Terminate(_)) if completions > 0 => {
+                let failing = Message::query("COMMIT; SELECT 1 / 0");
+                self.server.send(failing.bytes())
+            }
+            Some(Fault::Delay(_)) | None => self.deliver(request, step, fault),
+            Some(_) if completions > 0 => self.server.send(request),
+            Some(_) => self.deliver(request, step, fault),
+        }
     }
 
     /// Counts the request, and the statements of the transaction.
@@ -260,6 +278,10 @@ impl Requests {
                 self.statements = Some(0);
                 count(&counters.rollbacks);
             }
+            Step::CommitAndBegin => {
+                self.statements = Some(0);
+                count(&counters.commits);
+            }
             Step::Look => count(&counters.looks),
             Step::Open | Step::Ping | Step::Prepare => {}
         }
@@ -273,7 +295,8 @@ impl Requests {
             Moment::Begin => matches!(step, Step::Begin | Step::Restart),
             Moment::Statement(n) => step == Step::Statement && nth == Some(*n),
             Moment::Text(part) => step == Step::Statement && text.contains(part),
-            Moment::Commit => step == Step::Commit,
+            Moment::Commit => matches!(step, Step::Commit | Step::CommitAndBegin),
+            Moment::NextBegin => false,
             Moment::Rollback => matches!(step, Step::Rollback | Step::Restart),
             Moment::Ping => step == Step::Ping,
         })
@@ -311,7 +334,7 @@ impl Requests {
 fn failing_statement(step: Step) -> &'static str {
     match step {
         Step::Statement => "SELECT 1 / 0",
-        Step::Commit | Step::Rollback | Step::Restart => "ROLLBACK",
+        Step::Commit | Step::CommitAndBegin | Step::Rollback | Step::Restart => "ROLLBACK",
         Step::Open | Step::Ping | Step::Prepare | Step::Begin | Step::Look => "SELECT 1",
     }
 }
@@ -332,6 +355,10 @@ impl Replies {
         loop {
             let message = Message::read(&mut server)?;
             message.write_to(&mut reply);
+            if message.kind == b'C' && self.relays_completion() {
+                self.client.send(std::mem::take(&mut reply))?;
+                continue;
+            }
             let ready = message.kind == b'Z';
             // Unsolicited messages of the server precede its disconnect.
             let relayed = {
@@ -351,6 +378,7 @@ impl Replies {
                 step,
                 treatment,
                 farewell,
+                ..
             }) = awaited
             else {
                 self.client.send(reply)?;
@@ -378,6 +406,17 @@ impl Replies {
             if let Some(farewell) = farewell {
                 return self.client.send(farewell.message().bytes());
             }
+        }
+    }
+
+    /// Whether the completion of a statement is relayed before the treatment of the reply.
+    fn relays_completion(&self) -> bool {
+        match lock(&self.awaited).front_mut() {
+            Some(awaited) if awaited.completions > 0 => {
+                awaited.completions -= 1;
+                true
+            }
+            _ => false,
         }
     }
 }

@@ -18,6 +18,9 @@ pub enum Moment {
     Text(&'static str),
     /// COMMIT.
     Commit,
+    /// The BEGIN of a next transaction behind a COMMIT, in one request. The COMMIT is executed, and
+    /// its completion is relayed.
+    NextBegin,
     /// A ROLLBACK that is not to a savepoint.
     Rollback,
     /// At a round trip that only asks whether the server is there.

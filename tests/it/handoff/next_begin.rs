@@ -1,0 +1,246 @@
+//! The BEGIN of a request that waits travels with the COMMIT of the one before it.
+
+use std::time::Duration;
+
+use axum::{Router, extract::Path, http::StatusCode, routing::put};
+use futures::future::join_all;
+use support::{Database, Fault, Moment, Proxy, ServerError};
+use tokio::time::{sleep, timeout};
+use tower_interlock::{Error, ErrorKind, Interlock, Tx};
+
+use super::{WAITING, app, behind_a_proxy};
+use crate::kit::{self, DEFERRED, Kit, anyone, note, test};
+
+/// `PUT /{id}` adds a note.
+fn notes(interlock: &Interlock) -> Router {
+    let add = async |Path(id): Path<i64>, mut tx: Tx| {
+        note(&mut tx, id).await?;
+        Ok::<_, Error>(())
+    };
+    Router::new().route("/{id}", put(add).route_layer(interlock.require(anyone)))
+}
+
+fn on_one_connection(database: &Database) -> (Proxy, Interlock) {
+    let (proxy, pool) = behind_a_proxy(database);
+    let builder = Interlock::builder(pool).handoff(true);
+    let interlock = builder
+        .deadline(Duration::from_secs(3))
+        .grace(Duration::from_millis(600))
+        .build();
+    (proxy, interlock)
+}
+
+#[test]
+fn waiting_requests_take_three_round_trips() {
+    test(async |kit: Kit| {
+        let (proxy, interlock) = on_one_connection(&kit.database);
+        let app = app(&interlock);
+        // The first runs of a policy take one more, and statements are prepared.
+        for _ in 0..10 {
+            assert_eq!(kit::put(&app, "/1", "").await.status, StatusCode::OK);
+        }
+        let before = proxy.counts();
+        for response in join_all((0..WAITING).map(|_| kit::put(&app, "/1", ""))).await {
+            assert_eq!(response.status, StatusCode::OK);
+        }
+        let trips = proxy.counts().round_trips - before.round_trips;
+        // After a while a connection takes the way through the pool once.
+        assert!(
+            (3 * WAITING + 1..4 * WAITING - 12).contains(&trips),
+            "{trips}"
+        );
+        assert_eq!(proxy.counts().begins - before.begins, WAITING);
+    });
+}
+
+/// The time of its transaction is not before that of its request, also if another request was
+/// waiting when BEGIN was sent, and has left.
+#[test]
+fn no_begin_is_sent_before_its_request_has_come() {
+    test(async |kit: Kit| {
+        let (proxy, interlock) = on_one_connection(&kit.database);
+        let app = notes(&interlock);
+        let clock = async |mut tx: Tx| {
+            let now = sqlx::query_scalar::<_, f64>("SELECT extract(epoch FROM now())::FLOAT8");
+            Ok::<_, Error>(now.fetch_one(&mut tx).await?.to_string())
+        };
+        let app = app.route("/clock", put(clock).route_layer(interlock.require(anyone)));
+        assert_eq!(kit::put(&app, "/1", "").await.status, StatusCode::OK);
+        assert_eq!(proxy.counts().begins, 1);
+
+        proxy.inject(Moment::Commit, Fault::Delay(Duration::from_millis(100)));
+        let late = {
+            let (first, second) = (kit::put(&app, "/2", ""), kit::put(&app, "/3", ""));
+            let leaving = timeout(Duration::from_millis(50), second);
+            let third = async {
+                // The server has both COMMIT and BEGIN by now, and the second request is gone.
+                let begun = async {
+                    while proxy.counts().begins < 3 {
+                        sleep(Duration::from_millis(5)).await;
+                    }
+                };
+                timeout(Duration::from_secs(5), begun).await.unwrap();
+                sleep(Duration::from_millis(60)).await;
+                let clock = "SELECT extract(epoch FROM clock_timestamp())::FLOAT8";
+                let come: f64 = sqlx::query_scalar(clock)
+                    .fetch_one(&kit.outside)
+                    .await
+                    .unwrap();
+                (come, kit::put(&app, "/clock", "").await)
+            };
+            let (first, left, late) = tokio::join!(first, leaving, third);
+            assert_eq!(first.status, StatusCode::OK);
+            left.expect_err("it was to leave");
+            late
+        };
+        let (come, response) = late;
+        let now: f64 = response.body.parse().unwrap();
+        assert!(
+            now >= come,
+            "BEGIN was sent {} s before its request came",
+            come - now
+        );
+        assert_eq!(kit.notes().await, [1, 2]);
+    });
+}
+
+#[test]
+fn begin_has_the_access_of_its_request() {
+    test(async |kit: Kit| {
+        let (_proxy, interlock) = on_one_connection(&kit.database);
+        let access = async |mut tx: Tx| {
+            let query = sqlx::query_scalar::<_, String>("SHOW transaction_read_only");
+            Ok::<_, Error>(query.fetch_one(&mut tx).await?)
+        };
+        let reading = interlock.require(anyone).read_only();
+        let app = Router::new()
+            .route("/write", put(access).route_layer(interlock.require(anyone)))
+            .route("/read", put(access).route_layer(reading));
+        let paths = (0..WAITING).map(|n| if n % 3 == 0 { "/read" } else { "/write" });
+        let requests = paths.map(async |path| (path, kit::put(&app, path, "").await));
+        for (path, response) in join_all(requests).await {
+            let expected = if path == "/read" { "on" } else { "off" };
+            assert_eq!(response.body, expected, "{path}");
+        }
+    });
+}
+
+/// What becomes of three requests on one connection, of which the second one waits for the COMMIT
+/// of the first one. Each is answered, and each answer is right.
+async fn assert_right(kit: &Kit, moment: Moment, fault: Fault, from: i64) -> Vec<StatusCode> {
+    let (proxy, interlock) = on_one_connection(&kit.database);
+    let app = notes(&interlock);
+    assert_eq!(
+        kit::put(&app, &format!("/{from}"), "").await.status,
+        StatusCode::OK
+    );
+    sleep(Duration::from_millis(20)).await;
+    proxy.inject(moment.clone(), fault.clone());
+    let requests = (1..=3).map(async |n| {
+        let id = from + n;
+        (id, kit::put(&app, &format!("/{id}"), "").await)
+    });
+    let case = format!("{fault:?} at {moment:?}");
+    let responses = timeout(Duration::from_secs(8), join_all(requests)).await;
+    let responses = responses.unwrap_or_else(|_| panic!("{case}: no response"));
+    assert_eq!(proxy.counts().faults, 1, "{case}");
+    drop(proxy);
+    interlock.drain().await;
+    let notes = kit.notes().await;
+    for (id, response) in &responses {
+        let stored = notes.contains(id);
+        match response.status {
+            StatusCode::OK => assert!(stored, "{case}: {id} is lost"),
+            _ if response.error().map(Error::kind) == Some(ErrorKind::OutcomeUnknown) => {}
+            status => assert!(
+                !stored,
+                "{case}: {id} is stored, but the answer is {status}"
+            ),
+        }
+    }
+    responses
+        .into_iter()
+        .map(|(_, response)| response.status)
+        .collect()
+}
+
+fn faults() -> Vec<Fault> {
+    let error = |code| ServerError::error(code, "a fault");
+    let fatal = |code| ServerError::fatal(code, "a fault");
+    vec![
+        Fault::Delay(Duration::from_millis(20)),
+        Fault::CutBefore,
+        Fault::CutSent,
+        Fault::CutAfter,
+        Fault::Stall,
+        Fault::Swallow,
+        Fault::Reject(ServerError::RESTART),
+        Fault::Reject(error("25006")),
+        Fault::Reject(error("57014")),
+        Fault::Reject(error("XX000")),
+        Fault::Terminate(fatal("57P01")),
+        Fault::Terminate(fatal("25P03")),
+    ]
+}
+
+/// The BEGIN is of no concern to the request whose COMMIT was acknowledged, and the one that waits
+/// takes another connection.
+#[test]
+fn begin_that_fails_behind_a_commit_fails_no_request() {
+    test(async |kit: Kit| {
+        let dead = |fault: &Fault| !matches!(fault, Fault::Reject(_));
+        for (fault, case) in faults().into_iter().filter(dead).zip(1..) {
+            let name = format!("{fault:?}");
+            let statuses = assert_right(&kit, Moment::NextBegin, fault, case * 10).await;
+            assert_eq!(statuses, [StatusCode::OK; 3], "{name}");
+        }
+        for (fault, case) in faults().into_iter().filter(|it| !dead(it)).zip(50..) {
+            let name = format!("{fault:?}");
+            let statuses = assert_right(&kit, Moment::NextBegin, fault, case * 10).await;
+            assert_eq!(statuses.first(), Some(&StatusCode::OK), "{name}");
+            assert_eq!(statuses.last(), Some(&StatusCode::OK), "{name}");
+        }
+    });
+}
+
+#[test]
+fn commit_that_fails_is_answered_as_without_a_begin_behind_it() {
+    test(async |kit: Kit| {
+        for (fault, case) in faults().into_iter().zip(1..) {
+            let name = format!("{fault:?}");
+            let statuses = assert_right(&kit, Moment::Commit, fault.clone(), case * 10).await;
+            let accepted = statuses.iter().filter(|status| **status == StatusCode::OK);
+            // Those that wait for the connection wait as long as it is silent.
+            let is_silent = matches!(fault, Fault::Stall | Fault::Swallow);
+            assert!(is_silent || accepted.count() >= 2, "{name}: {statuses:?}");
+            if fault == Fault::Reject(ServerError::RESTART) {
+                assert_eq!(statuses, [StatusCode::OK; 3], "{name}");
+            }
+        }
+    });
+}
+
+/// A COMMIT that the server itself refuses: the BEGIN behind it is skipped.
+#[test]
+fn refused_commit_leaves_its_connection_outside_of_a_transaction() {
+    test(async |kit: Kit| {
+        if kit.database.kind() == support::Kind::CockroachDb {
+            return; // It has no deferred constraints.
+        }
+        kit.database.run(DEFERRED).await;
+        kit.database
+            .run("INSERT INTO documents VALUES (3, ''), (4, '')")
+            .await;
+        let (proxy, interlock) = on_one_connection(&kit.database);
+        let app = notes(&interlock);
+        assert_eq!(kit::put(&app, "/2", "").await.status, StatusCode::OK);
+        let paths = ["/1", "/3", "/1", "/4"];
+        let responses = join_all(paths.map(|path| kit::put(&app, path, ""))).await;
+        let accepted = responses
+            .iter()
+            .map(|response| response.status == StatusCode::OK);
+        assert_eq!(accepted.collect::<Vec<_>>(), [false, true, false, true]);
+        assert_eq!(kit.notes().await, [2, 3, 4]);
+        assert_eq!(proxy.counts().connections, 1);
+    });
+}
