@@ -28,16 +28,34 @@ use crate::{attempt::backoff::Backoff, database::Server};
 /// On PostgreSQL two are retried at a time, so that one prepares while the other one commits. On
 /// CockroachDB it is one: two would wait for each other's locks. `docs/performance.md` has what the
 /// queue by key brings.
+///
+/// The one at the front of a line can begin its transaction before its turn comes.
 pub(crate) struct RetryQueues {
     queues: Vec<RetryQueue>,
-    all: Semaphore,
+    all: Line,
     hasher: RandomState,
 }
 
 struct RetryQueue {
     length: AtomicUsize,
-    permits: Semaphore,
+    line: Line,
     uncongested: Notify,
+}
+
+/// Tickets that wait for their turns.
+struct Line {
+    turns: Semaphore,
+    /// The place of the one that is next.
+    front: Semaphore,
+}
+
+impl Line {
+    fn new(turns: u32) -> Self {
+        Self {
+            turns: Semaphore::new(turns as usize),
+            front: Semaphore::new(1),
+        }
+    }
 }
 
 impl RetryQueues {
@@ -61,6 +79,7 @@ impl RetryQueues {
                 Some(Server::PostgreSql) | None => 1,
             },
             turn: None,
+            front: None,
             all: &self.all,
             turn_of_all: None,
             conflicts: 0,
@@ -82,7 +101,7 @@ impl Default for RetryQueues {
     fn default() -> Self {
         Self {
             queues: (0..QUEUES).map(|_| RetryQueue::default()).collect(),
-            all: Semaphore::new(1),
+            all: Line::new(1),
             hasher: RandomState::new(),
         }
     }
@@ -92,7 +111,7 @@ impl Default for RetryQueue {
     fn default() -> Self {
         Self {
             length: AtomicUsize::new(0),
-            permits: Semaphore::new(PERMITS as usize),
+            line: Line::new(PERMITS),
             uncongested: Notify::new(),
         }
     }
@@ -104,7 +123,9 @@ pub(crate) struct Ticket<'q> {
     /// How many of the queue's permits a turn takes.
     share: u32,
     turn: Option<SemaphorePermit<'q>>,
-    all: &'q Semaphore,
+    /// It is next in line.
+    front: Option<SemaphorePermit<'q>>,
+    all: &'q Line,
     turn_of_all: Option<SemaphorePermit<'q>>,
     conflicts: u32,
     /// The conflicts since its turn began.
@@ -119,38 +140,70 @@ impl Ticket<'_> {
         if self.turn.is_some() {
             self.conflicts_in_turn += 1;
         } else {
-            self.turn = self.queue.permits.try_acquire_many(self.share).ok();
+            self.turn = self.queue.line.turns.try_acquire_many(self.share).ok();
         }
         if self.turn.is_some() && !self.has_turn() {
-            self.turn_of_all = self.all.try_acquire().ok();
+            self.turn_of_all = self.all.turns.try_acquire().ok();
         }
         self.has_turn() && self.conflicts_in_turn < AT_ONCE
     }
 
     /// Waits for the turn, at most for the cap of `backoff`, and goes on in either case. If it has
     /// the turn already, it pauses.
-    pub(crate) async fn wait(&mut self, backoff: Backoff) {
+    ///
+    /// Once it is next in line, it runs `at_front`, and returns the output of that.
+    pub(crate) async fn wait<T>(
+        &mut self,
+        backoff: Backoff,
+        at_front: impl Future<Output = T>,
+    ) -> Option<T> {
         if self.has_turn() {
             let pauses = self.conflicts_in_turn.saturating_sub(AT_ONCE) + 1;
             sleep(backoff.pause(pauses)).await;
-            return;
+            return None;
         }
-        drop(timeout(backoff.cap(), self.take_turn()).await);
+        let mut prepared = None;
+        let waiting = async {
+            self.reach_front().await;
+            prepared = Some(at_front.await);
+            self.take_turn().await;
+        };
+        drop(timeout(backoff.cap(), waiting).await);
+        self.front = None;
+        prepared
     }
 
     /// Waits in its own queue first, then in that for all, so that none waits there for tickets
     /// behind it.
+    async fn reach_front(&mut self) {
+        let line = if self.needs_all() {
+            self.take_own_turn().await;
+            self.all
+        } else {
+            &self.queue.line
+        };
+        self.front = line.front.acquire().await.ok();
+    }
+
     async fn take_turn(&mut self) {
-        if self.turn.is_none() {
-            self.turn = self.queue.permits.acquire_many(self.share).await.ok();
+        self.take_own_turn().await;
+        if self.needs_all() && self.turn_of_all.is_none() {
+            self.turn_of_all = self.all.turns.acquire().await.ok();
         }
-        if !self.has_turn() {
-            self.turn_of_all = self.all.acquire().await.ok();
+    }
+
+    async fn take_own_turn(&mut self) {
+        if self.turn.is_none() {
+            self.turn = self.queue.line.turns.acquire_many(self.share).await.ok();
         }
     }
 
     fn has_turn(&self) -> bool {
-        self.turn.is_some() && (self.turn_of_all.is_some() || self.conflicts < ALL_FROM)
+        self.turn.is_some() && (self.turn_of_all.is_some() || !self.needs_all())
+    }
+
+    fn needs_all(&self) -> bool {
+        self.conflicts >= ALL_FROM
     }
 }
 
@@ -180,7 +233,12 @@ const AT_ONCE: u32 = 8;
 
 #[cfg(test)]
 mod tests {
-    use std::{future::poll_fn, pin::pin, task::Poll};
+    use std::{
+        cell::Cell,
+        future::{poll_fn, ready},
+        pin::pin,
+        task::Poll,
+    };
 
     use super::*;
 
@@ -189,7 +247,7 @@ mod tests {
     }
 
     /// Whether a future is ready when it is polled once.
-    async fn is_ready(future: &mut (impl Future<Output = ()> + Unpin)) -> bool {
+    async fn is_ready<F: Future + Unpin>(future: &mut F) -> bool {
         poll_fn(|cx| Poll::Ready(pin!(&mut *future).poll(cx).is_ready())).await
     }
 
@@ -200,8 +258,8 @@ mod tests {
             [(); 4].map(|()| queues.join("/1", None));
         assert!(first.try_start() && second.try_start());
         assert!(!third.try_start() && !fourth.try_start());
-        let mut third = Box::pin(third.wait(backoff()));
-        let mut fourth = Box::pin(fourth.wait(backoff()));
+        let mut third = Box::pin(third.wait(backoff(), ready(())));
+        let mut fourth = Box::pin(fourth.wait(backoff(), ready(())));
         assert!(!is_ready(&mut third).await && !is_ready(&mut fourth).await);
         drop(first);
         assert!(!is_ready(&mut fourth).await);
@@ -217,7 +275,7 @@ mod tests {
             .filter_map(|ticket| ticket.try_start().then_some(()));
         assert_eq!(started.count(), 2);
         let last = queue.last_mut().unwrap();
-        last.wait(backoff()).await;
+        last.wait(backoff(), ready(())).await;
         assert!(!last.try_start());
         queues.wait_while_congested("/1", backoff().cap()).await;
     }
@@ -243,7 +301,7 @@ mod tests {
             [(); 4].map(|()| queues.join("/1", None));
         assert!(first.try_start() && second.try_start());
         {
-            let mut waiting = Box::pin(third.wait(backoff()));
+            let mut waiting = Box::pin(third.wait(backoff(), ready(())));
             assert!(!is_ready(&mut waiting).await);
         }
         drop((first, third));
@@ -256,10 +314,28 @@ mod tests {
         let [mut first, mut second] = ["/1", "/2"].map(|key| queues.join(key, None));
         assert!(first.try_start() && second.try_start());
         assert!(first.try_start() && !second.try_start());
-        let mut second = Box::pin(second.wait(backoff()));
+        let mut second = Box::pin(second.wait(backoff(), ready(())));
         assert!(!is_ready(&mut second).await);
         drop(first);
         assert!(is_ready(&mut second).await);
+    }
+
+    #[tokio::test]
+    async fn only_the_front_of_a_line_prepares_before_its_turn() {
+        let queues = RetryQueues::default();
+        let [mut first, mut second, mut third, mut fourth] =
+            [(); 4].map(|()| queues.join("/1", None));
+        assert!(first.try_start() && second.try_start());
+        assert!(!third.try_start() && !fourth.try_start());
+        let prepared = Cell::new("");
+        let prepare = async |name| prepared.set(name);
+        let mut third = Box::pin(third.wait(backoff(), prepare("third")));
+        let mut fourth = Box::pin(fourth.wait(backoff(), prepare("fourth")));
+        assert!(!is_ready(&mut third).await && !is_ready(&mut fourth).await);
+        assert_eq!(prepared.get(), "third");
+        drop(first);
+        assert!(is_ready(&mut third).await && !is_ready(&mut fourth).await);
+        assert_eq!(prepared.get(), "fourth");
     }
 
     #[tokio::test]

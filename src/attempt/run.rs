@@ -28,7 +28,7 @@ pub(crate) async fn run<W: Work>(
     access: Access,
     work: &mut W,
 ) -> Result<W::Output, W::Error> {
-    let mut retries = Retries::new(engine, limits);
+    let mut retries = Retries::new(engine, limits, access);
     if access == Access::ReadWrite {
         retries.wait_while_congested(work.queue_key()).await;
     }
@@ -53,7 +53,8 @@ pub(crate) async fn run<W: Work>(
         let allowed = retries.budget.allows(retry.class);
         report(&attempt, allowed);
         let (class, error) = (retry.class, retry.error.clone());
-        if !allowed || !retries.prepare(retry, work).await? {
+        // Boxed: what is rarely needed is not to enlarge the future of every request.
+        if !allowed || !Box::pin(retries.prepare(retry, work)).await? {
             return Ok(work.exhausted(number, exhausted(class, &error)));
         }
     }
@@ -74,6 +75,7 @@ fn report(attempt: &Attempt<'_>, retried: bool) {
 struct Retries<'w> {
     engine: &'w Engine,
     limits: &'w Limits,
+    access: Access,
     deadlines: Deadlines,
     budget: Budget,
     ticket: Option<Ticket<'w>>,
@@ -84,12 +86,13 @@ struct Retries<'w> {
 }
 
 impl<'w> Retries<'w> {
-    fn new(engine: &'w Engine, limits: &'w Limits) -> Self {
+    fn new(engine: &'w Engine, limits: &'w Limits, access: Access) -> Self {
         let work = Instant::now() + limits.deadline;
         let commit = work + limits.grace;
         Self {
             engine,
             limits,
+            access,
             deadlines: Deadlines { work, commit },
             budget: Budget::new(limits.max_attempts, engine.database.sessions()),
             ticket: None,
@@ -115,6 +118,7 @@ impl<'w> Retries<'w> {
         let (attempt, sqlstate) = (self.budget.made(), retry.error.sqlstate());
         tracing::debug!(attempt, sqlstate, "retrying");
         let (limits, deadline, started) = (self.limits, self.deadlines.work, Instant::now());
+        let (engine, access) = (self.engine, self.access);
         let mut turn = self.turn(retry.class, work.queue_key());
         let at_once = turn.may_start();
         // Without the inner service ready, the attempt would wait with a transaction open.
@@ -122,12 +126,21 @@ impl<'w> Retries<'w> {
             Poll::Ready(ready) => ready.map(|()| true)?,
             Poll::Pending => false,
         };
-        let restarts = at_once && is_ready && !work.begins_outside();
-        let ended = pin!(end(retry.unfinished, restarts));
-        let Some(next_tx) = timeout_at(deadline, ended).await else {
+        let may_begin = is_ready && !work.begins_outside();
+        let ended = pin!(end(retry.unfinished, at_once && may_begin));
+        let Some(mut next_tx) = timeout_at(deadline, ended).await else {
             return Ok(false);
         };
-        let in_time = at_once || turn.wait(limits, deadline).await;
+        let in_time = at_once || {
+            let begin = async {
+                if may_begin {
+                    engine.database.begin_ahead(access).await
+                } else {
+                    None
+                }
+            };
+            turn.wait(limits, deadline, &mut next_tx, begin).await
+        };
         self.next_tx = next_tx;
         self.waited = started.elapsed();
         Ok(in_time)
@@ -165,11 +178,24 @@ impl Turn<'_, '_> {
     }
 
     /// Waits. `false` if the deadline passes first.
-    async fn wait(self, limits: &Limits, deadline: Instant) -> bool {
+    ///
+    /// In a queue it runs `begin` once it is next in line, so that the turn has one round trip
+    /// less.
+    async fn wait(
+        self,
+        limits: &Limits,
+        deadline: Instant,
+        next_tx: &mut Option<Transaction>,
+        begin: impl Future<Output = Option<Transaction>>,
+    ) -> bool {
         match self {
-            Self::Queued(ticket) => timeout_at(deadline, pin!(ticket.wait(limits.backoff)))
-                .await
-                .is_some(),
+            Self::Queued(ticket) => {
+                let waiting = pin!(ticket.wait(limits.backoff, begin));
+                let waited = timeout_at(deadline, waiting).await;
+                let in_time = waited.is_some();
+                *next_tx = waited.flatten().flatten();
+                in_time
+            }
             Self::Pause(pause) if Instant::now() + pause >= deadline => false,
             Self::Pause(pause) => {
                 sleep(pause).await;

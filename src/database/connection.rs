@@ -62,6 +62,8 @@ enum Unseen {
     /// It was committed, and behind the COMMIT the BEGIN of another one was sent. The reply to that
     /// is not read yet.
     Begun,
+    /// It is over, and its ROLLBACK is not sent yet.
+    Open,
 }
 
 /// Whether the connection can be used for the next transaction.
@@ -129,14 +131,19 @@ impl Connection {
         access: Access,
     ) -> Result<Server, sqlx::Error> {
         let server = self.inspect(server).await?;
-        if self.unseen == Some(Unseen::Begun) {
-            within(BEGIN_TIMEOUT, drain(self.sql()?)).await?;
+        let begun = async {
+            match self.unseen {
+                Some(Unseen::Begun) => drain(self.sql()?).await?,
+                Some(Unseen::Ended | Unseen::Open) => self.try_restart(access).await?,
+                None => {
+                    let begin = Some(access.begin().into_sql_str());
+                    return PgTransactionManager::begin(self.sql()?, begin).await;
+                }
+            }
             self.unseen = None;
-        } else {
-            let begin = access.begin().into_sql_str();
-            let begun = PgTransactionManager::begin(self.sql()?, Some(begin));
-            within(BEGIN_TIMEOUT, begun).await?;
-        }
+            Ok(())
+        };
+        within(BEGIN_TIMEOUT, begun).await?;
         Ok(server)
     }
 
@@ -203,6 +210,43 @@ impl Connection {
         sql.execute(restart).await.map(drop)
     }
 
+    /// Rolls back in the background, or together with the BEGIN of a request that takes the
+    /// connection before that. The server owes no reply.
+    pub(crate) fn roll_back_later(mut self) {
+        if self.health != Health::Good || self.unseen.is_some() {
+            return self.roll_back_now();
+        }
+        self.unseen = Some(Unseen::Open);
+        self.release();
+    }
+
+    /// Rolls back in the background.
+    pub(crate) fn roll_back_now(self) {
+        let runtime = self.runtime.clone();
+        spawn_on(&runtime, self.roll_back());
+    }
+
+    /// The connection outside of a transaction. `None` if it had to be closed. Not to be cancelled:
+    /// run it in a `Detached`.
+    pub(crate) async fn outside(mut self) -> Option<Self> {
+        match within(CONTROL_TIMEOUT, self.try_roll_back()).await {
+            Ok(()) => {
+                self.unseen = None;
+                Some(self)
+            }
+            Err(error) => {
+                tracing::debug!(%error, "closing a connection instead of rolling back");
+                self.close();
+                None
+            }
+        }
+    }
+
+    /// Whether its last transaction is over, and not rolled back yet.
+    pub(crate) fn owes_rollback(&self) -> bool {
+        self.unseen == Some(Unseen::Open)
+    }
+
     /// Rolls back, and releases the connection. Not to be cancelled: run it in a `Detached`.
     pub(crate) async fn roll_back(mut self) {
         if self.unseen.is_some() {
@@ -256,7 +300,7 @@ impl Connection {
     }
 
     /// Gives the connection to the next request, or to the pool, or closes it if it is fit for
-    /// neither. It must be outside of a transaction, and the server must have just replied on it.
+    /// neither. The server must have just replied on it.
     pub(crate) fn release(mut self) {
         if self.handoff_if_fit().is_some()
             && let Some(handoff) = self.handoff.take()
@@ -273,10 +317,6 @@ impl Connection {
 
     pub(crate) fn close(mut self) {
         self.mark(Health::Broken);
-    }
-
-    pub(crate) fn runtime(&self) -> &Handle {
-        &self.runtime
     }
 }
 
@@ -309,6 +349,15 @@ async fn step_out(mut connection: PoolConnection<Postgres>, unseen: Unseen) {
         match unseen {
             Unseen::Ended => drop(connection.execute("BEGIN").await?),
             Unseen::Begun => drain(&mut connection).await?,
+            Unseen::Open => {
+                drop(drain(&mut connection).await);
+                if PgTransactionManager::get_transaction_depth(&connection) != 1 {
+                    return Err(gone());
+                }
+                // It travels with the ping of the pool.
+                PgTransactionManager::start_rollback(&mut connection);
+                return Ok(());
+            }
         }
         PgTransactionManager::rollback(&mut connection).await
     });

@@ -79,6 +79,18 @@ impl Database {
         }
     }
 
+    /// Begins a transaction for work that waits for its turn, if a connection is free for it and
+    /// that is of use: on CockroachDB the snapshot is that of BEGIN, and would be old by then.
+    pub(crate) async fn begin_ahead(self: &Arc<Self>, access: Access) -> Option<Transaction> {
+        let is_free = self.pool.num_idle() > 0
+            || self.pool.size() < self.pool.options().get_max_connections();
+        if self.known_server() != Some(Server::PostgreSql) || !is_free {
+            return None;
+        }
+        // If it fails, the work finds out itself.
+        self.begin(access).await.ok()
+    }
+
     /// How often work may move on to another connection because that of the pool is of no use.
     pub(crate) fn sessions(&self) -> u32 {
         self.pool.options().get_max_connections().saturating_add(1)
@@ -86,10 +98,19 @@ impl Database {
 
     /// A connection outside of a transaction. Cancelled, nothing is left behind.
     pub(crate) async fn acquire(&self) -> Result<Connection, Error> {
-        self.acquire_for(None).await
+        loop {
+            let connection = self.acquire_for(None).await?;
+            if !connection.owes_rollback() {
+                return Ok(connection);
+            }
+            if let Some(connection) = Detached::new(connection.outside()).await {
+                return Ok(connection);
+            }
+        }
     }
 
-    /// A connection, on which the BEGIN of a transaction with this access may have been sent.
+    /// A connection for a transaction with this access: its BEGIN may have been sent, and a ROLLBACK
+    /// may be owed.
     /// Cancelled, nothing is left behind.
     async fn acquire_for(&self, access: Option<Access>) -> Result<Connection, Error> {
         let from_pool = Connection::acquire(&self.pool, &self.running);

@@ -19,7 +19,6 @@ use crate::{
         commit::{CommitError, CommitFailure},
         connection::{Connection, Health, drain, execute_and_probe, gone, timed_out},
         deadline::timeout_at,
-        detached::spawn_on,
         server::Server,
         untracked::{self, UntrackedRead},
     },
@@ -38,6 +37,8 @@ pub(crate) struct Transaction {
     /// The outermost savepoint that was dropped and has to be rolled back.
     dropped: Option<Depth>,
     sentinel: Option<Sentinel>,
+    /// Whether the server owes no reply.
+    is_quiet: bool,
 }
 
 /// A savepoint that proves that the transaction is still the same one.
@@ -94,6 +95,7 @@ impl Transaction {
             depth: Depth::default(),
             dropped: None,
             sentinel: None,
+            is_quiet: true,
         }
     }
 
@@ -107,10 +109,16 @@ impl Transaction {
 
     /// The connection, for statements. On a broken one they would wait for nothing.
     pub(crate) fn sql(&mut self) -> Result<&mut PgConnection, sqlx::Error> {
+        self.is_quiet = false;
         match &mut self.connection {
             Some(connection) if !connection.is_broken() => connection.sql(),
             _ => Err(gone()),
         }
+    }
+
+    /// Records that the server has replied to all that was sent.
+    pub(crate) fn mark_quiet(&mut self) {
+        self.is_quiet = true;
     }
 
     /// Records what has become of the connection, unless worse is known.
@@ -375,9 +383,11 @@ fn proof_of(error: &sqlx::Error, server: Server) -> Proof {
 
 impl Drop for Transaction {
     fn drop(&mut self) {
-        if let Some(connection) = self.connection.take() {
-            let runtime = connection.runtime().clone();
-            spawn_on(&runtime, connection.roll_back());
+        match self.connection.take() {
+            // A request that takes the connection is not to wait for replies to this one.
+            Some(connection) if self.is_quiet => connection.roll_back_later(),
+            Some(connection) => connection.roll_back_now(),
+            None => {}
         }
     }
 }

@@ -97,6 +97,9 @@ impl Lease {
     /// The server has replied. Records an error of the transaction.
     pub(crate) fn done<T>(&mut self, reply: Result<T, sqlx::Error>) -> Result<T, sqlx::Error> {
         self.progress = Progress::Idle;
+        if let Some(transaction) = &mut self.transaction {
+            transaction.mark_quiet();
+        }
         self.note_doubt();
         if let Err(error) = &reply {
             self.record(error);
