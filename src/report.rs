@@ -1,9 +1,11 @@
 //! The report of a request.
 
+use crate::tx::Names;
+
 /// The report of the layer, in the extensions of every response that leaves it.
 #[derive(Debug, Clone)]
 pub struct Report {
-    pub(crate) policies: Vec<&'static str>,
+    pub(crate) policies: Names,
     pub(crate) attempts: u32,
     pub(crate) outcome: Outcome,
 }

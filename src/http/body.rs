@@ -4,7 +4,7 @@
 use std::{error::Error as StdError, time::Duration};
 
 use axum_core::{RequestExt as _, body::Body};
-use bytes::Bytes;
+use bytes::{BufMut as _, Bytes, BytesMut};
 use http::{HeaderMap, Request, request::Parts};
 use http_body::Body as _;
 use http_body_util::{BodyExt as _, Full, LengthLimitError, Limited};
@@ -42,16 +42,32 @@ impl Buffered {
         if allowed.is_some_and(|allowed| announced > allowed) {
             return Err(Error::new(ErrorKind::BodyTooLarge));
         }
-        match timeout(time, body.collect()).await {
-            Ok(Ok(collected)) => {
-                let trailers = collected.trailers().cloned();
-                let data = collected.to_bytes();
-                Ok(Self { data, trailers })
-            }
+        match timeout(time, Self::read_to_end(body)).await {
+            Ok(Ok(buffered)) => Ok(buffered),
             Ok(Err(error)) if is_too_large(&error) => Err(Error::new(ErrorKind::BodyTooLarge)),
             Ok(Err(error)) => Err(Error::because(ErrorKind::BodyUnreadable, error)),
             Err(_) => Err(Error::new(ErrorKind::BodyTimeout)),
         }
+    }
+
+    /// Most bodies are one frame, which is neither copied nor listed.
+    async fn read_to_end(mut body: Body) -> Result<Self, axum_core::Error> {
+        let first = match body.frame().await {
+            Some(frame) => frame?.into_data(),
+            None => return Ok(Self::default()),
+        };
+        let (data, trailers) = match first {
+            Ok(data) if body.is_end_stream() => (data, None),
+            Ok(data) => {
+                let rest = body.collect().await?;
+                let trailers = rest.trailers().cloned();
+                let mut all = BytesMut::from(data);
+                all.put(rest.aggregate());
+                (all.freeze(), trailers)
+            }
+            Err(frame) => (Bytes::new(), frame.into_trailers().ok()),
+        };
+        Ok(Self { data, trailers })
     }
 
     pub(crate) fn is_empty(&self) -> bool {

@@ -13,7 +13,7 @@ use crate::{
     },
     observe::{Finished, WorkKind},
     report::{Outcome, Report},
-    tx::WorkContext,
+    tx::{Names, WorkContext},
 };
 
 /// The response that leaves the layer, and its report.
@@ -28,7 +28,7 @@ impl FinalResponse {
         Self {
             response: error.into_response(),
             report: Report {
-                policies: Vec::new(),
+                policies: Names::None,
                 attempts: 0,
                 outcome: Outcome::NoTransaction,
             },
@@ -40,7 +40,7 @@ impl FinalResponse {
         Self {
             response,
             report: Report {
-                policies: Vec::new(),
+                policies: Names::None,
                 attempts,
                 outcome: Outcome::Replayed,
             },

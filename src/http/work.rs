@@ -15,7 +15,7 @@ use axum_core::{
     response::{IntoResponse as _, Response},
 };
 use bytes::Bytes;
-use http::{Request, StatusCode, header, request::Parts};
+use http::{Request, StatusCode, header};
 use tower_service::Service;
 use tracing::{Instrument as _, Span, field::Empty};
 
@@ -28,7 +28,7 @@ use crate::{
     },
     observe::Phase,
     report::{Outcome, Report},
-    tx::{Lease, Slot, Verdict, WorkContext, scope},
+    tx::{Lease, Names, Slot, Verdict, WorkContext, scope},
 };
 
 /// Runs a request: reads its body, and attempts it until there is a response.
@@ -47,11 +47,9 @@ where
     let span = tracing::error_span!("authorize", policies = Empty, attempt = Empty);
     async move {
         let route = &*route;
-        let (parts, body) = request.into_parts();
-        let context = route.engine.context(route.options.principal(&parts));
-        let accepts_codings = parts.headers.contains_key(header::ACCEPT_ENCODING);
+        let accepts_codings = request.headers().contains_key(header::ACCEPT_ENCODING);
         let running = route.engine.database.token();
-        let prepared = prepare(route, &context, parts, body).await;
+        let (context, prepared) = prepare(route, request).await;
         let started = Instant::now();
         let response = match prepared {
             Ok((source, receipt)) => {
@@ -79,17 +77,26 @@ where
 }
 
 /// Reads the request, and prepares its receipt.
+///
+/// It takes the request as a whole: a future that was given its parts would store them twice.
 async fn prepare(
     route: &Route,
-    context: &WorkContext,
-    parts: Parts,
-    body: Body,
-) -> Result<(RequestSource, Option<Box<RequestReceipt>>), Error> {
-    scope::check_may_begin(&route.engine.database)?;
-    let receipt = RequestReceipt::new(route, &parts, context)?;
-    let source = RequestSource::read(route, parts, body).await?;
-    let receipt = receipt.map(|receipt| receipt.with_body(&source));
-    Ok((source, receipt))
+    request: Request<Body>,
+) -> (
+    WorkContext,
+    Result<(RequestSource, Option<Box<RequestReceipt>>), Error>,
+) {
+    let (parts, body) = request.into_parts();
+    let context = route.engine.context(route.options.principal(&parts));
+    let prepared = async {
+        scope::check_may_begin(&route.engine.database)?;
+        let receipt = RequestReceipt::new(route, &parts, &context)?;
+        let source = RequestSource::read(route, parts, body).await?;
+        let receipt = receipt.map(|receipt| receipt.with_body(&source));
+        Ok((source, receipt))
+    };
+    let prepared = prepared.await;
+    (context, prepared)
 }
 
 /// Checks the policy, and calls the service behind it.
@@ -136,7 +143,7 @@ struct RequestWork<'r, S, B> {
     source: RequestSource,
     receipt: Option<Box<RequestReceipt>>,
     /// Those of the last attempt.
-    policies: Vec<&'static str>,
+    policies: Names,
     /// Whether a policy denied in the last attempt.
     denied: bool,
     /// How many of them the span has.
@@ -163,7 +170,7 @@ where
             inner,
             source,
             receipt,
-            policies: Vec::new(),
+            policies: Names::None,
             denied: false,
             recorded: 0,
             response_body: PhantomData,

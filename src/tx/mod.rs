@@ -2,6 +2,7 @@
 
 mod executor;
 mod lease;
+mod names;
 mod savepoint;
 pub(crate) mod scope;
 mod session;
@@ -18,6 +19,7 @@ use sqlx::PgConnection;
 pub use self::savepoint::Savepoint;
 pub(crate) use self::{
     lease::Lease,
+    names::Names,
     session::alters_session,
     slot::{JobContext, Slot, SlotGuard, WorkContext},
     state::{PendingHook, SlotState, Stage, Verdict},

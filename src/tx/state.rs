@@ -9,6 +9,7 @@ use crate::{
     error::{Error, ErrorClass, ErrorKind, Known, Moment},
     observe::Phase,
     report::Outcome,
+    tx::names::Names,
 };
 
 /// A future that runs once the transaction is committed.
@@ -32,7 +33,7 @@ pub(crate) struct SlotState {
     /// The texts of the policy's statements, while they are kept.
     pub(crate) texts: Vec<SqlStr>,
     /// The names of the policies, or of the transaction.
-    pub(crate) names: Vec<&'static str>,
+    pub(crate) names: Names,
     pub(crate) ending: Ending,
     pub(crate) hooks: Vec<PendingHook>,
     pub(crate) notes: Vec<Note>,
