@@ -242,6 +242,12 @@ impl Connection {
         }
     }
 
+    /// Whether its next BEGIN also ends the transaction of another request, whose errors are of no
+    /// concern to the next one.
+    pub(crate) fn is_inherited(&self) -> bool {
+        self.unseen.is_some()
+    }
+
     /// Whether its last transaction is over, and not rolled back yet.
     pub(crate) fn owes_rollback(&self) -> bool {
         self.unseen == Some(Unseen::Open)

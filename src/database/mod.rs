@@ -63,6 +63,7 @@ impl Database {
         loop {
             let connection = self.acquire_for(Some(access)).await?;
             let database = Arc::clone(self);
+            let is_inherited = connection.is_inherited();
             // The transaction is made inside: dropped there, it is rolled back.
             let begin = async move {
                 let begun = connection.begin(&database.server, access).await;
@@ -70,7 +71,7 @@ impl Database {
             };
             match Detached::new(begin).await {
                 Ok(transaction) => return Ok(transaction),
-                Err(error) if tries > 0 && is_dead(&error) => {
+                Err(error) if tries > 0 && (is_inherited || is_dead(&error)) => {
                     tracing::debug!(%error, "dead connection at BEGIN, taking another one");
                     tries -= 1;
                 }
