@@ -79,8 +79,11 @@ impl InterlockBuilder {
     /// Requests that meet a serialization failure are queued by path, transactions by name. On
     /// PostgreSQL two at a time are retried, on CockroachDB one, first at once, then with jittered
     /// pauses. While 8 or more are queued, new requests for the path wait too. No wait exceeds the
-    /// longest pause, and no connection is held meanwhile. From its second serialization failure
-    /// on, work also waits in one queue for all paths and names, which retries one at a time.
+    /// longest pause. From its second serialization failure on, work also waits in one queue for
+    /// all paths and names, which retries one at a time.
+    ///
+    /// No connection is held meanwhile, with one exception: on PostgreSQL the one that is next in a
+    /// queue begins its transaction before its turn, if the pool has a connection to spare.
     ///
     /// Each process has its own queues. A conditional write only pauses.
     pub fn backoff(mut self, backoff: Backoff) -> Self {
@@ -102,6 +105,11 @@ impl InterlockBuilder {
     /// under load that is one round trip in five. A connection returns to the pool if no request is
     /// waiting, and at the latest 100 ms after it was acquired. The pool's `before_acquire` and
     /// `after_release` do not run for connections that bypass it.
+    ///
+    /// If a request already waits when another one commits, its BEGIN travels with that COMMIT, which
+    /// saves it a round trip. A ROLLBACK travels with the BEGIN of the request that takes the
+    /// connection next. BEGIN is never sent before its request has come, so `now()`, and on
+    /// CockroachDB the snapshot, are not older than the request.
     pub fn handoff(mut self, handoff: bool) -> Self {
         self.handoff = handoff;
         self
