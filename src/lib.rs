@@ -182,7 +182,21 @@ pub mod schema {
     pub const JOBS: &str = include_str!("../sql/jobs.sql");
 }
 
-/// The examples of the README, compiled.
+/// The examples of the README and of the guides, compiled.
 #[cfg(doctest)]
-#[doc = include_str!("../README.md")]
-struct Readme;
+mod examples {
+    #[doc = include_str!("../README.md")]
+    struct Readme;
+    #[doc = include_str!("../docs/guides/deployment.md")]
+    struct Deployment;
+    #[doc = include_str!("../docs/guides/from-axum-login.md")]
+    struct FromAxumLogin;
+    #[doc = include_str!("../docs/guides/from-axum-sqlx-tx.md")]
+    struct FromAxumSqlxTx;
+    #[doc = include_str!("../docs/guides/from-begin.md")]
+    struct FromBegin;
+    #[doc = include_str!("../docs/guides/permission-tables.md")]
+    struct PermissionTables;
+    #[doc = include_str!("../docs/guides/which.md")]
+    struct Which;
+}
