@@ -5,7 +5,7 @@
 //! its effects happen once, also if the worker dies before it says that it is done. PostgreSQL only.
 //! `cargo run -p with-apalis`, in `ecosystem/`.
 
-use std::{error::Error as StdError, time::Duration};
+use std::time::Duration;
 
 use apalis::prelude::*;
 use apalis_postgres::PostgresStorage;
@@ -138,14 +138,17 @@ async fn main() -> tour::Result {
         .backend(storage)
         .data(interlock.clone())
         .build(export);
-    let live = "SELECT count(*) FROM apalis.jobs WHERE status NOT IN ('Done', 'Killed')";
-    let drained = async {
-        while tour.read::<i64>(live).await.is_ok_and(|live| live > 0) {
-            tokio::time::sleep(Duration::from_millis(50)).await;
-        }
+    let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
+    let working = tokio::spawn(worker.run_until(async move {
+        drop(stopped.await);
         Ok::<_, std::io::Error>(())
-    };
-    worker.run_until(drained).await?;
+    }));
+    let live = "SELECT count(*) FROM apalis.jobs WHERE status NOT IN ('Done', 'Killed')";
+    while tour.read::<i64>(live).await? > 0 {
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    drop(stop);
+    working.await??;
     let exports: Vec<i64> = tour
         .read("SELECT array_agg(document_id) FROM exports")
         .await?;

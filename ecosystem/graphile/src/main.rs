@@ -59,7 +59,7 @@ async fn can_order(
 }
 
 async fn order(export: Authorized<Export>, mut tx: Tx) -> Result<StatusCode, Error> {
-    sqlx::query("SELECT graphile_worker.add_job($1, $2)")
+    sqlx::query("SELECT graphile_worker.add_job($1, $2::json)")
         .bind(Export::IDENTIFIER)
         .bind(sqlx::types::Json(&*export))
         .execute(&mut tx)

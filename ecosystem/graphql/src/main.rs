@@ -117,7 +117,9 @@ async fn execute(
     if response.is_ok() {
         GraphQLResponse::from(response).into_response()
     } else {
-        (Extension(HasErrors), GraphQLResponse::from(response)).into_response()
+        // No mutation is kept, so none is reported.
+        let errors = async_graphql::Response::from_errors(response.errors);
+        (Extension(HasErrors), GraphQLResponse::from(errors)).into_response()
     }
 }
 

@@ -12,11 +12,8 @@ use axum::{
     http::{Request, StatusCode},
     routing::put,
 };
-use sqlx::migrate::Migrator;
 use tour::{Kind, Revocation, Tour};
 use tower_interlock::{Authorized, Denied, Error, Interlock, Tx};
-
-static MIGRATIONS: Migrator = sqlx::migrate!();
 
 /// The caller. Your authentication adds it to the request, here as an extension.
 #[derive(Clone)]
@@ -66,11 +63,8 @@ async fn main() -> tour::Result {
     let tour = Tour::start("migrate", "", &[]).await?;
     let pool = Interlock::pool_options().max_connections(4);
     let pool = pool.connect_with(tour.options()).await?;
-    // The migrator locks by an advisory lock, which CockroachDB does not have.
-    let mut migrations = Migrator {
-        migrations: MIGRATIONS.migrations.clone(),
-        ..Migrator::DEFAULT
-    };
+    let mut migrations = sqlx::migrate!();
+    // CockroachDB has no advisory locks.
     migrations.set_locking(tour.kind() == Kind::PostgreSql);
     migrations.run(&pool).await?;
     tour.guard(&["grants"]).await?;

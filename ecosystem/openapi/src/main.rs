@@ -7,7 +7,7 @@
 use axum::{
     Router,
     body::Body,
-    extract::{FromRequestParts as _, Path},
+    extract::{FromRequestParts, Path},
     http::{Request, StatusCode, header::AUTHORIZATION, request::Parts},
 };
 use axum_extra::{
@@ -66,7 +66,7 @@ enum Rejection {
 }
 
 #[derive(OpenApi)]
-#[openapi(modifiers(&Security))]
+#[openapi(components(schemas(Problem)), modifiers(&Security))]
 struct Api;
 
 struct Security;
@@ -105,7 +105,7 @@ async fn can_edit(
 
 struct Token(String);
 
-impl<S: Sync> axum::extract::FromRequestParts<S> for Token {
+impl<S: Send + Sync> FromRequestParts<S> for Token {
     type Rejection = Error;
 
     async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Error> {

@@ -15,6 +15,7 @@ use support::{Database, Server};
 use tower::ServiceExt as _;
 use tower_interlock::{Interlock, Tx, schema::SERIALIZABLE_GUARD};
 use tower_interlock_audit::{Race, Wire};
+use tracing_subscriber::{filter::Targets, fmt, prelude::*, registry};
 
 pub use support::Kind;
 
@@ -43,6 +44,10 @@ impl Tour {
         schema: &'static str,
         permissions: &[&'static str],
     ) -> Result<Self> {
+        // The log has the causes, which no response has. Unless the example has a log of its own.
+        let log = fmt::layer().without_time().with_ansi(false);
+        let targets: Targets = "warn,sqlx=error".parse()?;
+        let _ = registry().with(log).with(targets).try_init();
         let server = Server::start()?;
         println!("database: {server}");
         let database = server.create_database(name).await?;
@@ -168,10 +173,8 @@ impl Tour {
             .run()
             .await?;
         for line in verdict.to_string().lines() {
-            println!(
-                "  {}",
-                line.split_whitespace().collect::<Vec<_>>().join(" ")
-            );
+            let line = line.split_whitespace().collect::<Vec<_>>().join(" ");
+            println!("  {line:.100}");
         }
         if !verdict.is_safe() {
             return Err("a revoked permission was used to write".into());
@@ -224,7 +227,8 @@ pub async fn send(
 ) -> Result<Response<String>> {
     let (parts, body) = app.clone().oneshot(request?).await?.into_parts();
     let body = to_bytes(body, usize::MAX).await?;
-    let body = String::from_utf8_lossy(&body).into_owned();
+    let body = String::from_utf8(body.into())
+        .unwrap_or_else(|binary| format!("({} bytes)", binary.as_bytes().len()));
     println!("  {title}: {} {}", parts.status, summary(&body));
     if parts.status == expected {
         Ok(Response::from_parts(parts, body))
