@@ -121,6 +121,7 @@ mod http;
 mod interlock;
 pub mod jobs;
 pub mod observe;
+mod own;
 mod receipts;
 mod report;
 pub mod transact;
@@ -154,10 +155,11 @@ pub mod precondition {
     pub use crate::http::precondition::{CreateOnly, ETag, IfMatch, IfNoneMatch};
 }
 
-/// What audits ask: which protection a route has, and what a task is running.
+/// What audits ask: which protection a route has, what a task is running, and whose a statement is.
 pub mod probe {
     pub use crate::{
         http::probe::{Probe, ProbedCondition, Protection},
+        own::is_own_statement,
         tx::scope::current_attempt,
     };
 }

@@ -22,7 +22,7 @@ const CRATES: [(&str, &[&[&str]]); 2] = [
         &[
             &["lib"],
             &["interlock"],
-            &["builder"],
+            &["builder", "own"],
             &["http", "write", "transact", "jobs"],
             &["attempt"],
             &["tx"],

@@ -55,11 +55,14 @@ mod runner;
 mod statements;
 mod worker;
 
-pub(crate) use self::statements::REQUIRED_TABLE;
 pub use self::{
     enqueue::{Enqueued, Job},
     handler::RunningJob,
     id::{InvalidJobId, JobId},
     queue::{EndedJob, JobEnding, Jobs, KindState},
     worker::Worker,
+};
+pub(crate) use self::{
+    queue::STATEMENTS as QUEUE_STATEMENTS,
+    statements::{REQUIRED_TABLE, STATEMENTS, TABLE},
 };

@@ -238,6 +238,9 @@ fn duration(row: &PgRow, column: &str) -> Result<Duration, sqlx::Error> {
     Ok(Duration::try_from_secs_f64(seconds.unwrap_or_default()).unwrap_or_default())
 }
 
+/// All of the statements of this file.
+pub(crate) const STATEMENTS: &[&str] = &[STATE, ENDED, RETRY, DISCARD, DISCARD_OLDER];
+
 const STATE: &str = "\
     SELECT kind, \
         count(*) FILTER (WHERE live AND run_at <= now()) AS due, \

@@ -16,7 +16,21 @@ use crate::{
     jobs::id::JobId,
 };
 
-const TABLE: &str = "interlock_jobs";
+pub(crate) const TABLE: &str = "interlock_jobs";
+
+/// All of the statements of this file.
+pub(crate) const STATEMENTS: &[&str] = &[
+    REQUIRED_TABLE.query,
+    ENQUEUE,
+    FREE_KEY,
+    PEEK,
+    CLAIM,
+    FINISH,
+    RETRY_LATER,
+    END,
+    GIVE_UP,
+    EXISTS,
+];
 
 /// A statement on the table of jobs.
 pub(crate) fn query(

@@ -13,5 +13,5 @@ pub(crate) use self::{
     fence::{Fence, Fenced},
     key::{AttemptId, Fingerprint, ReceiptKey, Sha256Writer},
     receipt::{KeptResponse, Receipt, Stored},
-    statements::{REQUIRED_TABLE, find, purge, store},
+    statements::{REQUIRED_TABLE, STATEMENTS, TABLE, find, purge, store},
 };

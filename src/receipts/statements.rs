@@ -22,7 +22,10 @@ pub(crate) const REQUIRED_TABLE: RequiredTable = RequiredTable {
               schema::RECEIPTS (sql/receipts.sql)",
 };
 
-const TABLE: &str = "interlock_receipts";
+pub(crate) const TABLE: &str = "interlock_receipts";
+
+/// All of the statements.
+pub(crate) const STATEMENTS: &[&str] = &[REQUIRED_TABLE.query, STORE, FIND, FENCE, PURGE];
 
 /// Stores a receipt as the last statement of its transaction. `false` if its key is used: by
 /// another copy of the work, which has committed.

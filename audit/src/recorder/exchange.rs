@@ -12,7 +12,7 @@ use axum::{body::Body, extract::MatchedPath};
 use http::Request;
 use tower_interlock::{
     observe::{StatementExecuted, WorkFinished, WorkId},
-    probe::current_attempt,
+    probe::{current_attempt, is_own_statement},
 };
 
 use crate::{
@@ -155,7 +155,8 @@ impl OpenExchange {
     /// The exchange so far. `texts` are those that were read before.
     pub(super) fn snapshot(&self, texts: &mut HashMap<Arc<str>, Sql>) -> Exchange {
         let state = self.lock();
-        let statements = state.statements.iter().map(|heard| {
+        let of_service = state.statements.iter().filter(|heard| !heard.is_own());
+        let statements = of_service.map(|heard| {
             let read = texts.entry(Arc::clone(&heard.text));
             let sql = read.or_insert_with(|| Sql::read(&heard.text));
             Statement {
@@ -174,7 +175,7 @@ impl OpenExchange {
             route: self.route.clone(),
             status: state.status,
             works: state.works.iter().map(|(_, work)| work.clone()).collect(),
-            statements: statements.filter(|it| !is_of_interlock(it)).collect(),
+            statements: statements.collect(),
             blind: state.blindness(),
         }
     }
@@ -184,15 +185,11 @@ impl OpenExchange {
     }
 }
 
-/// Whether it is a statement of the interlock itself, on its receipts or jobs, which it does not
-/// report.
-fn is_of_interlock(statement: &Statement) -> bool {
-    let mut tables = statement.reads.iter().chain(&statement.writes).peekable();
-    let is_own = |table: &String| {
-        let name = table.rsplit('.').next();
-        matches!(name, Some("interlock_receipts" | "interlock_jobs"))
-    };
-    statement.place == Place::Outside && tables.peek().is_some() && tables.all(is_own)
+impl Heard {
+    /// Whether the interlock has run it by itself, on its receipts or jobs. It does not report those.
+    fn is_own(&self) -> bool {
+        self.place == Place::Outside && is_own_statement(&self.text)
+    }
 }
 
 impl State {

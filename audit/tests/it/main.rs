@@ -12,6 +12,7 @@ mod coverage;
 mod findings;
 mod kit;
 mod matrix;
+mod own;
 mod race;
 mod recorder;
 mod service;
