@@ -167,7 +167,7 @@ impl InterlockBuilder {
     /// Default: no one.
     ///
     /// It is called once per request. The principal is for the observer, for audits and for
-    /// [`Tx::principal`](crate::Tx::principal). It is an identity for records, never an
+    /// [`Tx::principal`](crate::TxExecutor::principal). It is an identity for records, never an
     /// authorization.
     pub fn principal(
         mut self,

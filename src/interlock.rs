@@ -174,8 +174,8 @@ impl Interlock {
     ///
     /// The promises, limits, retries and hooks are those of a request. After a serialization
     /// failure `work` is called again with a new [`Tx`], so it must have no other effects; use
-    /// [`Tx::after_commit`] for those. Permissions are checked inside of `work`, by the same
-    /// functions that the policies of requests call.
+    /// [`Tx::after_commit`](crate::TxExecutor::after_commit) for those. Permissions are checked
+    /// inside of `work`, by the same functions that the policies of requests call.
     ///
     /// ```
     /// use tower_interlock::{Denied, Error, Interlock, Tx};
@@ -221,6 +221,7 @@ impl Interlock {
     ///
     /// Dropped, it rolls back. A COMMIT that was sent is finished in the background, with its
     /// hooks.
+    #[doc(alias = "begin")]
     pub async fn transact<T, E, F, Fut>(&self, work: F) -> Result<T, E>
     where
         F: FnMut(Tx) -> Fut + Send,
@@ -249,8 +250,8 @@ impl Interlock {
         TransactionBuilder::new(&self.engine, self.limits)
     }
 
-    /// Returns a worker, which runs the jobs that [`Tx::enqueue`] has stored. See
-    /// [`jobs`](crate::jobs).
+    /// Returns a worker, which runs the jobs that [`Tx::enqueue`](crate::TxExecutor::enqueue) has
+    /// stored. See [`jobs`](crate::jobs).
     pub fn worker(&self) -> Worker {
         Worker::new(Arc::clone(&self.engine), self.limits)
     }

@@ -35,7 +35,7 @@
 //! * [`Policy`]: how to write a check; [`Authorized`]: its proof, in the handler; [`Denied`]: its
 //!   denial.
 //! * [`Tx`]: the transaction, in policies and handlers; [`Savepoint`]: a part of it that may fail;
-//!   [`Tx::after_commit`]: effects that must follow the COMMIT.
+//!   [`Tx::after_commit`](TxExecutor::after_commit): effects that must follow the COMMIT.
 //! * [`ConditionalWrite`]: check and write in one statement; [`precondition`]: `If-Match`,
 //!   `If-None-Match` and `ETag`.
 //! * [`Interlock::transact`]: the same promises outside of requests.
@@ -61,8 +61,8 @@
 //!   brings sessions and tokens under the second promise as well.
 //! * It does not check what was not read through the `Tx`: caches, replicas, `AS OF SYSTEM TIME`,
 //!   queries on the pool, clocks (`now()` is the start of the transaction).
-//! * It does not undo effects outside of the database. Use [`Tx::after_commit`], which a crash may
-//!   lose, or an outbox table.
+//! * It does not undo effects outside of the database. Use
+//!   [`Tx::after_commit`](TxExecutor::after_commit), which a crash may lose, or an outbox table.
 //! * It does not take back a COMMIT that a handler has sent itself, in the middle of a text or on
 //!   the raw [`connection`](Tx::connection). The response is then a 500, the outcome is
 //!   [`Unknown`](Outcome::Unknown), and nothing is retried.
@@ -136,7 +136,7 @@ pub use crate::{
     interlock::Interlock,
     receipts::Receipts,
     report::{Outcome, Report},
-    tx::{Savepoint, Tx},
+    tx::{Savepoint, Tx, TxExecutor},
     write::{Condition, ConditionalWrite},
 };
 

@@ -45,7 +45,7 @@ use crate::{
 /// 7. A success (2xx, 3xx or 101) over a recorded error that no savepoint has cleared rolls back:
 ///    500.
 /// 8. A success over the 4xx or 5xx of an inner layer rolls back: 500.
-/// 9. [`rollback_only`](crate::Tx::rollback_only) and
+/// 9. [`rollback_only`](crate::TxExecutor::rollback_only) and
 ///    [`dry_run`](crate::InterlockBuilder::dry_run) roll back.
 /// 10. Everything else is committed, and the response leaves after the database has acknowledged
 ///     the COMMIT.
@@ -74,8 +74,9 @@ use crate::{
 /// When the client disconnects, policy and handler are dropped wherever they are, and the
 /// transaction is rolled back. A BEGIN, COMMIT or ROLLBACK that was sent is finished in the
 /// background, and so are the hooks of a COMMIT.
+#[doc(alias = "commit")]
 #[derive(Clone)]
-#[must_use]
+#[must_use = "it protects nothing until it is applied: `.route_layer(layer)`"]
 pub struct AuthorizeLayer(Arc<Route>);
 
 impl AuthorizeLayer {

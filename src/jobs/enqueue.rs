@@ -6,17 +6,16 @@ use serde::Serialize;
 use serde_json::Value;
 
 use crate::{
-    database::Depth,
     error::{Error, ErrorKind},
     jobs::{
         id::JobId,
         statements::{self, NewJob},
     },
     receipts::Sha256Writer,
-    tx::{Lease, Savepoint, Tx},
+    tx::{Lease, TxExecutor},
 };
 
-/// A job that is to be enqueued by [`Tx::enqueue`].
+/// A job that is to be enqueued by [`Tx::enqueue`](TxExecutor::enqueue).
 #[derive(Debug)]
 #[must_use = "it does nothing until it is enqueued"]
 pub struct Job {
@@ -78,13 +77,14 @@ impl Enqueued {
     }
 }
 
-impl Tx {
+impl TxExecutor {
     /// Enqueues a job. It is stored exactly if the transaction commits, and seen by no worker
     /// before.
     ///
     /// The job belongs to the [principal](Self::principal) of this work, whose permission is
     /// checked when it runs. A worker of the same process is woken up once COMMIT is acknowledged;
-    /// others find the job at their next poll.
+    /// others find the job at their next poll. The job is dropped when the savepoint that it was
+    /// enqueued on is rolled back.
     ///
     /// It needs [`InterlockBuilder::jobs`](crate::InterlockBuilder::jobs).
     ///
@@ -94,61 +94,45 @@ impl Tx {
     /// [`Misconfigured`](crate::ErrorKind::Misconfigured) for a payload that JSON cannot express;
     /// convert it with `Error::from`.
     pub async fn enqueue(&mut self, job: Job) -> Result<Enqueued, sqlx::Error> {
-        enqueue(self.lease(), Depth::default(), job).await
+        let Some(jobs) = self.slot().jobs().cloned() else {
+            return Err(misconfigured("a job needs InterlockBuilder::jobs()"));
+        };
+        let payload = job
+            .payload
+            .map_err(|error| misconfigured(&format!("the payload of a job: {error}")))?;
+        let principal = self.slot().principal().cloned();
+        let principal = principal.as_deref();
+        let unique_key = job.unique_key.map(|key| {
+            let hash = Sha256Writer::new("job")
+                .part(job.kind.as_bytes())
+                .optional(principal.map(str::as_bytes));
+            hash.part(&key).finish()
+        });
+        let id = JobId::random().map_err(Error::into_sqlx)?;
+        let new = NewJob {
+            id,
+            kind: job.kind,
+            principal,
+            payload: &payload,
+            unique_key: unique_key.as_ref().map(<[u8; 32]>::as_slice),
+            delay: job.delay,
+        };
+        // Dropped while it awaits, the statement is abandoned as any other one (T8).
+        let mut queued = store(self.lease(), &new).await?;
+        if jobs.running == Some(queued.as_u128()) {
+            // The job that is running is in the way of its own successor. It is done if that is
+            // stored.
+            free_key(self.lease(), queued).await?;
+            queued = store(self.lease(), &new).await?;
+        }
+        if queued != id {
+            return Ok(Enqueued::AlreadyQueued(queued));
+        }
+        if job.delay.is_zero() {
+            self.after_commit(async move { jobs.enqueued.send_replace(()) });
+        }
+        Ok(Enqueued::Added(id))
     }
-}
-
-impl Savepoint<'_> {
-    /// Enqueues a job as [`Tx::enqueue`] does. It is dropped when the savepoint is rolled back.
-    ///
-    /// # Errors
-    ///
-    /// As [`Tx::enqueue`].
-    pub async fn enqueue(&mut self, job: Job) -> Result<Enqueued, sqlx::Error> {
-        let depth = self.depth();
-        enqueue(self.lease(), depth, job).await
-    }
-}
-
-/// Dropped while it awaits, the statement is abandoned as any other one (T8).
-async fn enqueue(lease: &mut Lease, depth: Depth, job: Job) -> Result<Enqueued, sqlx::Error> {
-    let Some(jobs) = lease.slot().jobs().cloned() else {
-        return Err(misconfigured("a job needs InterlockBuilder::jobs()"));
-    };
-    let payload = job
-        .payload
-        .map_err(|error| misconfigured(&format!("the payload of a job: {error}")))?;
-    let principal = lease.slot().principal().cloned();
-    let principal = principal.as_deref();
-    let unique_key = job.unique_key.map(|key| {
-        let hash = Sha256Writer::new("job")
-            .part(job.kind.as_bytes())
-            .optional(principal.map(str::as_bytes));
-        hash.part(&key).finish()
-    });
-    let id = JobId::random().map_err(Error::into_sqlx)?;
-    let new = NewJob {
-        id,
-        kind: job.kind,
-        principal,
-        payload: &payload,
-        unique_key: unique_key.as_ref().map(<[u8; 32]>::as_slice),
-        delay: job.delay,
-    };
-    let mut queued = store(lease, &new).await?;
-    if jobs.running == Some(queued.as_u128()) {
-        // The job that is running is in the way of its own successor. It is done if that is stored.
-        free_key(lease, queued).await?;
-        queued = store(lease, &new).await?;
-    }
-    if queued != id {
-        return Ok(Enqueued::AlreadyQueued(queued));
-    }
-    if job.delay.is_zero() {
-        let wake = async move { jobs.enqueued.send_replace(()) };
-        lease.slot().after_commit(depth, Box::pin(wake));
-    }
-    Ok(Enqueued::Added(id))
 }
 
 async fn store(lease: &mut Lease, new: &NewJob<'_>) -> Result<JobId, sqlx::Error> {

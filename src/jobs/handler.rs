@@ -44,7 +44,7 @@ impl<T> RunningJob<T> {
     }
 
     /// Returns the number of the run, counted from 1. A run has one or more
-    /// [attempts](Tx::attempt), and is counted when it begins.
+    /// [attempts](crate::TxExecutor::attempt), and is counted when it begins.
     #[must_use]
     pub fn run(&self) -> u32 {
         u32::try_from(self.lease.run).unwrap_or_default()

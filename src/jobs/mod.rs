@@ -1,8 +1,8 @@
 //! Jobs: work that a request leaves behind, authorized when it runs.
 //!
-//! [`Tx::enqueue`](crate::Tx::enqueue) stores a [`Job`] in the transaction of its request, with the
-//! principal of the request. A [`Worker`] runs it later, in a SERIALIZABLE transaction in which the
-//! permission is checked again, by the same function that the policy of the request calls.
+//! [`Tx::enqueue`](crate::TxExecutor::enqueue) stores a [`Job`] in the transaction of its request,
+//! with the principal of the request. A [`Worker`] runs it later, in a SERIALIZABLE transaction in
+//! which the permission is checked again, by the same function that the policy of the request calls.
 //!
 //! ```
 //! use serde::{Deserialize, Serialize};

@@ -28,7 +28,7 @@ use crate::{
 /// as a closure of [`transact`](crate::Interlock::transact) is, and retried after a serialization
 /// failure. In the same transaction the row of the job is deleted. So the effects in the database
 /// happen once. Any other effect may be repeated: use the [id](RunningJob::id) of the job as an
-/// idempotency key, or [`Tx::after_commit`].
+/// idempotency key, or [`Tx::after_commit`](crate::TxExecutor::after_commit).
 ///
 /// | end of the run | the job |
 /// |---|---|

@@ -16,7 +16,7 @@ use std::time::Duration;
 /// * **Was it done before?** A request with an idempotency key that was committed before gets the
 ///   response of then; see [`AuthorizeLayer::idempotent`](crate::AuthorizeLayer::idempotent).
 /// * **Who did it, allowed by which policy?** The row has the principal, the policies, the method
-///   and path, and what [`Tx::note`](crate::Tx::note) has added.
+///   and path, and what [`Tx::note`](crate::TxExecutor::note) has added.
 ///
 /// A receipt is stored for each request that may write: its method is not safe (GET, HEAD, OPTIONS,
 /// TRACE), its layer is not [`read_only`](crate::AuthorizeLayer::read_only), and it has run a

@@ -1,235 +1,142 @@
-//! `sqlx::Executor` for the lease, and for what holds one.
+//! What can be done on a `Tx` and on its savepoints alike.
 
-use futures_core::{future::BoxFuture, stream::BoxStream};
-use futures_util::TryStreamExt as _;
-use sqlx::{
-    Describe, Either, Execute, Executor, Postgres, SqlStr,
-    postgres::{PgQueryResult, PgRow, PgStatement, PgTypeInfo},
-};
-use sqlx_core::try_stream;
+use std::{fmt, sync::Arc};
 
 use crate::{
-    database::Doubt,
-    error::{Error, ErrorKind},
-    tx::{
-        lease::{Lease, LeaseGuard, Progress},
-        statement::{self, Statement},
-    },
+    database::Depth,
+    tx::{lease::Lease, slot::Slot},
 };
 
-impl Lease {
-    async fn checkout_for(&mut self, statement: &Statement) -> Result<LeaseGuard<'_>, sqlx::Error> {
-        let mut lease = self.checkout().await?;
-        if statement.controls_transaction() {
-            return Err(lease.reject(transaction_control()));
-        }
-        if statement.may_be_several() {
-            lease.set_sentinel().await?;
-            if statement.may_end_transaction() {
-                lease.mark_doubtful(Doubt::Text)?;
-            }
-        }
-        if statement.alters_session() {
-            lease.alter_session()?;
-        }
-        lease.observe_next(statement.text());
-        lease.slot().keep_text(statement.text());
-        Ok(lease)
-    }
-}
-
-impl<'c> Executor<'c> for &'c mut Lease {
-    type Database = Postgres;
-
-    fn fetch_many<'e, 'q: 'e, E>(
-        self,
-        query: E,
-    ) -> BoxStream<'e, Result<Either<PgQueryResult, PgRow>, sqlx::Error>>
-    where
-        'c: 'e,
-        E: 'q + Execute<'q, Postgres>,
-    {
-        let statement = Statement::new(query);
-        Box::pin(try_stream! {
-            let mut lease = self.checkout_for(&statement).await?;
-            let (may_skip, mut rows_returned) = (statement.may_skip_rows(), false);
-            let reply = {
-                let (transaction, progress) = lease.parts()?;
-                let mut rows = transaction.sql()?.fetch_many(statement);
-                loop {
-                    *progress = Progress::Waiting;
-                    match rows.try_next().await {
-                        Ok(Some(row)) => {
-                            // The caller may drop the stream here.
-                            *progress = Progress::Idle;
-                            rows_returned |= row.is_right();
-                            r#yield!(row);
-                        }
-                        Ok(None) => break Ok(()),
-                        Err(error) => break Err(error),
-                    }
-                }
-            };
-            lease.note_skipped(may_skip && !rows_returned && reply.is_ok());
-            lease.done(reply)
-        })
-    }
-
-    // As the default, without a stream around that of the connection.
-    fn execute<'e, 'q: 'e, E>(self, query: E) -> BoxFuture<'e, Result<PgQueryResult, sqlx::Error>>
-    where
-        'c: 'e,
-        E: 'q + Execute<'q, Postgres>,
-    {
-        let statement = Statement::new(query);
-        Box::pin(async move {
-            let mut lease = self.checkout_for(&statement).await?;
-            let done = lease.start()?.sql()?.execute(statement).await;
-            lease.done(done)
-        })
-    }
-
-    fn fetch_optional<'e, 'q: 'e, E>(
-        self,
-        query: E,
-    ) -> BoxFuture<'e, Result<Option<PgRow>, sqlx::Error>>
-    where
-        'c: 'e,
-        E: 'q + Execute<'q, Postgres>,
-    {
-        let statement = Statement::new(query);
-        Box::pin(async move {
-            let mut lease = self.checkout_for(&statement).await?;
-            let may_skip = statement.may_skip_rows();
-            let row = lease.start()?.sql()?.fetch_optional(statement).await;
-            lease.note_skipped(may_skip && matches!(row, Ok(None)));
-            lease.done(row)
-        })
-    }
-
-    fn prepare_with<'e>(
-        self,
-        sql: SqlStr,
-        parameters: &'e [PgTypeInfo],
-    ) -> BoxFuture<'e, Result<PgStatement, sqlx::Error>>
-    where
-        'c: 'e,
-    {
-        Box::pin(async move {
-            let mut lease = self.checkout().await?;
-            if statement::controls_transaction(sql.as_str()) {
-                return Err(lease.reject(transaction_control()));
-            }
-            let prepared = lease.start()?.sql()?.prepare_with(sql, parameters).await;
-            lease.done(prepared)
-        })
-    }
-
-    fn describe<'e>(self, sql: SqlStr) -> BoxFuture<'e, Result<Describe<Postgres>, sqlx::Error>>
-    where
-        'c: 'e,
-    {
-        Box::pin(async move {
-            let mut lease = self.checkout().await?;
-            let described = lease.start()?.sql()?.describe(sql).await;
-            lease.done(described)
-        })
-    }
-}
-
-/// Implements `Executor` for `&mut` of a type by that of its lease.
+/// The transaction without the right to end it: what `&mut *tx` is, for a [`Tx`](crate::Tx) and
+/// for a [`Savepoint`](crate::Savepoint).
 ///
-/// A generic implementation in sqlx does not compile for want of lazy normalization; see
-/// `sqlx-core/src/transaction.rs`.
-macro_rules! delegate_executor {
-    ($holder:ty) => {
-        impl<'c> sqlx::Executor<'c> for &'c mut $holder {
-            type Database = sqlx::Postgres;
-
-            fn fetch_many<'e, 'q: 'e, E>(
-                self,
-                query: E,
-            ) -> futures_core::stream::BoxStream<
-                'e,
-                Result<
-                    sqlx::Either<sqlx::postgres::PgQueryResult, sqlx::postgres::PgRow>,
-                    sqlx::Error,
-                >,
-            >
-            where
-                'c: 'e,
-                E: 'q + sqlx::Execute<'q, sqlx::Postgres>,
-            {
-                self.lease().fetch_many(query)
-            }
-
-            fn execute<'e, 'q: 'e, E>(
-                self,
-                query: E,
-            ) -> futures_core::future::BoxFuture<
-                'e,
-                Result<sqlx::postgres::PgQueryResult, sqlx::Error>,
-            >
-            where
-                'c: 'e,
-                E: 'q + sqlx::Execute<'q, sqlx::Postgres>,
-            {
-                self.lease().execute(query)
-            }
-
-            fn fetch_optional<'e, 'q: 'e, E>(
-                self,
-                query: E,
-            ) -> futures_core::future::BoxFuture<
-                'e,
-                Result<Option<sqlx::postgres::PgRow>, sqlx::Error>,
-            >
-            where
-                'c: 'e,
-                E: 'q + sqlx::Execute<'q, sqlx::Postgres>,
-            {
-                self.lease().fetch_optional(query)
-            }
-
-            fn prepare_with<'e>(
-                self,
-                sql: sqlx::SqlStr,
-                parameters: &'e [sqlx::postgres::PgTypeInfo],
-            ) -> futures_core::future::BoxFuture<
-                'e,
-                Result<sqlx::postgres::PgStatement, sqlx::Error>,
-            >
-            where
-                'c: 'e,
-            {
-                self.lease().prepare_with(sql, parameters)
-            }
-
-            // sqlx requires it with its `offline` feature, which its `macros` feature turns on for
-            // the whole build. This crate turns `macros` on, so that the method always exists.
-            #[doc(hidden)]
-            fn describe<'e>(
-                self,
-                sql: sqlx::SqlStr,
-            ) -> futures_core::future::BoxFuture<
-                'e,
-                Result<sqlx::Describe<sqlx::Postgres>, sqlx::Error>,
-            >
-            where
-                'c: 'e,
-            {
-                self.lease().describe(sql)
-            }
-        }
-    };
+/// `&mut TxExecutor` is a [`sqlx::Executor`]. A function that takes it runs on the transaction and
+/// on a savepoint:
+///
+/// ```
+/// use tower_interlock::{Error, Tx, TxExecutor};
+///
+/// async fn add_note(tx: &mut TxExecutor, text: &str) -> Result<(), Error> {
+///     sqlx::query("INSERT INTO notes (text) VALUES ($1)").bind(text).execute(&mut *tx).await?;
+///     sqlx::query("UPDATE counters SET notes = notes + 1").execute(tx).await?;
+///     Ok(())
+/// }
+///
+/// async fn handler(mut tx: Tx) -> Result<(), Error> {
+///     add_note(&mut tx, "on the transaction").await?;
+///     let mut savepoint = tx.savepoint().await?;
+///     add_note(&mut savepoint, "on the savepoint").await?;
+///     Ok(savepoint.release().await?)
+/// }
+/// ```
+///
+/// It is unsized, so it cannot be moved, and no two of them can be swapped: a savepoint stays on
+/// its transaction.
+///
+/// ```compile_fail,E0277
+/// # use tower_interlock::Tx;
+/// fn swap(one: &mut Tx, other: &mut Tx) {
+///     std::mem::swap(&mut **one, &mut **other);
+/// }
+/// ```
+#[doc(alias = "PgConnection")]
+pub struct TxExecutor<Tail: ?Sized = [()]> {
+    lease: Lease,
+    /// Inside of which savepoint hooks and notes are registered.
+    depth: Depth,
+    /// An array of no length, and unsized as a slice of it.
+    _tail: Tail,
 }
 
-pub(crate) use delegate_executor;
+impl TxExecutor<[(); 0]> {
+    pub(crate) fn new(slot: &Arc<Slot>) -> Self {
+        Self {
+            lease: Lease::new(Arc::clone(slot)),
+            depth: Depth::default(),
+            _tail: [],
+        }
+    }
+}
 
-fn transaction_control() -> Error {
-    Error::because(
-        ErrorKind::Misconfigured,
-        "a statement that controls the transaction or its session: the layer begins and ends it, \
-         Tx::savepoint() nests in it",
-    )
+impl TxExecutor {
+    /// Rolls back at the end although the reply is a success.
+    #[doc(alias = "rollback")]
+    pub fn rollback_only(&mut self) {
+        self.slot().set_rollback_only();
+    }
+
+    /// Runs `hook` in the background once COMMIT is acknowledged, after the hooks registered
+    /// before.
+    ///
+    /// It runs at most once: not after a rollback, not for an attempt that is retried, not when
+    /// COMMIT is never acknowledged, and not when the process ends before. The client's disconnect
+    /// does not stop it, and [`drain`](crate::Interlock::drain) waits for it. The response does
+    /// not. It is dropped when the savepoint that it was registered on is rolled back.
+    pub fn after_commit(&mut self, hook: impl Future<Output = ()> + Send + 'static) {
+        self.slot().after_commit(self.depth, Box::pin(hook));
+    }
+
+    /// Adds a value to the [receipt](crate::Receipts) of the work, such as the document that it
+    /// changes. A second value with the same name replaces the first one.
+    ///
+    /// It is stored exactly if the receipt is, and dropped when the savepoint that it was added on
+    /// is rolled back. Without receipts it is dropped. It must not be a secret, and a NUL in it
+    /// fails the transaction, as in any text of the database.
+    ///
+    /// ```
+    /// # use tower_interlock::{Error, Tx};
+    /// # async fn update(mut tx: Tx, document: i64, body: &str) -> Result<(), Error> {
+    /// tx.note("document", document);
+    /// sqlx::query("UPDATE documents SET body = $2 WHERE id = $1")
+    ///     .bind(document)
+    ///     .bind(body)
+    ///     .execute(&mut tx)
+    ///     .await?;
+    /// # Ok(()) }
+    /// ```
+    ///
+    /// Who has changed document 7:
+    ///
+    /// ```sql
+    /// SELECT at, principal, policies, method, path FROM interlock_receipts
+    /// WHERE detail @> '{"document": 7}' AND status <> 0 ORDER BY at;
+    /// ```
+    pub fn note(&mut self, name: &'static str, value: impl Into<serde_json::Value>) {
+        self.slot().note(self.depth, name, value.into());
+    }
+
+    /// Returns the number of the attempt, counted from 1.
+    #[must_use]
+    pub fn attempt(&self) -> u32 {
+        self.slot().attempt()
+    }
+
+    /// Returns who the work is recorded for; see
+    /// [`principal`](crate::InterlockBuilder::principal). It is no authorization.
+    #[must_use]
+    pub fn principal(&self) -> Option<&str> {
+        self.slot().principal().map(|principal| &**principal)
+    }
+
+    pub(crate) fn lease(&mut self) -> &mut Lease {
+        &mut self.lease
+    }
+
+    pub(crate) fn slot(&self) -> &Slot {
+        self.lease.slot()
+    }
+
+    pub(crate) fn set_depth(&mut self, depth: Depth) {
+        self.depth = depth;
+    }
+}
+
+impl<Tail: ?Sized> fmt::Debug for TxExecutor<Tail> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("TxExecutor")
+            .field("attempt", &self.lease.slot().attempt())
+            .field("leased", &self.lease.is_granted())
+            .field("depth", &self.depth)
+            .finish_non_exhaustive()
+    }
 }

@@ -1,5 +1,6 @@
 //! The transaction in the hands of policies, handlers and closures.
 
+mod execute;
 mod executor;
 mod lease;
 mod names;
@@ -12,11 +13,15 @@ mod statement;
 mod untracked;
 mod words;
 
-use std::{fmt, sync::Arc};
+use std::{
+    fmt,
+    ops::{Deref, DerefMut},
+    sync::Arc,
+};
 
 use sqlx::PgConnection;
 
-pub use self::savepoint::Savepoint;
+pub use self::{executor::TxExecutor, savepoint::Savepoint};
 pub(crate) use self::{
     lease::Lease,
     names::Names,
@@ -25,12 +30,12 @@ pub(crate) use self::{
     state::{PendingHook, SlotState, Stage, Verdict},
     untracked::{untracked_reads, untracked_words},
 };
-use crate::{database::Depth, tx::executor::delegate_executor};
+use crate::tx::execute::delegate_executor;
 
 /// The transaction of a request or a closure.
 ///
-/// `&mut Tx` is a [`sqlx::Executor`]. Given `tx: &mut Tx`, reborrow with `&mut *tx` for all
-/// statements but the last.
+/// `&mut Tx` is a [`sqlx::Executor`], and so is the [`TxExecutor`] that it dereferences to:
+/// `&mut *tx` runs a statement on a `tx: Tx` and on a `tx: &mut Tx`.
 ///
 /// The transaction begins with the first statement, so it does not matter where among the arguments
 /// `Tx` stands, and a request that is rejected before costs no BEGIN. It is SERIALIZABLE, it is the
@@ -43,7 +48,7 @@ use crate::{database::Depth, tx::executor::delegate_executor};
 ///
 /// Every error of a statement is recorded, also one that the handler ignores: it aborted the
 /// transaction, and a response that claims success becomes a 500. To go on after an error that is
-/// expected, use a [`savepoint`](Self::savepoint).
+/// expected, use a [`savepoint`](TxExecutor::savepoint).
 ///
 /// A text that begins with transaction control (`COMMIT`, `SET TRANSACTION`, …) is rejected, and so
 /// are `RESET ALL`, `DISCARD` and `LISTEN`.
@@ -65,26 +70,16 @@ use crate::{database::Depth, tx::executor::delegate_executor};
 ///
 /// A `Tx` must not outlive its work. In a spawned task or a streaming body it turns the response
 /// into a 500 [`TxEscaped`](crate::ErrorKind::TxEscaped), and nothing is kept.
+#[doc(alias = "Transaction")]
 pub struct Tx {
-    lease: Lease,
+    executor: TxExecutor<[(); 0]>,
 }
 
 impl Tx {
     pub(crate) fn new(slot: &Arc<Slot>) -> Self {
         Self {
-            lease: Lease::new(Arc::clone(slot)),
+            executor: TxExecutor::new(slot),
         }
-    }
-
-    /// Opens a savepoint. What is done on it can be undone, and its errors cleared, without giving
-    /// up the transaction.
-    ///
-    /// # Errors
-    ///
-    /// Returns the database's error, or an [`Error`](crate::Error) of this crate; convert it with
-    /// `Error::from`.
-    pub async fn savepoint(&mut self) -> Result<Savepoint<'_>, sqlx::Error> {
-        Savepoint::open(&mut self.lease).await
     }
 
     /// Returns the raw connection, for what an [`Executor`](sqlx::Executor) cannot do.
@@ -107,12 +102,7 @@ impl Tx {
     /// Returns the database's error, or an [`Error`](crate::Error) of this crate; convert it with
     /// `Error::from`.
     pub async fn connection(&mut self) -> Result<&mut PgConnection, sqlx::Error> {
-        self.lease.raw_connection().await
-    }
-
-    /// Rolls back at the end although the reply is a success.
-    pub fn rollback_only(&mut self) {
-        self.lease.slot().set_rollback_only();
+        self.lease().raw_connection().await
     }
 
     /// Commits although the response is a 4xx: for a counter of failed logins, or an audit row.
@@ -121,66 +111,21 @@ impl Tx {
     /// consumes the `Tx` because nothing may follow it. A closure of
     /// [`transact`](crate::Interlock::transact) has no 4xx, so it has no effect there.
     pub fn commit_on_client_error(self) {
-        self.lease.slot().keep_client_errors();
+        self.slot().keep_client_errors();
     }
+}
 
-    /// Runs `hook` in the background once COMMIT is acknowledged, after the hooks registered
-    /// before.
-    ///
-    /// It runs at most once: not after a rollback, not for an attempt that is retried, not when
-    /// COMMIT is never acknowledged, and not when the process ends before. The client's disconnect
-    /// does not stop it, and [`drain`](crate::Interlock::drain) waits for it. The response does
-    /// not.
-    pub fn after_commit(&mut self, hook: impl Future<Output = ()> + Send + 'static) {
-        self.lease
-            .slot()
-            .after_commit(Depth::default(), Box::pin(hook));
+impl Deref for Tx {
+    type Target = TxExecutor;
+
+    fn deref(&self) -> &TxExecutor {
+        &self.executor
     }
+}
 
-    /// Adds a value to the [receipt](crate::Receipts) of the work, such as the document that it
-    /// changes. A second value with the same name replaces the first one.
-    ///
-    /// It is stored exactly if the receipt is. Without receipts it is dropped. It must not be a
-    /// secret, and a NUL in it fails the transaction, as in any text of the database.
-    ///
-    /// ```
-    /// # use tower_interlock::{Error, Tx};
-    /// # async fn update(mut tx: Tx, document: i64, body: &str) -> Result<(), Error> {
-    /// tx.note("document", document);
-    /// sqlx::query("UPDATE documents SET body = $2 WHERE id = $1")
-    ///     .bind(document)
-    ///     .bind(body)
-    ///     .execute(&mut tx)
-    ///     .await?;
-    /// # Ok(()) }
-    /// ```
-    ///
-    /// Who has changed document 7:
-    ///
-    /// ```sql
-    /// SELECT at, principal, policies, method, path FROM interlock_receipts
-    /// WHERE detail @> '{"document": 7}' AND status <> 0 ORDER BY at;
-    /// ```
-    pub fn note(&mut self, name: &'static str, value: impl Into<serde_json::Value>) {
-        let slot = self.lease.slot();
-        slot.note(Depth::default(), name, value.into());
-    }
-
-    /// Returns the number of the attempt, counted from 1.
-    #[must_use]
-    pub fn attempt(&self) -> u32 {
-        self.lease.slot().attempt()
-    }
-
-    /// Returns who the work is recorded for; see
-    /// [`principal`](crate::InterlockBuilder::principal). It is no authorization.
-    #[must_use]
-    pub fn principal(&self) -> Option<&str> {
-        self.lease.slot().principal().map(|principal| &**principal)
-    }
-
-    pub(crate) fn lease(&mut self) -> &mut Lease {
-        &mut self.lease
+impl DerefMut for Tx {
+    fn deref_mut(&mut self) -> &mut TxExecutor {
+        &mut self.executor
     }
 }
 
@@ -188,9 +133,6 @@ delegate_executor!(Tx);
 
 impl fmt::Debug for Tx {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Tx")
-            .field("attempt", &self.attempt())
-            .field("leased", &self.lease.is_granted())
-            .finish_non_exhaustive()
+        f.debug_tuple("Tx").field(&self.executor).finish()
     }
 }

@@ -1,17 +1,20 @@
 //! Savepoints: a part of the transaction that can fail alone.
 
-use std::fmt;
+use std::{
+    fmt,
+    ops::{Deref, DerefMut},
+};
 
 use crate::{
     database::Depth,
-    tx::{executor::delegate_executor, lease::Lease},
+    tx::{execute::delegate_executor, executor::TxExecutor},
 };
 
-/// A savepoint of the transaction, from [`Tx::savepoint`](crate::Tx::savepoint).
+/// A savepoint of the transaction, from [`Tx::savepoint`](TxExecutor::savepoint).
 ///
-/// `&mut Savepoint` is a [`sqlx::Executor`]. Rolling back clears the errors of the statements that
-/// ran on it, so that the work can go on and succeed. A serialization failure is not cleared: it
-/// concerns the whole transaction, and the work is retried.
+/// `&mut Savepoint` and `&mut *savepoint` are [`sqlx::Executor`]s. Rolling back clears the errors of
+/// the statements that ran on it, so that the work can go on and succeed. A serialization failure is
+/// not cleared: it concerns the whole transaction, and the work is retried.
 ///
 /// Dropped, also by a cancelled future, it is rolled back before the next statement or COMMIT.
 ///
@@ -40,39 +43,42 @@ use crate::{
 /// and nothing is retried for the others.
 #[must_use = "a savepoint that is dropped is rolled back"]
 pub struct Savepoint<'t> {
-    lease: &'t mut Lease,
+    executor: &'t mut TxExecutor,
+    /// Kept here as well: a savepoint inside of it that was forgotten does not end with it.
     depth: Depth,
     open: bool,
 }
 
-impl<'t> Savepoint<'t> {
-    pub(crate) async fn open(lease: &'t mut Lease) -> Result<Self, sqlx::Error> {
-        let depth = lease.savepoint().await?;
-        Ok(Self {
-            lease,
-            depth,
-            open: true,
-        })
-    }
-
-    /// Opens a savepoint inside of this one.
+impl TxExecutor {
+    /// Opens a savepoint. What is done on it can be undone, and its errors cleared, without giving
+    /// up the transaction.
     ///
     /// # Errors
     ///
     /// Returns the database's error, or an [`Error`](crate::Error) of this crate; convert it with
     /// `Error::from`.
+    #[doc(alias = "begin")]
     pub async fn savepoint(&mut self) -> Result<Savepoint<'_>, sqlx::Error> {
-        Savepoint::open(self.lease).await
+        let depth = self.lease().savepoint().await?;
+        self.set_depth(depth);
+        Ok(Savepoint {
+            executor: self,
+            depth,
+            open: true,
+        })
     }
+}
 
+impl Savepoint<'_> {
     /// Keeps what was done on it, if the transaction is kept.
     ///
     /// # Errors
     ///
     /// Returns the database's error, or an [`Error`](crate::Error) of this crate. If a statement on
     /// it failed, this fails as well, and the savepoint is rolled back.
+    #[doc(alias = "commit")]
     pub async fn release(mut self) -> Result<(), sqlx::Error> {
-        self.lease.release(self.depth).await?;
+        self.executor.lease().release(self.depth).await?;
         self.open = false;
         Ok(())
     }
@@ -84,41 +90,36 @@ impl<'t> Savepoint<'t> {
     /// Returns the database's error, or an [`Error`](crate::Error) of this crate. After a
     /// serialization failure it may succeed, and the work is retried all the same.
     pub async fn rollback(mut self) -> Result<(), sqlx::Error> {
-        self.lease.roll_back_to(self.depth).await?;
+        self.executor.lease().roll_back_to(self.depth).await?;
         self.open = false;
         Ok(())
     }
+}
 
-    /// Registers a hook as [`Tx::after_commit`](crate::Tx::after_commit) does. It is dropped when
-    /// the savepoint is rolled back.
-    pub fn after_commit(&mut self, hook: impl Future<Output = ()> + Send + 'static) {
-        self.lease.slot().after_commit(self.depth, Box::pin(hook));
-    }
+impl Deref for Savepoint<'_> {
+    type Target = TxExecutor;
 
-    /// Adds a value to the receipt as [`Tx::note`](crate::Tx::note) does. It is dropped when the
-    /// savepoint is rolled back.
-    pub fn note(&mut self, name: &'static str, value: impl Into<serde_json::Value>) {
-        self.lease.slot().note(self.depth, name, value.into());
-    }
-
-    pub(crate) fn depth(&self) -> Depth {
-        self.depth
-    }
-
-    pub(crate) fn lease(&mut self) -> &mut Lease {
-        self.lease
+    fn deref(&self) -> &TxExecutor {
+        self.executor
     }
 }
 
-impl Drop for Savepoint<'_> {
-    fn drop(&mut self) {
-        if self.open {
-            self.lease.drop_savepoint(self.depth);
-        }
+impl DerefMut for Savepoint<'_> {
+    fn deref_mut(&mut self) -> &mut TxExecutor {
+        self.executor
     }
 }
 
 delegate_executor!(Savepoint<'_>);
+
+impl Drop for Savepoint<'_> {
+    fn drop(&mut self) {
+        if self.open {
+            self.executor.lease().drop_savepoint(self.depth);
+        }
+        self.executor.set_depth(self.depth.outside());
+    }
+}
 
 impl fmt::Debug for Savepoint<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -13,7 +13,7 @@ use crate::{
     error::{Error, ErrorKind, Known, Moment, breaks_connection},
     observe::{Finished, Observation, Phase, WorkKind},
     report::Outcome,
-    tx::{Lease, scope},
+    tx::{Tx, scope},
     write::{
         statements::{BoundStatement, Written},
         target::run_in_transaction,
@@ -139,8 +139,8 @@ impl AutocommitWrite<'_> {
         let slot = attempt.open(Access::ReadWrite);
         slot.set_phase(self.phase);
         let running = pin!(async {
-            let mut lease = Lease::new(Arc::clone(&*slot));
-            run_in_transaction(&mut lease, self.statement).await
+            let mut tx = Tx::new(&slot);
+            run_in_transaction(&mut tx, self.statement).await
         });
         let result = attempt.run(&slot, running).await;
         let mut state = slot.close();

@@ -2,12 +2,12 @@
 
 use crate::{
     error::Error,
-    tx::{Lease, Savepoint, Tx},
+    tx::{Savepoint, Tx, TxExecutor},
     write::statements::{BoundStatement, Written},
 };
 
-/// A target that a [`ConditionalWrite`](crate::ConditionalWrite) runs on: `&Interlock`, `&mut Tx`
-/// or `&mut Savepoint`.
+/// A target that a [`ConditionalWrite`](crate::ConditionalWrite) runs on: `&Interlock`, `&mut Tx`,
+/// `&mut Savepoint` or the `&mut *tx` of both.
 ///
 /// A pool is not among them, since no part of it would retry a serialization failure:
 ///
@@ -55,7 +55,7 @@ impl sealed::Target for &mut Tx {
     const UNREADABLE: Unreadable = Unreadable::Open;
 
     async fn run(self, statement: BoundStatement) -> Result<Option<Written>, Error> {
-        run_in_transaction(self.lease(), &statement).await
+        run_in_transaction(self, &statement).await
     }
 }
 
@@ -63,18 +63,26 @@ impl sealed::Target for &mut Savepoint<'_> {
     const UNREADABLE: Unreadable = Unreadable::Open;
 
     async fn run(self, statement: BoundStatement) -> Result<Option<Written>, Error> {
-        run_in_transaction(self.lease(), &statement).await
+        run_in_transaction(self, &statement).await
+    }
+}
+
+impl sealed::Target for &mut TxExecutor {
+    const UNREADABLE: Unreadable = Unreadable::Open;
+
+    async fn run(self, statement: BoundStatement) -> Result<Option<Written>, Error> {
+        run_in_transaction(self, &statement).await
     }
 }
 
 /// The diagnosis sees the same state as the write, so that what it does not find is not there.
 pub(crate) async fn run_in_transaction(
-    lease: &mut Lease,
+    tx: &mut TxExecutor,
     statement: &BoundStatement,
 ) -> Result<Option<Written>, Error> {
-    let written = statement.write(&mut *lease).await?;
+    let written = statement.write(&mut *tx).await?;
     if written.is_some() {
         return Ok(written);
     }
-    statement.diagnose(lease).await?.map_or(Ok(None), Err)
+    statement.diagnose(tx).await?.map_or(Ok(None), Err)
 }

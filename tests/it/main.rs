@@ -22,6 +22,7 @@ mod conditional;
 mod connection;
 mod contention;
 mod escape;
+mod executor;
 mod faults;
 mod handoff;
 mod hooks;
