@@ -3,6 +3,7 @@
 mod execute;
 mod executor;
 mod lease;
+mod misuse;
 mod names;
 mod savepoint;
 pub(crate) mod scope;
@@ -30,7 +31,7 @@ pub(crate) use self::{
     state::{PendingHook, SlotState, Stage, Verdict},
     untracked::{untracked_reads, untracked_words},
 };
-use crate::tx::execute::delegate_executor;
+use crate::tx::{execute::delegate_executor, misuse::Keep};
 
 /// The transaction of a request or a closure.
 ///
@@ -130,6 +131,16 @@ impl DerefMut for Tx {
 }
 
 delegate_executor!(Tx);
+
+#[doc(hidden)]
+impl<'never> Clone for Tx
+where
+    &'never Self: Keep,
+{
+    fn clone(&self) -> Self {
+        <&'never Self>::never()
+    }
+}
 
 impl fmt::Debug for Tx {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
