@@ -203,6 +203,12 @@ impl InterlockBuilder {
     }
 
     pub(crate) fn into_parts(self) -> (Engine, Limits, Options) {
+        if self.pool.options().get_test_before_acquire() {
+            tracing::info!(
+                "the pool pings each connection before use, which costs each request a round trip: \
+                 make the pool with Interlock::pool_options()"
+            );
+        }
         let jobs = self.jobs.then_some(jobs::REQUIRED_TABLE);
         let engine = Engine::new(self.pool, self.handoff, self.receipts, jobs, self.observer);
         (engine, self.limits, self.options)

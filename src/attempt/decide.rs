@@ -64,7 +64,9 @@ pub(crate) fn decide(state: &SlotState, reply: Reply<'_>) -> Decision {
 }
 
 fn rule_2() -> Decision {
-    let cause = "a Tx is still alive: in a spawned task, in a streaming body, or forgotten";
+    let cause = "a Tx is kept past its request: in a spawned task, in a streaming body, in the \
+         state, or forgotten; let the handler drop it, and use Tx::after_commit, a job or \
+         Interlock::transact for what comes later";
     Decision::Replace(Error::because(ErrorKind::TxEscaped, cause))
 }
 

@@ -144,7 +144,8 @@ async fn inspect_settings(connection: &mut PgConnection) -> Result<Server, sqlx:
         if isolation.as_deref() != Some("serializable") {
             tracing::warn!(
                 "default_transaction_isolation is not serializable: a permission that this pool changes \
-                 outside the layer can still be used to write; see sql/serializable_guard.sql"
+                 outside the layer can still be used to write; make the pool with \
+                 Interlock::pool_options(), and see sql/serializable_guard.sql"
             );
         }
         if setting("synchronous_commit")?.as_deref() == Some("off") {

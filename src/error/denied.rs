@@ -22,7 +22,7 @@ pub struct Denied {
 impl Denied {
     /// Returns a denial with status 403. The reason is logged and never sent to the client; it must
     /// not contain secrets.
-    #[must_use]
+    #[must_use = "a denial that is not returned denies nothing"]
     pub fn new(reason: impl Into<Cow<'static, str>>) -> Self {
         Self {
             reason: reason.into(),
@@ -35,6 +35,7 @@ impl Denied {
     /// # Errors
     ///
     /// Returns the denial.
+    #[must_use = "a denial that is not returned denies nothing: add `?`"]
     pub fn unless(
         allowed: impl Into<Option<bool>>,
         reason: impl Into<Cow<'static, str>>,

@@ -21,7 +21,8 @@ impl<S: Sync> FromRequestParts<S> for Tx {
                 parts,
                 Error::because(
                     ErrorKind::Misconfigured,
-                    "a Tx on a route without an AuthorizeLayer",
+                    "a Tx on a route without a policy: add `.route_layer(interlock.require(policy))` \
+                     after the route; it does not cover routes and methods that are added later",
                 ),
             )),
         }

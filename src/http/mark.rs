@@ -20,7 +20,7 @@ use crate::http::probe::{Probe, Protection};
 /// It checks nothing. Requests pass unchanged, without an allocation. Only a
 /// [`Probe`](crate::probe::Probe) is told.
 #[derive(Clone)]
-#[must_use]
+#[must_use = "it marks nothing until it is applied: `.route_layer(mark)`"]
 pub struct MarkLayer(Protection);
 
 impl MarkLayer {

@@ -17,6 +17,7 @@ mod reply;
 mod response;
 mod route;
 mod service;
+mod signature;
 mod source;
 mod work;
 

@@ -1,24 +1,31 @@
 //! Policies: the permission check, and its proof for the handler.
 
-use std::{any::type_name, marker::PhantomData, ops::Deref};
-
-use axum_core::{
-    extract::FromRequestParts,
-    response::{IntoResponse, Response},
+use std::{
+    any::{TypeId, type_name},
+    marker::PhantomData,
+    ops::Deref,
+    sync::atomic::{AtomicBool, Ordering::Relaxed},
 };
+
+use axum::extract::{MatchedPath, NestedPath, OriginalUri};
+use axum_core::{extract::FromRequestParts, response::Response};
 use futures_core::future::BoxFuture;
 use http::request::Parts;
 
 use crate::{
     error::{Error, ErrorKind},
-    http::extract::logged_without_layer,
+    http::{
+        extract::logged_without_layer,
+        signature::{Arguments, Function, PolicyResult},
+    },
 };
 
 /// A permission check: an async function of extractors, like a handler.
 ///
 /// It takes 0 to 8 arguments that implement [`FromRequestParts`], [`Tx`](crate::Tx) among them, and
 /// returns `Result<G, E>`. `G`, the grant, reaches the handler as [`Authorized<G>`]; use one type
-/// for each policy. `E` is the rejection, an [`IntoResponse`].
+/// for each policy. `E` is the rejection, an
+/// [`IntoResponse`](axum_core::response::IntoResponse).
 ///
 /// * An `Err` of 4xx denies. So does the rejection of an extractor.
 /// * An `Err` of 3xx, to a login page, denies if the request has run no statement. After one it is
@@ -58,13 +65,10 @@ use crate::{
 /// The trait is sealed: it is implemented for async functions only.
 #[diagnostic::on_unimplemented(
     message = "`{Self}` is not a policy",
-    label = "not a policy",
-    note = "a policy is `async fn(extractors...) -> Result<G, E>` with 0 to 8 arguments that implement `FromRequestParts<{S}>`",
-    note = "the grant must be `G: Clone + Send + Sync + 'static`, the rejection `E: IntoResponse`, and the future `Send`",
-    note = "`sqlx::Error` is no response: return `tower_interlock::Error`; the body belongs to the handler",
-    note = "a policy that needs state is passed to `require_with_state`"
+    label = "not an async function of 0 to 8 arguments",
+    note = "a policy is `async fn(extractors...) -> Result<G, E>` with 0 to 8 arguments"
 )]
-pub trait Policy<M, S>: sealed::Sealed<M, S> + Clone + Send + Sync + 'static {
+pub trait Policy<M, S>: Function<M> + Clone + Send + Sync + 'static {
     /// The proof for the handler.
     type Grant: Clone + Send + Sync + 'static;
 
@@ -80,60 +84,55 @@ pub trait Policy<M, S>: sealed::Sealed<M, S> + Clone + Send + Sync + 'static {
     ) -> impl Future<Output = Result<Self::Grant, Response>> + Send;
 }
 
-mod sealed {
-    #[expect(unnameable_types, reason = "it seals Policy")]
-    pub trait Sealed<M, S> {}
+impl<F, M, S, O> Policy<M, S> for F
+where
+    F: Function<M> + Clone + Send + Sync + 'static,
+    F::Future: Future<Output = O> + Send,
+    M: Arguments<S>,
+    O: PolicyResult,
+    S: Sync,
+{
+    type Grant = O::Grant;
+
+    async fn check(self, parts: &mut Parts, state: &S) -> Result<O::Grant, Response> {
+        let arguments = M::extract(parts, state).await?;
+        self.call(arguments).await.into_result()
+    }
 }
 
-macro_rules! impl_policy {
-    ($($extractor:ident),*) => {
-        #[diagnostic::do_not_recommend]
-        impl<F, Fut, G, E, S, $($extractor,)*> sealed::Sealed<($($extractor,)*), S> for F
-        where
-            F: FnOnce($($extractor,)*) -> Fut,
-            Fut: Future<Output = Result<G, E>>,
-        {
-        }
-
-        #[diagnostic::do_not_recommend]
-        #[allow(non_snake_case, unused_variables, reason = "the macro names values after their types")]
-        impl<F, Fut, G, E, S, $($extractor,)*> Policy<($($extractor,)*), S> for F
-        where
-            F: FnOnce($($extractor,)*) -> Fut + Clone + Send + Sync + 'static,
-            Fut: Future<Output = Result<G, E>> + Send,
-            G: Clone + Send + Sync + 'static,
-            E: IntoResponse,
-            S: Sync,
-            $($extractor: FromRequestParts<S> + Send,)*
-        {
-            type Grant = G;
-
-            async fn check(self, parts: &mut Parts, state: &S) -> Result<G, Response> {
-                $(
-                    let $extractor = $extractor::from_request_parts(parts, state)
-                        .await
-                        .map_err(IntoResponse::into_response)?;
-                )*
-                self($($extractor,)*).await.map_err(IntoResponse::into_response)
-            }
-        }
+/// Checks the signature of a policy where it is defined, and not first where a layer is made of it.
+///
+/// The compiler names the argument or the part of the result that is wrong. The second argument is
+/// the type of the state, if the policy needs one: `debug_policy!(can_edit, AppState)`.
+///
+/// ```
+/// use tower_interlock::{Denied, Error, Tx};
+///
+/// async fn is_open(mut tx: Tx) -> Result<(), Error> {
+///     let open: bool = sqlx::query_scalar("SELECT open FROM shops").fetch_one(&mut *tx).await?;
+///     Ok(Denied::unless(open, "closed")?)
+/// }
+///
+/// tower_interlock::debug_policy!(is_open);
+/// ```
+#[doc(alias = "debug_handler")]
+#[macro_export]
+macro_rules! debug_policy {
+    ($policy:expr $(,)?) => {
+        $crate::debug_policy!($policy, ());
+    };
+    ($policy:expr, $state:ty $(,)?) => {
+        const _: fn(&$crate::Interlock, $state) -> $crate::AuthorizeLayer =
+            |interlock, state| interlock.require_with_state(state, $policy);
     };
 }
-
-impl_policy!();
-impl_policy!(T1);
-impl_policy!(T1, T2);
-impl_policy!(T1, T2, T3);
-impl_policy!(T1, T2, T3, T4);
-impl_policy!(T1, T2, T3, T4, T5);
-impl_policy!(T1, T2, T3, T4, T5, T6);
-impl_policy!(T1, T2, T3, T4, T5, T6, T7);
-impl_policy!(T1, T2, T3, T4, T5, T6, T7, T8);
 
 /// The proof that a policy of this route returned: the caller is authorized.
 ///
 /// Without a layer whose policy returns `G` it rejects with
-/// [`Misconfigured`](ErrorKind::Misconfigured), so a handler that takes it cannot run unchecked.
+/// [`Misconfigured`](ErrorKind::Misconfigured), so a handler that takes it cannot run unchecked. If
+/// two policies of the route return `G`, it rejects as well, because one of them would prove what
+/// the other one has checked.
 ///
 /// Only a policy makes one. A handler reads the grant through `Deref`.
 #[derive(Debug, Clone, Copy)]
@@ -167,16 +166,19 @@ where
     type Rejection = Error;
 
     async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Error> {
-        match parts.extensions.get::<Granted<G>>() {
-            Some(Granted(grant)) => Ok(Self(grant.clone())),
-            None => Err(logged_without_layer(
-                parts,
-                Error::because(
-                    ErrorKind::Misconfigured,
-                    format!("no policy of this route grants {}", type_name::<G>()),
-                ),
-            )),
-        }
+        let grant = type_name::<G>();
+        let cause = match parts.extensions.get::<Granted<G>>() {
+            Some(Granted::By(_, grant)) => return Ok(Self(grant.clone())),
+            Some(Granted::Ambiguously) => format!(
+                "two policies of this route grant {grant}: give each policy a type of its own"
+            ),
+            None => format!(
+                "no policy of this route grants {grant}: add \
+                 `.route_layer(interlock.require(policy))` with a policy that returns it"
+            ),
+        };
+        let error = Error::because(ErrorKind::Misconfigured, cause);
+        Err(logged_without_layer(parts, error))
     }
 }
 
@@ -195,6 +197,8 @@ pub(crate) trait ErasedPolicy: Send + Sync {
 pub(crate) struct PolicyWithState<P, M, S> {
     policy: P,
     state: S,
+    /// Whether the log has the mistake of a check where no route is.
+    unrouted: AtomicBool,
     marker: PhantomData<fn() -> M>,
 }
 
@@ -203,6 +207,7 @@ impl<P, M, S> PolicyWithState<P, M, S> {
         Self {
             policy,
             state,
+            unrouted: AtomicBool::new(false),
             marker: PhantomData,
         }
     }
@@ -215,8 +220,16 @@ where
 {
     fn check<'a>(&'a self, parts: &'a mut Parts) -> BoxFuture<'a, Result<(), Response>> {
         Box::pin(async move {
-            let grant = self.policy.clone().check(parts, &self.state).await?;
-            parts.extensions.insert(Granted(grant));
+            let checked = self.policy.clone().check(parts, &self.state).await;
+            if checked.is_err() && is_unrouted(parts) && !self.unrouted.swap(true, Relaxed) {
+                tracing::warn!(
+                    policy = self.type_name(),
+                    "a policy has rejected a path that no route matches, where the router would \
+                     respond with 404: apply the layer with `route_layer` instead of `layer`, \
+                     unless it protects a fallback"
+                );
+            }
+            Granted::insert(TypeId::of::<P>(), checked?, parts);
             Ok(())
         })
     }
@@ -233,4 +246,28 @@ where
 /// A grant in the extensions. Only this file can make one, so that nothing but a policy
 /// authorizes.
 #[derive(Clone)]
-struct Granted<G>(G);
+enum Granted<G> {
+    /// The policy of this type has granted it.
+    By(TypeId, G),
+    /// Two policies have. A handler would get the proof of one for that of the other.
+    Ambiguously,
+}
+
+impl<G: Clone + Send + Sync + 'static> Granted<G> {
+    fn insert(policy: TypeId, grant: G, parts: &mut Parts) {
+        let granted = match parts.extensions.get() {
+            Some(Self::By(other, _)) if *other != policy => Self::Ambiguously,
+            Some(Self::Ambiguously) => Self::Ambiguously,
+            Some(Self::By(..)) | None => Self::By(policy, grant),
+        };
+        parts.extensions.insert(granted);
+    }
+}
+
+/// Whether no route of an axum router has matched. Inside of a nested service that is not known.
+fn is_unrouted(parts: &Parts) -> bool {
+    let extensions = &parts.extensions;
+    extensions.get::<OriginalUri>().is_some()
+        && extensions.get::<MatchedPath>().is_none()
+        && extensions.get::<NestedPath>().is_none()
+}

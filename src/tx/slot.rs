@@ -211,7 +211,8 @@ impl Slot {
     pub(crate) fn checkout(&self, granted: &mut bool) -> Result<Option<Transaction>, Error> {
         let mut state = self.lock();
         if state.stage == Stage::Closed {
-            let cause = "a statement on the Tx of a request that is over";
+            let cause = "a statement on a Tx that was kept past its request: use Tx::after_commit, \
+                 a job or Interlock::transact for what comes later";
             return Err(Error::because(ErrorKind::TxEscaped, cause));
         }
         if state.abandoned {
@@ -219,7 +220,8 @@ impl Slot {
             return Err(Error::because(ErrorKind::TransactionAborted, cause));
         }
         if state.leases.granted && !*granted {
-            let cause = "a statement on one Tx while another one of the request is in use";
+            let cause = "a statement on one Tx while another one of the request is in use: pass \
+                 `&mut tx` to functions, or drop the first Tx";
             let error = Error::because(ErrorKind::TxInUse, cause);
             state.record(error.clone(), Depth::default());
             return Err(error);

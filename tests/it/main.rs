@@ -32,6 +32,7 @@ mod jobs;
 mod kinds;
 mod kit;
 mod load;
+mod mistakes;
 mod model;
 mod nesting;
 mod observe;

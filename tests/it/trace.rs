@@ -317,7 +317,7 @@ fn grant_without_policy_is_logged_as_error() {
         let event = failure(&app, ErrorKind::Misconfigured).await;
         assert_eq!(event.level, Level::ERROR);
         let cause = event.get("cause").unwrap();
-        assert_eq!(cause, "no policy of this route grants u8");
+        assert!(cause.starts_with("no policy of this route grants u8: "));
     });
 }
 
