@@ -49,5 +49,6 @@ mod savepoints;
 mod script;
 mod server;
 mod settlement;
+mod sqlx_test;
 mod trace;
 mod transact;
