@@ -13,7 +13,7 @@ use axum::{
     routing::{get, put},
 };
 use metrics::{counter, histogram};
-use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle};
+use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
 use opentelemetry::trace::TracerProvider as _;
 use opentelemetry_sdk::trace::{InMemorySpanExporter, SdkTracerProvider, SpanData};
 use tour::{Revocation, Tour};
@@ -112,6 +112,9 @@ fn app(interlock: &Interlock, prometheus: PrometheusHandle) -> Router {
         .route("/metrics", metrics)
 }
 
+const SECONDS: [f64; 9] = [0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0];
+const ATTEMPTS: [f64; 5] = [1.0, 2.0, 3.0, 5.0, 10.0];
+
 #[tokio::main]
 async fn main() -> tour::Result {
     let spans = InMemorySpanExporter::default();
@@ -125,7 +128,10 @@ async fn main() -> tour::Result {
         .with(traces)
         .with(targets)
         .init();
-    let prometheus = PrometheusBuilder::new().install_recorder()?;
+    let prometheus = PrometheusBuilder::new()
+        .set_buckets_for_metric(Matcher::Suffix("_seconds".to_owned()), &SECONDS)?
+        .set_buckets_for_metric(Matcher::Suffix("_attempts".to_owned()), &ATTEMPTS)?
+        .install_recorder()?;
 
     let tour = Tour::start("telemetry", SCHEMA, &["grants"]).await?;
     let interlock = Interlock::connect_with(tour.options(), 4)
@@ -168,6 +174,11 @@ async fn main() -> tour::Result {
 
     let scrape = Request::get("/metrics").body(Body::empty());
     let metrics = tour::send(&app, "the metrics", scrape, StatusCode::OK).await?;
+    for sample in metrics.body().lines() {
+        if !sample.contains("_bucket") && !sample.starts_with('#') {
+            println!("    {sample}");
+        }
+    }
     for sample in [
         r#"interlock_retries_total{sqlstate="40001"}"#,
         r#"interlock_work_seconds_count{work="Request",name="documents.edit",outcome="Committed""#,

@@ -237,9 +237,9 @@ pub async fn send(
     }
 }
 
-/// The code of a problem document, or the text.
+/// The code of a problem document, or the first line.
 fn summary(body: &str) -> &str {
     let code = body.rsplit_once(r#","code":""#).map(|(_, code)| code);
     code.and_then(|code| code.strip_suffix("\"}"))
-        .unwrap_or(body)
+        .unwrap_or(body.lines().next().unwrap_or_default())
 }
