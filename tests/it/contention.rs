@@ -5,16 +5,27 @@ use std::sync::Arc;
 use axum::{Router, extract::Path, http::StatusCode, routing::put as put_route};
 use futures::future::join_all;
 use sqlx::PgExecutor;
+use support::Kind;
 use tokio::sync::Notify;
-use tower_interlock::{Error, Tx};
+use tower_interlock::{Error, Interlock, Tx};
 
 use crate::kit::{Kit, anyone, can_edit, put, test, test_with_pool};
 
 const CLIENTS: i64 = 16;
 const ROUNDS: i64 = 50;
 
-/// Each client sends requests in sequence. Every response must be a 200. Returns their bodies.
+/// Sends contended requests. Returns the bodies of their responses.
 async fn hammer(app: &Router, path: impl Fn(i64) -> String) -> Vec<String> {
+    let (attempts, bodies): (Vec<_>, Vec<_>) = send_all(app, path).await.into_iter().unzip();
+    let worst = attempts.into_iter().max().unwrap();
+    println!("at most {worst} attempts");
+    assert!(worst > 1, "nothing was contended");
+    bodies
+}
+
+/// Each client sends requests in sequence. Every response must be a 200. Returns their attempts and
+/// bodies.
+async fn send_all(app: &Router, path: impl Fn(i64) -> String) -> Vec<(u32, String)> {
     let clients = (0..CLIENTS).map(|client| {
         let path = path(client);
         async move {
@@ -27,12 +38,7 @@ async fn hammer(app: &Router, path: impl Fn(i64) -> String) -> Vec<String> {
             responses
         }
     });
-    let (attempts, bodies): (Vec<_>, Vec<_>) =
-        join_all(clients).await.into_iter().flatten().unzip();
-    let worst = attempts.into_iter().max().unwrap();
-    println!("at most {worst} attempts");
-    assert!(worst > 1, "nothing was contended");
-    bodies
+    join_all(clients).await.into_iter().flatten().collect()
 }
 
 #[test]
@@ -79,6 +85,45 @@ fn write_skew_is_never_stored() {
         seen.sort_unstable();
         assert_eq!(seen, (0..CLIENTS * ROUNDS).collect::<Vec<_>>());
     });
+}
+
+/// PostgreSQL locks the whole table for a sequential scan, and plans one for a table of one page.
+#[test]
+fn requests_on_rows_of_their_own_are_not_retried_if_an_index_finds_the_rows() {
+    test(async |kit: Kit| {
+        if kit.database.kind() != Kind::PostgreSql {
+            return;
+        }
+        let rows =
+            "INSERT INTO documents SELECT id, '', 0 FROM generate_series(100, 115) AS series (id)";
+        sqlx::query(rows).execute(&kit.outside).await.unwrap();
+        sqlx::query("ANALYZE documents")
+            .execute(&kit.outside)
+            .await
+            .unwrap();
+        let scanned = retried_on_rows_of_their_own(&kit, "on").await;
+        let found = retried_on_rows_of_their_own(&kit, "off").await;
+        let requests = CLIENTS * ROUNDS;
+        println!(
+            "of {requests} requests, {scanned} were retried with sequential scans, {found} without"
+        );
+        assert!(scanned > 0);
+        assert_eq!(found, 0);
+    });
+}
+
+async fn retried_on_rows_of_their_own(kit: &Kit, sequential_scans: &str) -> usize {
+    let options = kit.database.options();
+    let options = options.options([("enable_seqscan", sequential_scans)]);
+    let pool = Interlock::pool_options().max_connections(10);
+    let interlock = Interlock::new(pool.connect_lazy_with(options));
+    let handler =
+        async |Path(id): Path<i64>, mut tx: Tx| increment(&mut tx, id).await.map_err(Error::from);
+    let layer = interlock.require(anyone);
+    let app = Router::new().route("/{id}", put_route(handler).route_layer(layer));
+    let sent = send_all(&app, |client| format!("/{}", client + 100)).await;
+    interlock.drain().await;
+    sent.iter().filter(|(attempts, _)| *attempts > 1).count()
 }
 
 #[test]
