@@ -50,6 +50,12 @@ pub trait Observer: Send + Sync + 'static {
         let _ = statement;
     }
 
+    /// A [`Tx`](crate::Tx) has handed out its raw connection. Statements on it are not seen, up to
+    /// the next statement on the `Tx`.
+    fn connection_taken(&self, taken: &ConnectionTaken) {
+        let _ = taken;
+    }
+
     /// An attempt ended, by COMMIT, by ROLLBACK, or to be retried.
     ///
     /// An attempt that is dropped, or whose inner service fails without a response, has no such
@@ -140,6 +146,18 @@ pub struct StatementExecuted<'a> {
     pub ok: bool,
     /// The SQLSTATE, if the server replied with an error.
     pub sqlstate: Option<&'a str>,
+}
+
+/// A raw connection that was handed out.
+#[derive(Debug, Clone, Copy)]
+#[non_exhaustive]
+pub struct ConnectionTaken {
+    /// The work that it belongs to.
+    pub work: WorkId,
+    /// The attempt at that work, counted from 1.
+    pub attempt: u32,
+    /// The part of the work that has it.
+    pub phase: Phase,
 }
 
 /// An attempt that ended.
@@ -248,6 +266,16 @@ impl Observation {
                 sql,
                 ok,
                 sqlstate: sqlstate.as_deref(),
+            });
+        });
+    }
+
+    pub(crate) fn connection_taken(&self, attempt: u32, phase: Phase) {
+        self.tell(|observer| {
+            observer.connection_taken(&ConnectionTaken {
+                work: self.work,
+                attempt,
+                phase,
             });
         });
     }

@@ -68,6 +68,9 @@ impl Lease {
         self.checkout_verified().await?;
         self.set_sentinel().await?;
         self.mark_doubtful(Doubt::RawConnection)?;
+        if let Some(observation) = self.slot.observation() {
+            observation.connection_taken(self.slot.attempt(), self.slot.phase());
+        }
         self.parts()?.0.sql()
     }
 

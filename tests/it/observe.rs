@@ -65,6 +65,29 @@ fn request_is_observed_from_its_statements_to_its_end() {
     });
 }
 
+#[test]
+fn raw_connection_is_observed_and_its_statements_are_not() {
+    test(async |kit| {
+        let (interlock, recorder) = kit.observed();
+        let work = interlock.transact(async |mut tx: Tx| {
+            sqlx::query("SELECT 1")
+                .execute(tx.connection().await?)
+                .await?;
+            Ok::<_, Error>(())
+        });
+        work.await.unwrap();
+        let taken = Seen::Connection {
+            attempt: 1,
+            phase: Phase::Work,
+        };
+        let [first, attempt, finished] = &recorder.take()[..] else {
+            panic!("a statement on the raw connection was observed");
+        };
+        assert_eq!((first, attempt), (&taken, &ended(1, None, false)));
+        assert!(matches!(finished, Seen::Finished { .. }));
+    });
+}
+
 fn ended(number: u32, error: Option<(ErrorClass, &str)>, retried: bool) -> Seen {
     Seen::Attempt {
         number,

@@ -22,13 +22,19 @@ impl Change {
             (
                 Requires {
                     policies,
+                    by_path,
                     read_only,
                 },
                 Requires {
                     policies: found,
+                    by_path: found_by_path,
                     read_only: found_read_only,
                 },
-            ) => contains_all(found, policies) && (*found_read_only || !read_only),
+            ) => {
+                contains_all(found, policies)
+                    && (*found_by_path || !by_path)
+                    && (*found_read_only || !read_only)
+            }
             (Conditional(conditions), Conditional(found)) => contains_all(found, conditions),
             _ => false,
         };
@@ -71,6 +77,12 @@ mod tests {
             ("requires a", "requires b", Change::Looser),
             ("requires a", "requires a, read-only", Change::Stricter),
             ("requires a, read-only", "requires a", Change::Looser),
+            ("requires a", "requires a, by path", Change::Stricter),
+            (
+                "requires a, by path",
+                "requires a, read-only",
+                Change::Looser,
+            ),
             ("requires a", "public \"why\"", Change::Looser),
             ("public \"why\"", "requires a", Change::Stricter),
             ("public \"why\"", "public \"because\"", Change::Looser),

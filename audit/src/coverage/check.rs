@@ -18,6 +18,7 @@ use crate::{
         problem::Problem,
         report::{CoverageError, CoverageReport},
     },
+    document::{Document, DocumentError, Limits},
     mode::{Mode, UpdateInCi},
     trace::Trace,
 };
@@ -115,14 +116,15 @@ impl Coverage {
         Ok(self)
     }
 
-    /// Adds the operations of an OpenAPI document in a JSON file.
+    /// Adds the operations of an OpenAPI [`Document`] in a file, YAML or JSON.
     ///
     /// # Errors
     ///
-    /// Returns an error if the file cannot be read, is no document, or has no path.
-    pub fn document_file(mut self, path: impl AsRef<Path>) -> io::Result<Self> {
-        let document = serde_json::from_slice(&fs::read(path)?)?;
-        self.declare(operation::of_document(&document)?);
+    /// Returns an error if the file cannot be read, or is not an OpenAPI document.
+    pub fn document_file(mut self, path: impl AsRef<Path>) -> Result<Self, DocumentError> {
+        let document = Document::read(path, &Limits::default())?;
+        let operations = document.operations().iter();
+        self.declare(operations.map(|it| Operation::new(&it.method, &it.path)));
         Ok(self)
     }
 

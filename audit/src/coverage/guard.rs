@@ -19,6 +19,8 @@ pub enum Guard {
     Requires {
         /// The names of the policies.
         policies: Vec<String>,
+        /// Whether the outermost one takes a parameter of the path, as far as its types tell.
+        by_path: bool,
         /// Whether the transaction is READ ONLY.
         read_only: bool,
     },
@@ -52,9 +54,13 @@ impl Guard {
     pub(super) fn of(protection: &Protection) -> Self {
         match protection {
             Protection::Policy {
-                name, read_only, ..
+                name,
+                read_only,
+                extractors,
+                ..
             } => Self::Requires {
                 policies: vec![(*name).to_owned()],
+                by_path: PATHS.iter().any(|path| extractors.contains(path)),
                 read_only: *read_only,
             },
             Protection::Public { reason, .. } => Self::Public((*reason).to_owned()),
@@ -73,12 +79,11 @@ impl Guard {
         let (word, rest) = text.split_once(' ')?;
         match word {
             "requires" => {
-                let (names, read_only) = match rest.strip_suffix(READ_ONLY) {
-                    Some(names) => (names, true),
-                    None => (rest, false),
-                };
+                let (rest, read_only) = without(rest, READ_ONLY);
+                let (names, by_path) = without(rest, BY_PATH);
                 Some(Self::Requires {
                     policies: names.split(AND).map(str::to_owned).collect(),
+                    by_path,
                     read_only,
                 })
             }
@@ -104,10 +109,12 @@ impl fmt::Display for Guard {
         match self {
             Self::Requires {
                 policies,
+                by_path,
                 read_only,
             } => {
-                let suffix = if *read_only { READ_ONLY } else { "" };
-                write!(f, "requires {}{suffix}", policies.join(AND))
+                let by_path = if *by_path { BY_PATH } else { "" };
+                let read_only = if *read_only { READ_ONLY } else { "" };
+                write!(f, "requires {}{by_path}{read_only}", policies.join(AND))
             }
             Self::Conditional(conditions) => write!(f, "conditional {}", conditions.join(" ")),
             Self::Public(reason) => write!(f, "public \"{reason}\""),
@@ -150,10 +157,22 @@ fn condition(condition: &ProbedCondition) -> String {
     format!("{name}({})", query.reads.join(","))
 }
 
+/// The text without a suffix, and whether it had that.
+fn without<'t>(text: &'t str, suffix: &str) -> (&'t str, bool) {
+    match text.strip_suffix(suffix) {
+        Some(text) => (text, true),
+        None => (text, false),
+    }
+}
+
 fn quoted(text: &str) -> Option<String> {
     let text = text.trim().strip_prefix('"')?.strip_suffix('"')?;
     Some(text.to_owned())
 }
 
 const AND: &str = " + ";
+const BY_PATH: &str = ", by path";
 const READ_ONLY: &str = ", read-only";
+
+/// The extractors of axum that read parameters of the path, in the names of types.
+const PATHS: [&str; 2] = ["::path::Path<", "::RawPathParams"];

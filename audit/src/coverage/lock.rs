@@ -132,7 +132,7 @@ mod tests {
     const LOCKED: &str = "
         # a comment
         GET  /health      public \"for the load balancer\"
-        GET  /documents   requires known, read-only
+        GET  /documents   requires known, by path, read-only
         PUT  /documents   conditional permitted(grants) current(documents)
         POST /documents   requires known + documents.create
         POST /legacy      UNCOVERED until 2027-01-31 \"being replaced\"
@@ -197,7 +197,7 @@ mod tests {
     fn each_difference_is_a_problem() {
         let changed = "
             GET  /health      public \"for the load balancer\"
-            GET  /documents   requires known
+            GET  /documents   requires known, read-only
             PUT  /documents   conditional permitted(grants) current(documents) exists(documents)
             POST /legacy      requires known
             GET  /new         requires known

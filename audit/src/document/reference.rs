@@ -42,6 +42,22 @@ impl Reference {
     }
 }
 
+/// The pointer of these tokens, as a `$ref` to a value of the same file.
+pub(super) fn to_pointer(tokens: &[String]) -> String {
+    let mut pointer = "#".to_owned();
+    for token in tokens {
+        pointer.push('/');
+        for byte in token.replace('~', "~0").replace('/', "~1").bytes() {
+            match byte {
+                b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' => pointer.push(byte.into()),
+                _ if b"-._~!$&'()*+,;=:@?".contains(&byte) => pointer.push(byte.into()),
+                _ => pointer += &format!("%{byte:02X}"),
+            }
+        }
+    }
+    pointer
+}
+
 fn read_target(text: &str) -> Result<Target, &'static str> {
     if text.is_empty() {
         return Ok(Target::Same);
@@ -112,7 +128,7 @@ fn hex(byte: u8) -> Option<u8> {
 
 #[cfg(test)]
 mod tests {
-    use super::{Fragment, Reference, Target};
+    use super::{Fragment, Reference, Target, to_pointer};
 
     #[track_caller]
     fn assert_pointer(text: &str, tokens: &[&str]) {
@@ -129,6 +145,16 @@ mod tests {
         assert_pointer("#/%C3%A9", &["é"]);
         assert_pointer("#", &[]);
         assert_pointer("#/", &[""]);
+    }
+
+    #[test]
+    fn written_pointer_is_read_again() {
+        let tokens = ["paths", "/a/{id}", "~ é%", ""].map(str::to_owned);
+        let pointer = to_pointer(&tokens);
+        assert_eq!(pointer, "#/paths/~1a~1%7Bid%7D/~0%20%C3%A9%25/");
+        let read = Reference::read(&pointer).unwrap().fragment;
+        assert_eq!(read, Fragment::Pointer(tokens.to_vec()));
+        assert_eq!(to_pointer(&[]), "#");
     }
 
     #[test]

@@ -11,7 +11,7 @@ use std::{
 use axum::{body::Body, extract::MatchedPath};
 use http::Request;
 use tower_interlock::{
-    observe::{StatementExecuted, WorkFinished, WorkId},
+    observe::{ConnectionTaken, StatementExecuted, WorkFinished, WorkId},
     probe::{current_attempt, is_own_statement},
 };
 
@@ -33,6 +33,8 @@ struct State {
     status: Option<u16>,
     works: Vec<(WorkId, WorkDone)>,
     statements: Vec<Heard>,
+    /// The raw connection that a part of a work has.
+    taken: Option<(Place, Option<Step>)>,
     hears_events: bool,
     /// The text of a statement that the interlock has reported, and that came as no event.
     unheard: Option<Arc<str>>,
@@ -44,6 +46,15 @@ struct Heard {
     place: Place,
     step: Option<Step>,
     rows: u64,
+    source: Source,
+}
+
+/// Who has told of a statement.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Source {
+    /// sqlx only, so far.
+    Event,
+    Interlock,
 }
 
 /// The event of a statement.
@@ -89,14 +100,18 @@ impl OpenExchange {
         self.lock().hears_events = true;
     }
 
-    /// An event of sqlx. Until the interlock reports the statement, it counts as outside.
+    /// An event of sqlx. Until the interlock reports the statement, it is outside, or on a raw
+    /// connection that this part of the work has.
     pub(super) fn hear(&self, event: StatementEvent) {
         let step = current_attempt().map(|(phase, _)| phase.into());
-        self.lock().statements.push(Heard {
+        let mut state = self.lock();
+        let taken = state.taken.filter(|(_, taken_by)| *taken_by == step);
+        state.statements.push(Heard {
             text: event.text.into(),
-            place: Place::Outside,
+            place: taken.map_or(Place::Outside, |(place, _)| place),
             step,
             rows: event.rows,
+            source: Source::Event,
         });
     }
 
@@ -104,17 +119,16 @@ impl OpenExchange {
     /// task: it is the last one with that text.
     pub(super) fn observe(&self, reported: &StatementExecuted<'_>) {
         let mut state = self.lock();
-        let place = Place::Transaction {
-            work: state.work(reported.work),
-            attempt: reported.attempt,
-        };
+        let place = state.place(reported.work, reported.attempt);
         let step = Some(reported.phase.into());
         let text = reported.sql.trim();
+        state.taken = None;
         let mut last_first = state.statements.iter_mut().rev();
-        let heard = last_first.find(|heard| heard.place == Place::Outside && *heard.text == *text);
+        let heard = last_first.find(|heard| heard.source == Source::Event && *heard.text == *text);
         if let Some(heard) = heard {
             heard.place = place;
             heard.step = step;
+            heard.source = Source::Interlock;
             if !reported.ok {
                 heard.rows = 0;
             }
@@ -131,11 +145,28 @@ impl OpenExchange {
             place,
             step,
             rows: 1,
+            source: Source::Interlock,
+        });
+    }
+
+    /// A report of the interlock. The statements that follow may be on that connection.
+    pub(super) fn take_connection(&self, taken: &ConnectionTaken) {
+        let mut state = self.lock();
+        let place = state.place(taken.work, taken.attempt);
+        let step = Some(taken.phase.into());
+        state.taken = Some((place, step));
+        state.statements.push(Heard {
+            text: CONNECTION.into(),
+            place,
+            step,
+            rows: 0,
+            source: Source::Interlock,
         });
     }
 
     pub(super) fn finish_work(&self, finished: &WorkFinished<'_>) {
         let mut state = self.lock();
+        state.taken = None;
         let index = state.work(finished.work);
         if let Some((_, work)) = state.works.get_mut(index) {
             let kind = finished.kind.into();
@@ -164,6 +195,7 @@ impl OpenExchange {
                 effect: sql.effect,
                 reads: sql.reads.clone(),
                 writes: sql.writes.clone(),
+                calls: sql.calls.clone(),
                 place: heard.place,
                 step: heard.step,
                 rows: heard.rows,
@@ -180,6 +212,11 @@ impl OpenExchange {
         }
     }
 
+    /// Why statements may be missing outside of requests.
+    pub(super) fn missing(&self) -> Option<String> {
+        self.lock().missing()
+    }
+
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -188,11 +225,16 @@ impl OpenExchange {
 impl Heard {
     /// Whether the interlock has run it by itself, on its receipts or jobs. It does not report those.
     fn is_own(&self) -> bool {
-        self.place == Place::Outside && is_own_statement(&self.text)
+        self.source == Source::Event && is_own_statement(&self.text)
     }
 }
 
 impl State {
+    fn place(&mut self, work: WorkId, attempt: u32) -> Place {
+        let work = self.work(work);
+        Place::Transaction { work, attempt }
+    }
+
     /// The index of a work.
     fn work(&mut self, id: WorkId) -> usize {
         let known = self.works.iter().position(|(work, _)| *work == id);
@@ -208,12 +250,24 @@ impl State {
         })
     }
 
+    /// Why statements of a request may be missing, or in the wrong place.
     fn blindness(&self) -> Option<String> {
         if !self.hears_events {
             let reason = "no event of the target sqlx::query arrives: add Events to the tracing \
                           subscriber, without a filter";
             return Some(reason.to_owned());
         }
+        let has_work = self.statements.iter().any(|heard| heard.step.is_some());
+        if has_work && self.status.is_some() && self.works.is_empty() {
+            let reason = "an interlock has run the request, and the recorder is not its observer: \
+                          add `.observe(recorder.clone())` to its builder";
+            return Some(reason.to_owned());
+        }
+        self.missing()
+    }
+
+    /// Why statements may be missing, by the reports of the interlock.
+    fn missing(&self) -> Option<String> {
         let unheard = self.unheard.as_ref()?;
         let text = Sql::read(unheard).text;
         Some(format!(
@@ -222,6 +276,10 @@ impl State {
         ))
     }
 }
+
+/// What stands for the raw connection among the statements. It reads as a call of a function of the
+/// service.
+const CONNECTION: &str = "SELECT \"Tx::connection\"()";
 
 /// A name of a work. That of a conditional write is its statement, which may have values.
 fn named(kind: Kind, name: &str) -> String {

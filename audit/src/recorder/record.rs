@@ -39,15 +39,17 @@ use crate::{
 /// it if the task keeps the span, as with `.in_current_span()`. All others are
 /// [elsewhere](Trace::elsewhere).
 ///
-/// It does not see statements of other clients than sqlx, on pools that do not log their
-/// statements, and on [`Tx::connection`](tower_interlock::Tx::connection). A function that a
-/// statement calls may write unseen.
+/// It does not see statements of other clients than sqlx and on pools that do not log their
+/// statements, nor a COPY. A function that a statement calls may write unseen. Statements on
+/// [`Tx::connection`](tower_interlock::Tx::connection) are seen, and cannot be told from statements
+/// on the pool that run before the next one on the `Tx`.
 ///
 /// # Blindness
 ///
 /// A log filter can hide the events of sqlx. So each statement that the interlock reports has to
 /// come as an event too, and each request begins with an event of the recorder's own. If one is
-/// missing, the exchange is [blind](Exchange::blind), and no test passes on it.
+/// missing, the exchange is [blind](Exchange::blind), and no test passes on it. It is blind as well
+/// if its layer belongs to an interlock that the recorder does not observe.
 #[derive(Clone)]
 pub struct Recorder(pub(super) Arc<Store>);
 
@@ -82,6 +84,7 @@ impl Recorder {
         Trace {
             exchanges,
             elsewhere: self.0.elsewhere.snapshot(texts).statements,
+            elsewhere_blind: self.0.elsewhere.missing(),
         }
     }
 

@@ -9,7 +9,7 @@ use super::{
     finding::{Confidence, Evidence, Finding},
     findings::Findings,
     guards::{Unguarded, unguarded},
-    others,
+    object, others,
     rule::{Level, Rule},
     subject::{Facts, Source},
     suppressions, transactions,
@@ -164,6 +164,7 @@ impl Audit {
         let mut findings = Vec::new();
         for subject in &facts.subjects {
             findings.extend(transactions::find(&facts, subject));
+            findings.extend(object::find(subject));
             findings.extend(contract::find(&facts, subject));
         }
         findings.extend(others::find(&facts, &self.unguarded));
@@ -191,6 +192,7 @@ impl Audit {
         });
         all.value.exchanges.extend(trace.exchanges);
         all.value.elsewhere.extend(trace.elsewhere);
+        all.value.elsewhere_blind = all.value.elsewhere_blind.take().or(trace.elsewhere_blind);
     }
 
     fn facts(&self) -> Facts<'_> {

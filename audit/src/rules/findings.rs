@@ -53,8 +53,11 @@ impl Findings {
     /// has exercised, a blind recorder, or no operation at all.
     #[must_use]
     pub fn is_incomplete(&self) -> bool {
-        let mut rules = self.findings.iter().map(|finding| finding.rule);
-        let is_unseen = rules.any(|rule| rule == Rule::UncoveredOperation);
-        self.summary.operations == 0 || self.summary.blind > 0 || is_unseen
+        const GAPS: [Rule; 2] = [Rule::UncoveredOperation, Rule::RecorderBlind];
+        let has_gap = self
+            .findings
+            .iter()
+            .any(|finding| GAPS.contains(&finding.rule));
+        self.summary.operations == 0 || self.summary.blind > 0 || has_gap
     }
 }

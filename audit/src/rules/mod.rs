@@ -6,6 +6,7 @@ mod finding;
 mod findings;
 mod guards;
 mod mapping;
+mod object;
 mod others;
 mod rule;
 mod subject;

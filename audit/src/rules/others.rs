@@ -7,10 +7,10 @@ use super::{
     findings::Summary,
     guards::Unguarded,
     rule::Rule,
-    subject::{Facts, Subject, is_of_policy},
+    subject::{Facts, Subject, is_of_policy, list},
 };
 use crate::{
-    document::ProblemKind,
+    document::{Place, ProblemKind},
     trace::{Exchange, Statement},
 };
 
@@ -28,11 +28,19 @@ pub(super) fn find(facts: &Facts<'_>, unguarded: &[Unguarded]) -> Vec<Finding> {
 
 /// IL005.
 fn unguarded_table(facts: &Facts<'_>, unguarded: &Unguarded) -> Finding {
-    let Unguarded { table, reason } = unguarded;
-    let message = format!("the permission table `{table}` {reason}");
+    let Unguarded {
+        table,
+        read_as,
+        reason,
+    } = unguarded;
+    let read = match table == read_as {
+        true => String::new(),
+        false => format!(", which policies read as `{read_as}`,"),
+    };
+    let message = format!("the permission table `{table}`{read} {reason}");
     let rule = Rule::PermissionTableUnguarded;
     let finding = Finding::new(rule, &facts.start, None, message, table);
-    finding.observed(evidence_of_table(facts, table))
+    finding.observed(evidence_of_table(facts, read_as))
 }
 
 /// IL016.
@@ -68,9 +76,10 @@ fn broken_document(facts: &Facts<'_>) -> Vec<Finding> {
 fn opaque_statements(facts: &Facts<'_>) -> Vec<Finding> {
     let mut findings = Vec::new();
     for (subject, exchange) in requests(facts) {
-        let statements = exchange.statements.iter();
-        for statement in statements.filter(|statement| is_opaque(statement)) {
-            let message = "a statement may write to any table".to_owned();
+        for statement in &exchange.statements {
+            let Some(message) = opacity(statement) else {
+                continue;
+            };
             let (rule, name) = (Rule::OpaqueStatement, Some(&*subject.name));
             let finding = Finding::new(rule, &subject.place, name, message, &statement.sql);
             findings.push(finding.observed(vec![Evidence::of(statement)]));
@@ -79,24 +88,29 @@ fn opaque_statements(facts: &Facts<'_>) -> Vec<Finding> {
     findings
 }
 
-fn is_opaque(statement: &Statement) -> bool {
-    statement.effect.may_write() && statement.writes.is_empty()
+/// Why it cannot be told what a statement writes.
+fn opacity(statement: &Statement) -> Option<String> {
+    if statement.effect.may_write() && statement.writes.is_empty() {
+        return Some("a statement may write to any table".to_owned());
+    }
+    let calls = &statement.calls;
+    (!calls.is_empty()).then(|| format!("{} may write unseen", list(calls)))
 }
 
 /// IL018.
 fn blind_requests(facts: &Facts<'_>) -> Vec<Finding> {
-    let finding = |(subject, exchange): (&Subject<'_>, &Exchange)| {
-        let reason = exchange.blind()?;
-        let (rule, name) = (Rule::RecorderBlind, Some(&*subject.name));
-        Some(Finding::new(
-            rule,
-            &subject.place,
-            name,
-            reason.to_owned(),
-            reason,
-        ))
-    };
-    requests(facts).filter_map(finding).collect()
+    let of_operations = requests(facts).filter_map(|(subject, exchange)| {
+        let name = Some(&*subject.name);
+        Some(blind(&subject.place, name, exchange.blind()?))
+    });
+    let of_none = facts.blind.iter();
+    let of_none = of_none.map(|reason| blind(&facts.trace_start, None, reason));
+    of_operations.chain(of_none).collect()
+}
+
+fn blind(place: &Place, operation: Option<&str>, reason: &str) -> Finding {
+    let message = reason.to_owned();
+    Finding::new(Rule::RecorderBlind, place, operation, message, reason)
 }
 
 /// The requests that a route took, each with its operation.

@@ -38,7 +38,7 @@ pub enum Rule {
     UncoveredOperation,
     /// A reference that leads nowhere, or a duplicate or ambiguous path.
     BrokenDocument,
-    /// A statement that cannot be understood.
+    /// A statement that may write unseen.
     OpaqueStatement,
     /// A recorder that may have missed statements.
     RecorderBlind,
@@ -174,7 +174,7 @@ impl Rule {
             Self::PermissionTableUnguarded => ("IL005", "permission-table-unguarded", Error, Some(7.5), High,
                 "A permission table of PostgreSQL has no guard, so a revocation below SERIALIZABLE is not seen."),
             Self::ObjectIdNotChecked => ("IL006", "object-id-not-checked", Warning, Some(6.5), Low,
-                "The path names an object, and each statement of the policy has one value at most."),
+                "The path names an object, and the policy takes no parameter of the path, or has one value at most."),
             Self::StaleClaims => ("IL007", "stale-claims", Warning, Some(5.0), Medium,
                 "The policy reads nothing from the database before a write, so it trusts what was true earlier."),
             Self::DeclaredNotEnforced => ("IL008", "declared-not-enforced", Error, Some(7.5), High,
@@ -196,7 +196,7 @@ impl Rule {
             Self::BrokenDocument => ("IL016", "broken-document", Warning, None, VeryHigh,
                 "A reference leads nowhere, a path is a duplicate or ambiguous, or the document is malformed."),
             Self::OpaqueStatement => ("IL017", "opaque-statement", Note, None, VeryHigh,
-                "A statement is not understood, and counts as a write of unknown tables."),
+                "A statement may write unseen: it is not understood, calls a function, or is on a raw connection."),
             Self::RecorderBlind => ("IL018", "recorder-blind", Warning, None, VeryHigh,
                 "The recorder may have missed statements, so the trace proves nothing."),
             Self::StaleSuppression => ("IL019", "stale-suppression", Error, None, VeryHigh,

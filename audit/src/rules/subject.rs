@@ -29,6 +29,10 @@ pub(super) struct Facts<'f> {
     pub(super) subjects: Vec<Subject<'f>>,
     /// The tables that policies and conditions read.
     pub(super) permission_tables: BTreeSet<String>,
+    /// Why statements may be missing that belong to no operation.
+    pub(super) blind: Vec<&'f str>,
+    /// Where findings are that belong to the trace alone.
+    pub(super) trace_start: Place,
     /// Where findings are that belong to no operation.
     pub(super) start: Place,
 }
@@ -56,13 +60,17 @@ impl<'f> Facts<'f> {
                     .guard = Some(guard);
             }
         }
+        let trace_start = trace.map_or_else(Place::default, |trace| Place::first_of(&trace.name));
+        let mut blind = Vec::new();
         for exchange in trace.iter().flat_map(|trace| &trace.value.exchanges) {
             if let Some(route) = exchange.route.as_ref().filter(|_| is_routed(exchange)) {
-                let place = trace.map_or_else(Place::default, |trace| Place::first_of(&trace.name));
-                let subject = subjects.get(&exchange.method, route, &place);
+                let subject = subjects.get(&exchange.method, route, &trace_start);
                 subject.exchanges.push(exchange);
+            } else if let Some(reason) = exchange.blind() {
+                blind.push(reason);
             }
         }
+        blind.extend(trace.and_then(|trace| trace.value.elsewhere_blind.as_deref()));
         let start = match (document, lock, trace) {
             (Some(document), ..) => document.start().clone(),
             (_, Some(Source { name, .. }), _) | (_, _, Some(Source { name, .. })) => {
@@ -76,6 +84,8 @@ impl<'f> Facts<'f> {
             trace: trace.map(|trace| &trace.value),
             permission_tables: permission_tables(lock, trace),
             subjects: subjects.all,
+            blind,
+            trace_start,
             start,
         }
     }
@@ -114,6 +124,12 @@ pub(super) fn succeeded(exchange: &Exchange) -> bool {
 /// Whether the statement belongs to a policy.
 pub(super) fn is_of_policy(statement: &Statement) -> bool {
     statement.step == Some(Step::Policy)
+}
+
+/// Names for people.
+pub(super) fn list(names: &[String]) -> String {
+    let names: Vec<_> = names.iter().map(|name| format!("`{name}`")).collect();
+    names.join(", ")
 }
 
 /// Whether a route took the request. The router answers 405 itself.

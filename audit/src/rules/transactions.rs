@@ -1,9 +1,9 @@
-//! What the statements of a request tell: IL001 to IL004, IL006, IL007 and IL009.
+//! What the statements of a request tell: IL001 to IL004, IL007 and IL009.
 
 use super::{
     finding::{Evidence, Finding},
     rule::Rule,
-    subject::{Facts, Subject, is_of_policy},
+    subject::{Facts, Subject, is_of_policy, list},
 };
 use crate::trace::{Exchange, Kind, Place, Statement, Step};
 
@@ -28,7 +28,6 @@ pub(super) fn find(facts: &Facts<'_>, subject: &Subject<'_>) -> Vec<Finding> {
             findings.extend(request.policy_without_reads());
         }
         findings.extend(request.safe_method(&writes));
-        findings.extend(request.object_not_checked());
     }
     findings
 }
@@ -120,31 +119,6 @@ impl Request<'_> {
         Some(self.finding(Rule::SafeMethodWrites, &message, &write.sql, &[write]))
     }
 
-    /// IL006: the path names an object, and no statement of the policy has two values.
-    fn object_not_checked(&self) -> Option<Finding> {
-        let of_policy = self
-            .exchange
-            .statements
-            .iter()
-            .filter(|statement| is_of_policy(statement));
-        let of_policy: Vec<_> = of_policy.collect();
-        let has_parameter = self.subject.path.contains('{');
-        if !has_parameter || of_policy.is_empty() || self.exchange.policies().is_empty() {
-            return None;
-        }
-        if of_policy
-            .iter()
-            .any(|statement| statement.sql.contains("$2"))
-        {
-            return None;
-        }
-        let policies = list(self.exchange.policies());
-        let message =
-            format!("the policy {policies} does not seem to look at the object of the path");
-        let what = self.exchange.policies().join(" ");
-        Some(self.finding(Rule::ObjectIdNotChecked, &message, &what, &of_policy))
-    }
-
     fn finding(&self, rule: Rule, message: &str, what: &str, evidence: &[&Statement]) -> Finding {
         let Subject { place, name, .. } = self.subject;
         let finding = Finding::new(rule, place, Some(name), message.to_owned(), what);
@@ -225,9 +199,4 @@ fn tables(write: &Statement) -> String {
         true => "an unknown table".to_owned(),
         false => list(&write.writes),
     }
-}
-
-fn list(names: &[String]) -> String {
-    let names: Vec<_> = names.iter().map(|name| format!("`{name}`")).collect();
-    names.join(", ")
 }

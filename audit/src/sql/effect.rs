@@ -46,4 +46,5 @@ pub(super) struct Part {
     pub(super) effect: Effect,
     pub(super) reads: Vec<String>,
     pub(super) writes: Vec<String>,
+    pub(super) calls: Vec<String>,
 }

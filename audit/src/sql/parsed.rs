@@ -4,15 +4,18 @@ use std::ops::ControlFlow;
 
 use sqlparser::{
     ast::{
-        CopySource, FromTable, ObjectName, Query, Select, Statement, TableFactor, TableObject,
-        TableWithJoins, Visit as _, Visitor,
+        CopySource, Expr, FromTable, ObjectName, Query, Select, Statement, TableFactor,
+        TableObject, TableWithJoins, Visit as _, Visitor,
     },
     dialect::PostgreSqlDialect,
     parser::Parser,
     tokenizer::Token,
 };
 
-use crate::sql::effect::{Effect, Part};
+use crate::sql::{
+    effect::{Effect, Part},
+    functions::is_of_server,
+};
 
 /// Parses one statement. `None` if the parser does not understand it.
 pub(super) fn read(tokens: Vec<Token>) -> Option<Part> {
@@ -30,9 +33,10 @@ pub(super) fn read(tokens: Vec<Token>) -> Option<Part> {
 #[derive(Default)]
 struct Found {
     relations: Vec<String>,
-    /// The names that `WITH` defines.
+    /// The names that `WITH` defines, and functions in the place of tables.
     defined: Vec<String>,
     written: Vec<String>,
+    calls: Vec<String>,
     writes: bool,
     unknown: bool,
 }
@@ -60,6 +64,14 @@ impl Found {
             },
             reads: self.relations,
             writes: self.written,
+            calls: self.calls,
+        }
+    }
+
+    fn call(&mut self, function: &ObjectName) {
+        let name = name(function);
+        if !is_of_server(&name) {
+            self.calls.push(name);
         }
     }
 
@@ -88,6 +100,29 @@ impl Visitor for Found {
 
     fn pre_visit_relation(&mut self, relation: &ObjectName) -> ControlFlow<()> {
         self.relations.push(name(relation));
+        ControlFlow::Continue(())
+    }
+
+    fn pre_visit_table_factor(&mut self, factor: &TableFactor) -> ControlFlow<()> {
+        match factor {
+            TableFactor::Table {
+                name: function,
+                args: Some(_),
+                ..
+            }
+            | TableFactor::Function { name: function, .. } => {
+                self.defined.push(name(function));
+                self.call(function);
+            }
+            _ => {}
+        }
+        ControlFlow::Continue(())
+    }
+
+    fn pre_visit_expr(&mut self, expression: &Expr) -> ControlFlow<()> {
+        if let Expr::Function(function) = expression {
+            self.call(&function.name);
+        }
         ControlFlow::Continue(())
     }
 

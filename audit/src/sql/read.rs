@@ -18,6 +18,8 @@ pub struct Sql {
     pub reads: Vec<String>,
     /// The tables that it writes.
     pub writes: Vec<String>,
+    /// The functions that it calls and that are none of the server's. They may write unseen.
+    pub calls: Vec<String>,
     /// The text without values and comments.
     pub text: String,
 }
@@ -32,6 +34,7 @@ impl Sql {
                 effect: Effect::Unknown,
                 reads: Vec::new(),
                 writes: Vec::new(),
+                calls: Vec::new(),
                 text: "<a text that cannot be read>".to_owned(),
             };
         };
@@ -39,6 +42,7 @@ impl Sql {
             effect: Effect::Control,
             reads: Vec::new(),
             writes: Vec::new(),
+            calls: Vec::new(),
             text: statements.normalized(),
         };
         for tokens in statements.each() {
@@ -46,6 +50,8 @@ impl Sql {
         }
         sql.reads = tables(sql.reads);
         sql.writes = tables(sql.writes);
+        sql.calls.sort_unstable();
+        sql.calls.dedup();
         sql
     }
 
@@ -53,6 +59,7 @@ impl Sql {
         self.effect = self.effect.max(part.effect);
         self.reads.extend(part.reads);
         self.writes.extend(part.writes);
+        self.calls.extend(part.calls);
     }
 }
 
@@ -63,6 +70,7 @@ fn statement(tokens: &[Token]) -> Part {
             effect: Effect::Control,
             reads: Vec::new(),
             writes: Vec::new(),
+            calls: Vec::new(),
         };
     }
     let tokens = tokens::without_cockroach(tokens);
@@ -206,6 +214,41 @@ mod tests {
             Sql::read("SELECT * INTO copied FROM grants").effect,
             Effect::Write
         );
+    }
+
+    #[test]
+    fn functions_of_the_service_are_calls_and_no_tables() {
+        for (text, reads, calls) in [
+            ("SELECT purge($1)", vec![], vec!["purge"]),
+            ("SELECT count(*), lower(a) FROM b", vec!["b"], vec![]),
+            (
+                "SELECT * FROM app.purge($1) AS p, b",
+                vec!["b"],
+                vec!["app.purge"],
+            ),
+            (
+                "SELECT * FROM generate_series(1, 9) AS n JOIN b ON b.n = n",
+                vec!["b"],
+                vec![],
+            ),
+            ("SELECT * FROM unnest($1::TEXT[]) AS n", vec![], vec![]),
+            (
+                "SELECT a FROM b WHERE may($1) AND NOT may($2)",
+                vec!["b"],
+                vec!["may"],
+            ),
+            ("SELECT * FROM b, LATERAL c(b.id)", vec!["b"], vec!["c"]),
+        ] {
+            let sql = Sql::read(text);
+            let found = (sql.effect, sql.reads, sql.calls);
+            assert_eq!(
+                found,
+                (Effect::Read, reads.map_owned(), calls.map_owned()),
+                "{text}"
+            );
+        }
+        let sql = Sql::read("INSERT INTO a SELECT f(x) FROM b");
+        assert_eq!(sql.calls, ["f"]);
     }
 
     #[test]

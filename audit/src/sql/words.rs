@@ -42,6 +42,7 @@ pub(super) fn read(tokens: &[Token]) -> Part {
         },
         reads: read,
         writes: written,
+        calls: Vec::new(),
     }
 }
 

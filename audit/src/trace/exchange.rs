@@ -15,13 +15,17 @@ pub struct Trace {
     pub exchanges: Vec<Exchange>,
     /// The statements that ran outside of any request.
     pub elsewhere: Vec<Statement>,
+    /// Why statements outside of any request may be missing. `None`: all of the interlock's own were
+    /// seen both ways.
+    pub elsewhere_blind: Option<String>,
 }
 
 impl Trace {
-    /// Why statements may be missing, if the recorder was blind in a request.
+    /// Why statements may be missing, if the recorder was blind in a request or outside of any.
     #[must_use]
     pub fn blind(&self) -> Option<&str> {
-        self.exchanges.iter().find_map(Exchange::blind)
+        let of_requests = self.exchanges.iter().find_map(Exchange::blind);
+        of_requests.or(self.elsewhere_blind.as_deref())
     }
 }
 
@@ -155,7 +159,7 @@ impl From<Outcome> for Ending {
     }
 }
 
-/// A statement that was executed.
+/// A statement that was executed, or the call of [`Tx::connection`](tower_interlock::Tx::connection).
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct Statement {
@@ -167,6 +171,9 @@ pub struct Statement {
     pub reads: Vec<String>,
     /// The tables that it writes.
     pub writes: Vec<String>,
+    /// The functions that it calls and that are none of the server's, which may write unseen.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub calls: Vec<String>,
     /// Where it ran.
     pub place: Place,
     /// The part of the work that ran it. `None` outside of work.
@@ -180,7 +187,9 @@ pub struct Statement {
 #[serde(rename_all = "snake_case")]
 #[non_exhaustive]
 pub enum Place {
-    /// In a transaction of the interlock.
+    /// In a transaction of the interlock. What follows a
+    /// [`Tx::connection`](tower_interlock::Tx::connection) in its part of the work counts as being
+    /// on that, up to the next statement on the `Tx`.
     Transaction {
         /// The index of its work in the exchange.
         work: usize,

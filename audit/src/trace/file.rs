@@ -25,6 +25,7 @@ struct Line {
 enum Event {
     Exchange(Exchange),
     Elsewhere(Statement),
+    ElsewhereBlind(String),
 }
 
 impl Trace {
@@ -65,6 +66,7 @@ impl Trace {
             match line.event {
                 Event::Exchange(exchange) => trace.exchanges.push(exchange),
                 Event::Elsewhere(statement) => trace.elsewhere.push(statement),
+                Event::ElsewhereBlind(reason) => trace.elsewhere_blind = Some(reason),
             }
         }
         Ok(trace)
@@ -73,8 +75,9 @@ impl Trace {
     fn lines(&self) -> io::Result<Vec<u8>> {
         let exchanges = self.exchanges.iter().cloned().map(Event::Exchange);
         let elsewhere = self.elsewhere.iter().cloned().map(Event::Elsewhere);
+        let blind = self.elsewhere_blind.clone().map(Event::ElsewhereBlind);
         let mut lines = Vec::new();
-        for event in exchanges.chain(elsewhere) {
+        for event in exchanges.chain(elsewhere).chain(blind) {
             let line = Line {
                 version: VERSION,
                 event,

@@ -172,8 +172,42 @@ components:
     assert_eq!(resolved.pointer(schema).unwrap()["type"], "object");
     assert_eq!(
         resolved.pointer(&next),
-        Some(&json!({"$ref": "#/components/schemas/Node"}))
+        Some(&json!({"$ref": format!("#{schema}")}))
     );
+}
+
+#[test]
+fn circle_across_files_leads_to_its_place_in_the_resolved_document() {
+    let folder = Folder::of([
+        (
+            "openapi.yaml",
+            "
+openapi: 3.1.0
+paths:
+  /{a}:
+    get: {responses: {'200': {content: {a/b: {schema: {$ref: 'schemas/tree.yaml#/Tree', title: T, allOf: [{}]}}}}}}
+",
+        ),
+        (
+            "schemas/tree.yaml",
+            "Tree: {properties: {kids: {items: {$ref: 'kid.yaml'}}}}\n",
+        ),
+        ("schemas/kid.yaml", "properties: {up: {$ref: 'tree.yaml#/Tree'}, same: {$ref: '#'}}\n"),
+    ]);
+    let document = folder.read("openapi.yaml").unwrap();
+    assert_eq!(problems(&document), []);
+    let resolved = document.resolved(1000).unwrap();
+    let text = resolved.to_string();
+    assert!(!text.contains(".yaml"), "{text}");
+    // What is left as a reference leads to the same schema in the result.
+    let tree = "/paths/~1%7Ba%7D/get/responses/200/content/a~1b/schema/allOf/1";
+    let kid = format!("{tree}/properties/kids/items");
+    let properties =
+        json!({"up": {"$ref": format!("#{tree}")}, "same": {"$ref": format!("#{kid}")}});
+    let kid = kid.replace("%7B", "{").replace("%7D", "}");
+    assert_eq!(resolved.pointer(&kid).unwrap()["properties"], properties);
+    folder.write("resolved.json", &text);
+    assert_eq!(problems(&folder.read("resolved.json").unwrap()), []);
 }
 
 #[test]

@@ -92,6 +92,15 @@ impl Request {
         self
     }
 
+    /// A statement of the handler that calls functions of the service.
+    pub(crate) fn calls(mut self, functions: &[&str], sql: &str) -> Self {
+        self = self.statement(At::Handler, sql, "read", &[], &[]);
+        if let Some(statement) = self.statements.last_mut() {
+            statement["calls"] = json!(functions);
+        }
+        self
+    }
+
     fn line(&self) -> Value {
         json!({"version": 1, "exchange": {
             "id": 1, "method": self.method, "route": self.route, "status": self.status,

@@ -179,11 +179,36 @@ fn il004_policy_that_reads_the_table_in_the_transaction_too_is_not_found() {
 #[test]
 fn il006_policy_with_one_value_is_found_and_with_two_is_not() {
     let member = "SELECT EXISTS (SELECT 1 FROM members WHERE user_id = $1)";
-    let request = put()
-        .policy("documents.edit")
-        .reads(At::Policy, "members", member);
-    assert_seen(request.writes(At::Handler, "documents", WRITE), &["IL006"]);
-    assert_seen(good(), &[]);
+    let request = || {
+        let request = put()
+            .policy("documents.edit")
+            .reads(At::Policy, "members", member);
+        request.writes(At::Handler, "documents", WRITE)
+    };
+    let found = |lock: &str, requests: &[Request]| {
+        let findings = audit(&document(COMPLETE), lock, requests);
+        let levels = findings.findings.iter().map(|it| (it.rule.id(), it.level));
+        levels.collect::<Vec<_>>()
+    };
+    assert_eq!(found("", &[request()]), [("IL006", Level::Warning)]);
+    assert_eq!(found("", &[good()]), []);
+    // Any sign that the policy looks at the object is enough.
+    assert_eq!(found("", &[good(), request()]), []);
+    let by_path = format!("{PUT} requires documents.edit, by path\n");
+    assert_eq!(found(&by_path, &[request()]), []);
+    let without = format!("{PUT} requires documents.edit\n");
+    assert_eq!(found(&without, &[request()]), [("IL006", Level::Warning)]);
+}
+
+#[test]
+fn il006_policy_without_the_path_is_a_note_if_only_the_lock_file_tells() {
+    let findings = assert_documented(COMPLETE, "requires documents.edit", &["IL006"]);
+    assert_eq!(findings.findings[0].level, Level::Note);
+    assert_documented(COMPLETE, "requires documents.edit, by path", &[]);
+    assert_documented(COMPLETE, "requires known + documents.edit", &[]);
+    let health = "openapi: 3.1.0\npaths: {/a: {put: {responses: {default: {}}}}}\n";
+    let lock = "PUT /a requires known\n";
+    assert_eq!(rules(&audit(health, lock, &[])), ["IL012"]);
 }
 
 #[test]
@@ -212,7 +237,7 @@ fn il008_uncovered_or_public_route_is_found() {
     let uncovered = "UNCOVERED until 2100-01-01 \"later\"";
     assert_documented(COMPLETE, uncovered, &["IL008", "IL015"]);
     assert_documented(COMPLETE, "public \"a wiki\"", &["IL008"]);
-    assert_documented(COMPLETE, "requires documents.edit", &[]);
+    assert_documented(COMPLETE, "requires documents.edit, by path", &[]);
     let public = "{security: [], responses: {default: {description: x}}}";
     assert_documented(public, "public \"a wiki\"", &[]);
 }
@@ -259,7 +284,7 @@ fn il010_versioned_row_without_if_match_is_found() {
     assert!(writes(compared).is_empty());
     assert!(writes("UPDATE documents SET body = $1").is_empty());
     let etag = "{security: [{token: []}], responses: {'200': {headers: {ETag: {}}}, default: {}}}";
-    assert_documented(etag, "requires documents.edit", &["IL010"]);
+    assert_documented(etag, "requires documents.edit, by path", &["IL010"]);
     assert_documented(
         etag,
         "conditional permitted(grants) current(documents)",
@@ -282,17 +307,17 @@ fn il011_undocumented_precondition_is_found() {
     let header = "{security: [{token: []}], responses: {'200': {}, '403': {}}, \
                   parameters: [{name: if-match, in: header}]}";
     assert_documented(header, lock, &["IL011"]);
-    assert_documented(header, "requires documents.edit", &[]);
+    assert_documented(header, "requires documents.edit, by path", &[]);
 }
 
 #[test]
 fn il012_policy_on_public_operation_is_found() {
     let public = "{security: [], responses: {default: {description: x}}}";
-    assert_documented(public, "requires documents.edit", &["IL012"]);
+    assert_documented(public, "requires documents.edit, by path", &["IL012"]);
     let seen = audit(&document(public), "", &[good()]);
     assert_eq!(rules(&seen), ["IL012"]);
     let optional = "{security: [{token: []}, {}], responses: {default: {description: x}}}";
-    assert_documented(optional, "requires documents.edit", &[]);
+    assert_documented(optional, "requires documents.edit, by path", &[]);
 }
 
 #[test]
@@ -301,7 +326,7 @@ fn il013_route_that_the_document_lacks_is_found() {
     assert_seen(other(), &["IL013"]);
     assert_seen(other().status(404), &["IL015"]);
     assert_seen(Request::new("POST", "/documents/{id}").status(405), &[]);
-    let lock = format!("{PUT} requires documents.edit\nPOST /b requires documents.edit\n");
+    let lock = format!("{PUT} requires documents.edit, by path\nPOST /b requires known\n");
     assert_eq!(rules(&audit(&document(COMPLETE), &lock, &[])), ["IL013"]);
 }
 
@@ -317,9 +342,9 @@ fn il013_route_behind_the_path_of_a_server_is_documented() {
 #[test]
 fn il014_undocumented_denial_is_found() {
     let silent = "{security: [{token: []}], responses: {'204': {description: x}}}";
-    assert_documented(silent, "requires documents.edit", &["IL014"]);
+    assert_documented(silent, "requires documents.edit, by path", &["IL014"]);
     let denies = "{security: [{token: []}], responses: {'200': {}, '4XX': {description: x}}}";
-    assert_documented(denies, "requires documents.edit", &[]);
+    assert_documented(denies, "requires documents.edit, by path", &[]);
     let only_403 = "{security: [{token: []}], responses: {'200': {}, '403': {}}}";
     let denied = put()
         .work("request", "documents.edit", "rolled_back")
@@ -345,28 +370,56 @@ fn il015_operation_without_a_successful_request_is_found() {
 fn il016_broken_reference_is_found() {
     let broken = "{security: [{token: []}], responses: {default: {$ref: '#/gone'}}, \
                   parameters: [{name: If-Match, in: header}]}";
-    assert_documented(broken, "requires documents.edit", &["IL016"]);
+    assert_documented(broken, "requires documents.edit, by path", &["IL016"]);
 }
 
 #[test]
-fn il017_opaque_statement_is_found() {
+fn il017_statement_that_may_write_unseen_is_found() {
     let request = good().statement(At::Handler, "CALL purge ( )", "write", &[], &[]);
     assert_seen(request, &["IL017"]);
+    let unknown = good().statement(At::Handler, "FROBNICATE a", "unknown", &["a"], &[]);
+    assert_seen(unknown, &["IL017"]);
+    let findings = assert_seen(good().calls(&["purge"], "SELECT purge($1)"), &["IL017"]);
+    let message = &findings.findings[0].message;
+    assert_eq!(message, "`purge` may write unseen");
+    assert_seen(good().calls(&[], "SELECT now()"), &[]);
 }
 
 #[test]
 fn il018_blind_recorder_is_found_and_makes_the_audit_incomplete() {
-    let findings = assert_seen(good().blind("no events"), &["IL018"]);
-    assert!(findings.is_incomplete());
-    assert_eq!(findings.at_least(Level::Note).count(), 0);
+    let assert_blind = |request: Request| {
+        let findings = assert_seen(request, &["IL018"]);
+        assert!(findings.is_incomplete());
+        assert_eq!(findings.at_least(Level::Note).count(), 0);
+    };
+    assert_blind(good().blind("no events"));
+    assert_blind(
+        Request::new("POST", "/documents/{id}")
+            .status(405)
+            .blind("no events"),
+    );
     assert!(!assert_seen(good(), &[]).is_incomplete());
+}
+
+#[test]
+fn il018_blind_recorder_outside_of_requests_is_found() {
+    let blind = "{\"version\": 1, \"elsewhere_blind\": \"no events\"}\n";
+    let folder = Folder::of([
+        ("openapi.yaml", &*document(COMPLETE)),
+        ("trace.jsonl", &(trace(&[good()]) + blind)),
+    ]);
+    let audit = Audit::new().document(folder.read("openapi.yaml").unwrap());
+    let audit = audit.trace_file(folder.path("trace.jsonl")).unwrap();
+    let findings = audit.run();
+    assert_eq!(rules(&findings), ["IL018"]);
+    assert!(findings.is_incomplete());
 }
 
 #[test]
 fn suppression_holds_until_its_day_and_only_for_its_operation() {
     let suppressed = |suppression: &str| {
         let operation = format!("{{security: [], x-interlock-suppress: [{suppression}]}}");
-        let lock = format!("{PUT} requires a\n");
+        let lock = format!("{PUT} requires a, by path\n");
         let findings = audit(&document(&operation), &lock, &[]);
         let messages = findings
             .findings

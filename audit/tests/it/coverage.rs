@@ -2,7 +2,7 @@
 
 use axum::{
     Router,
-    extract::Request,
+    extract::{Path, Request},
     middleware::{Next, from_fn},
     response::Response,
     routing::{get, put},
@@ -208,6 +208,19 @@ async fn conditional_write_that_authorizes_no_one_is_uncovered() {
 }
 
 #[tokio::test]
+async fn policy_that_takes_the_path_says_so() {
+    let interlock = Interlock::new(nowhere());
+    let by_path = interlock.require(async |Path(_): Path<i64>| Ok::<_, Error>(()));
+    let any = interlock.require(async || Ok::<_, Error>(()));
+    let app = Router::new()
+        .route("/a/{id}", get(async || "").route_layer(by_path.named("a")))
+        .route("/b/{id}", get(async || "").route_layer(any.named("b")));
+    let routes = [("GET", "/a/{id}"), ("GET", "/b/{id}")];
+    let report = Coverage::of(app).routes(routes).check().await.unwrap();
+    assert_eq!(guards(&report), ["requires a, by path", "requires b"]);
+}
+
+#[tokio::test]
 async fn handler_that_panics_is_uncovered() {
     let app = Router::new().route("/{id}", get(async || panic!("reached") as ()));
     let found = Coverage::of(app)
@@ -236,12 +249,15 @@ async fn documents_of_utoipa_and_files_declare_operations() {
         ["requires documents.edit"]
     );
 
-    let file = LockFile::new("openapi", &document.to_json().unwrap());
-    let declared = Coverage::of(app).document_file(&file.0).unwrap();
-    assert_eq!(
-        guards(&declared.check().await.unwrap()),
-        ["requires documents.edit"]
-    );
+    let referring = "openapi: 3.1.0\npaths: {/document: {$ref: '#/x-item'}}\nx-item: {put: {}}\n";
+    for text in [&document.to_json().unwrap(), referring] {
+        let file = LockFile::new("openapi", text);
+        let declared = Coverage::of(app.clone()).document_file(&file.0).unwrap();
+        assert_eq!(
+            guards(&declared.check().await.unwrap()),
+            ["requires documents.edit"]
+        );
+    }
 }
 
 async fn recorded(

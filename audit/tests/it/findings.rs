@@ -2,9 +2,9 @@
 
 use axum::Router;
 use http::Method;
-use sqlx::{Connection as _, Executor as _, PgConnection};
-use support::{Database, Kind};
-use tower_interlock::{Interlock, schema::SERIALIZABLE_GUARD};
+use sqlx::Executor as _;
+use support::Database;
+use tower_interlock::Interlock;
 use tower_interlock_audit::{Audit, Findings, Race, Recorder, Verdict, Wire, findings::Confidence};
 
 use crate::{
@@ -107,40 +107,6 @@ fn lost_race_confirms_the_finding() {
     });
 }
 
-#[test]
-fn permission_table_without_guard_is_found_on_postgresql() {
-    test(async |database| {
-        let (recorder, good, _) = recorded(&database);
-        let _ = recorder.send(&good, put("/document")).await;
-        let unguarded = async || {
-            let mut connection = PgConnection::connect(&database.url()).await.unwrap();
-            let audit = Audit::new().trace(recorder.trace());
-            let findings = audit.guards(&mut connection).await.unwrap().run();
-            let findings = findings.findings.into_iter();
-            let messages = findings.filter(|finding| finding.rule.id() == "IL005");
-            messages.map(|finding| finding.message).collect::<Vec<_>>()
-        };
-        if database.kind() == Kind::CockroachDb {
-            assert!(unguarded().await.is_empty());
-            return;
-        }
-        assert_eq!(
-            unguarded().await,
-            ["the permission table `grants` has no guard"]
-        );
-        database.run(SERIALIZABLE_GUARD).await;
-        database.run(TRIGGER).await;
-        assert!(unguarded().await[0].ends_with("without ENABLE ALWAYS"));
-        database
-            .run("ALTER TABLE grants ENABLE ALWAYS TRIGGER interlock_guard")
-            .await;
-        assert!(unguarded().await.is_empty());
-        database.run("DROP TRIGGER interlock_guard ON grants").await;
-        database.run(PARTIAL).await;
-        assert!(unguarded().await[0].contains("some changes only"));
-    });
-}
-
 async fn race_by_hand(database: &Database) -> Verdict {
     let wire = Wire::to(database.options()).await.unwrap();
     let pool = Interlock::pool_options().max_connections(3);
@@ -158,12 +124,3 @@ async fn race_by_hand(database: &Database) -> Verdict {
         .await
         .unwrap()
 }
-
-const TRIGGER: &str = "
-    CREATE TRIGGER interlock_guard BEFORE INSERT OR UPDATE OR DELETE OR TRUNCATE ON grants
-    FOR EACH STATEMENT EXECUTE FUNCTION interlock_guard()";
-
-const PARTIAL: &str = "
-    CREATE TRIGGER interlock_guard BEFORE DELETE ON grants
-    FOR EACH STATEMENT EXECUTE FUNCTION interlock_guard();
-    ALTER TABLE grants ENABLE ALWAYS TRIGGER interlock_guard";

@@ -10,6 +10,7 @@
 
 mod coverage;
 mod findings;
+mod guards;
 mod kit;
 mod matrix;
 mod own;

@@ -211,6 +211,81 @@ fn pool_that_does_not_log_makes_the_recorder_blind() {
 }
 
 #[test]
+fn interlock_that_is_not_observed_makes_the_recorder_blind() {
+    test(async |database| {
+        let recorder = Recorder::new();
+        let interlock = Interlock::new(pool(&database));
+        let app = good(&interlock).layer(recorder.layer());
+        let (_, exchange) = recorder.send(&app, put("/document")).await;
+        let blind = exchange.unwrap().blind().unwrap().to_owned();
+        assert!(blind.contains("is not its observer"), "{blind}");
+        let (_, health) = recorder
+            .send(&app, request(Method::GET, "/health", ""))
+            .await;
+        assert_eq!(health.unwrap().blind(), None);
+    });
+}
+
+#[test]
+fn work_outside_of_requests_on_a_pool_that_does_not_log_is_blind() {
+    test(async |database| {
+        let recorder = Recorder::new();
+        let silent = database.options().disable_statement_logging();
+        for (options, blind) in [(database.options(), false), (silent, true)] {
+            let pool = Interlock::pool_options().connect_lazy_with(options);
+            let interlock = Interlock::builder(pool).observe(recorder.clone()).build();
+            let work = interlock.transact(async |mut tx: Tx| {
+                let write = "UPDATE documents SET body = 'new'";
+                sqlx::query(write).execute(&mut tx).await?;
+                Ok::<_, tower_interlock::Error>(())
+            });
+            work.await.unwrap();
+            let trace = recorder.trace();
+            assert_eq!(trace.elsewhere_blind.is_some(), blind);
+            assert_eq!(trace.blind().is_some(), blind);
+        }
+    });
+}
+
+#[test]
+fn statements_on_the_raw_connection_are_inside_up_to_the_next_one_on_the_tx() {
+    test(async |database| {
+        let recorder = Recorder::new();
+        let pool = pool(&database);
+        let interlock = Interlock::builder(pool.clone());
+        let interlock = interlock.observe(recorder.clone()).build();
+        let handler = async move |mut tx: Tx| {
+            let raw = tx.connection().await?;
+            sqlx::query("UPDATE documents SET body = 'raw'")
+                .execute(raw)
+                .await?;
+            sqlx::query("SELECT body FROM documents")
+                .execute(&mut tx)
+                .await?;
+            sqlx::query("INSERT INTO log VALUES ('outside')")
+                .execute(&pool)
+                .await?;
+            Ok::<_, tower_interlock::Error>(())
+        };
+        let layer = interlock.require(async || Ok::<_, tower_interlock::Error>(()));
+        let route = axum::routing::put(handler).route_layer(layer);
+        let app = Router::new().route("/", route).layer(recorder.layer());
+        let (_, exchange) = recorder.send(&app, put("/")).await;
+        let exchange = exchange.unwrap();
+        assert_eq!((exchange.status, exchange.blind()), (Some(200), None));
+        let places: Vec<_> = steps(&exchange)
+            .iter()
+            .map(|(inside, _, _, writes)| (*inside, writes.to_vec()))
+            .collect();
+        let (documents, log) = ("documents".to_owned(), "log".to_owned());
+        let expected = [(true, vec![documents]), (true, vec![]), (false, vec![log])];
+        assert_eq!(places, expected);
+        let calls = exchange.statements.iter().flat_map(|it| &it.calls);
+        assert_eq!(calls.collect::<Vec<_>>(), ["Tx::connection"]);
+    });
+}
+
+#[test]
 fn events_that_do_not_arrive_make_the_recorder_blind() {
     test(async |database| {
         let recorded = Recorded::bad(&database).await;

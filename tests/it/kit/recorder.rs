@@ -5,8 +5,8 @@ use std::sync::{Arc, Mutex};
 use tower_interlock::{
     ErrorKind, Outcome,
     observe::{
-        AttemptEnded, ErrorClass, JobEnd, JobRunEnded, Observer, Phase, StatementExecuted,
-        WorkFinished, WorkKind,
+        AttemptEnded, ConnectionTaken, ErrorClass, JobEnd, JobRunEnded, Observer, Phase,
+        StatementExecuted, WorkFinished, WorkKind,
     },
 };
 
@@ -22,6 +22,10 @@ pub(crate) enum Seen {
         sql: String,
         ok: bool,
         sqlstate: Option<String>,
+    },
+    Connection {
+        attempt: u32,
+        phase: Phase,
     },
     Attempt {
         number: u32,
@@ -96,6 +100,13 @@ impl Observer for Recorder {
             sql: statement.sql.to_owned(),
             ok: statement.ok,
             sqlstate: statement.sqlstate.map(str::to_owned),
+        });
+    }
+
+    fn connection_taken(&self, taken: &ConnectionTaken) {
+        self.push(Seen::Connection {
+            attempt: taken.attempt,
+            phase: taken.phase,
         });
     }
 
