@@ -1,8 +1,8 @@
-//! A connection on its way from one transaction to the next: BEGIN, ROLLBACK, restart.
+//! A connection on its way from one transaction to the next: BEGIN, COMMIT, ROLLBACK, restart.
 
 #![expect(
     clippy::disallowed_methods,
-    reason = "connections are acquired, and transactions begun and rolled back, here"
+    reason = "connections are acquired, and transactions begun, committed and rolled back, here"
 )]
 
 use std::{io, sync::Arc, time::Duration};
@@ -353,7 +353,9 @@ impl Drop for Connection {
 async fn step_out(mut connection: PoolConnection<Postgres>, unseen: Unseen) {
     let stepped = within(CONTROL_TIMEOUT, async {
         match unseen {
-            Unseen::Ended => drop(connection.execute("BEGIN").await?),
+            Unseen::Ended => {
+                connection.execute("BEGIN").await?;
+            }
             Unseen::Begun => drain(&mut connection).await?,
             Unseen::Open => {
                 drop(drain(&mut connection).await);

@@ -1,10 +1,5 @@
 //! An open transaction: savepoints, verification, COMMIT, ROLLBACK.
 
-#![expect(
-    clippy::disallowed_methods,
-    reason = "transactions are committed here, and their pending replies read"
-)]
-
 use std::pin::pin;
 
 use sqlx::{

@@ -260,6 +260,24 @@ impl Error {
         })
     }
 
+    /// A violation by a row that ON CONFLICT has not found: the snapshot does not show the row. No
+    /// server should say so, and CockroachDB v22.1.0 does where it finds the row by another index.
+    pub(crate) fn unseen_violation(error: sqlx::Error) -> sqlx::Error {
+        if Violation::of(&error).is_none() {
+            return error;
+        }
+        let error = Self::from(error).with_class(ErrorClass::SerializationFailure);
+        error.into_sqlx()
+    }
+
+    /// The same error with another class.
+    pub(crate) fn with_class(&self, class: ErrorClass) -> Self {
+        Self::from(Inner {
+            class: Some(class),
+            ..(*self.0).clone()
+        })
+    }
+
     /// The same error of a policy: an error of the database is no answer to the caller (P7).
     pub(crate) fn of_check(&self) -> Self {
         if self.0.class.is_some() && !self.status().is_server_error() {
@@ -393,13 +411,6 @@ mod tests {
     use super::*;
 
     impl Error {
-        pub(crate) fn with_class(&self, class: ErrorClass) -> Self {
-            Self::from(Inner {
-                class: Some(class),
-                ..(*self.0).clone()
-            })
-        }
-
         /// The violation of `constraint`.
         pub(crate) fn of_constraint(constraint: &str) -> Self {
             Self::from(Inner {

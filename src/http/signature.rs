@@ -58,6 +58,7 @@ where
 pub trait PolicyResult {
     type Grant: Grant;
 
+    #[expect(clippy::result_large_err, reason = "it is the response that is sent")]
     fn into_result(self) -> Result<Self::Grant, Response>;
 }
 

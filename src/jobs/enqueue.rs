@@ -140,7 +140,7 @@ async fn store(lease: &mut Lease, new: &NewJob<'_>) -> Result<JobId, sqlx::Error
     let database = Arc::clone(lease.slot().database());
     let replied = statements::enqueue(&database, lease.start()?.sql()?, new).await;
     lease.note_skipped(false);
-    lease.done(replied)
+    lease.done(replied.map_err(Error::unseen_violation))
 }
 
 async fn free_key(lease: &mut Lease, running: JobId) -> Result<(), sqlx::Error> {

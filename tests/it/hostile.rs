@@ -61,9 +61,11 @@ fn reason_never_reaches_client() {
 /// A reason cannot forge another line of the log.
 #[test]
 fn reason_stays_on_one_log_line() {
-    problem::check(b"plain");
-    let plain = logged(|| problem::check(b"plain"));
-    assert!(plain.contains("plain"));
+    // While another thread registers a callsite, a new subscriber may miss its events.
+    let plain = (0..100)
+        .map(|_| logged(|| problem::check(b"plain")))
+        .find(|plain| plain.contains("plain"));
+    let plain = plain.unwrap();
     for seed in seeds("problem") {
         let log = logged(|| problem::check(&seed));
         assert_eq!(log.lines().count(), plain.lines().count(), "{log}");

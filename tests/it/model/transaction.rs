@@ -16,9 +16,12 @@ use crate::script::{Close, FOREVER, Plain, Statement, Step};
 #[derive(Default)]
 pub(super) struct Transaction {
     pub(super) rows: Vec<i64>,
-    /// The number of rows at each open savepoint.
-    savepoints: Vec<usize>,
+    savepoints: Vec<Savepoint>,
     statements: usize,
+    /// It has read or written rows.
+    used: bool,
+    /// CockroachDB has moved it to another timestamp, because of a conflict.
+    restarted: bool,
     read_only: bool,
     /// So it could only read from its beginning on.
     pub(super) began_read_only: bool,
@@ -37,6 +40,15 @@ pub(super) struct Transaction {
     unseen: Option<usize>,
     /// An event since then that may have ended the transaction.
     doubt: Option<Doubt>,
+}
+
+/// An open savepoint.
+#[derive(Clone, Copy)]
+struct Savepoint {
+    /// The number of rows when it was set.
+    rows: usize,
+    /// Nothing was read or written before it was set.
+    initial: bool,
 }
 
 /// An event that may have ended the transaction (T9).
@@ -93,7 +105,7 @@ impl Attempt<'_> {
             }
             Statement::Rival => {
                 self.hold(Holder::Rival)?;
-                self.send()
+                self.query()
             }
         }
     }
@@ -105,16 +117,16 @@ impl Attempt<'_> {
             Plain::Write => self.prepare_and_write(row.as_slice()),
             // T6.
             Plain::Missing => {
-                self.send()?;
+                self.query()?;
                 Err(Trouble::of(ErrorKind::NotFound).into())
             }
             Plain::Fail => self.fail(Trouble::of(ErrorKind::Database)),
             Plain::Conflict(attempts) if self.number <= attempts => {
-                self.send()?;
+                self.query()?;
                 self.hold(Holder::Own)?;
                 self.conflict()
             }
-            Plain::Read | Plain::Conflict(_) => self.send(),
+            Plain::Read | Plain::Conflict(_) => self.query(),
         }
     }
 
@@ -139,15 +151,15 @@ impl Attempt<'_> {
                 self.prepare_and_write(&[row])
             }
             Plain::Missing => {
-                self.send()?;
+                self.query()?;
                 Err(Trouble::of(ErrorKind::NotFound).into())
             }
             Plain::Fail => self.fail(Trouble::of(ErrorKind::Database)),
             Plain::Conflict(attempts) if self.number <= attempts => {
-                self.send()?;
+                self.query()?;
                 self.conflict()
             }
-            Plain::Read | Plain::Conflict(_) => self.send(),
+            Plain::Read | Plain::Conflict(_) => self.query(),
         }
     }
 
@@ -167,19 +179,20 @@ impl Attempt<'_> {
         if self.open().read_only {
             return self.fail(Trouble::of(ErrorKind::Database));
         }
-        self.send()?;
+        self.query()?;
         self.open().rows.extend(rows);
         Ok(())
     }
 
     /// A write to a row that another session has written.
     fn conflict(&mut self) -> Result<(), Halt> {
-        let read_only = self.open().read_only;
-        self.fail(if read_only {
-            Trouble::of(ErrorKind::Database)
-        } else {
-            Trouble::CONFLICT
-        })
+        if self.open().read_only {
+            return self.fail(Trouble::of(ErrorKind::Database));
+        }
+        self.send()?;
+        self.open().aborted = true;
+        self.open().restarted = self.wire.server == Kind::CockroachDb;
+        Err(self.record(Trouble::CONFLICT))
     }
 
     /// A statement that the server rejects.
@@ -193,8 +206,11 @@ impl Attempt<'_> {
     pub(super) fn savepoint(&mut self, steps: &[Step], close: Close) -> Result<(), Halt> {
         self.hold(Holder::Own)?;
         self.send()?;
-        let rows = self.open().rows.len();
-        self.open().savepoints.push(rows);
+        let transaction = self.open();
+        transaction.savepoints.push(Savepoint {
+            rows: transaction.rows.len(),
+            initial: !transaction.used,
+        });
         let depth = self.depth();
         let around = replace(&mut self.within, depth);
         let played = self.steps(steps);
@@ -232,7 +248,7 @@ impl Attempt<'_> {
         self.roll_back_to(depth)
     }
 
-    /// T7.
+    /// T7. After a conflict CockroachDB can only go back to the beginning of the transaction.
     pub(super) fn roll_back_to(&mut self, depth: usize) -> Result<(), Halt> {
         if let Some(unread) = self.open().unread.take() {
             let _ = self.record(unread);
@@ -242,9 +258,14 @@ impl Attempt<'_> {
             return Err(self.record(Trouble::UNSPECIFIED));
         }
         let transaction = self.open();
+        let savepoint = transaction.savepoints[depth - 1];
+        if transaction.restarted && !savepoint.initial {
+            return Err(self.record(Trouble::CONFLICT));
+        }
         transaction.aborted = false;
-        let rows = transaction.savepoints.get(depth - 1).copied();
-        transaction.rows.truncate(rows.unwrap_or_default());
+        transaction.restarted = false;
+        transaction.rows.truncate(savepoint.rows);
+        transaction.used &= !savepoint.initial;
         transaction.leave(depth);
         transaction.dropped = transaction.dropped.filter(|dropped| *dropped < depth);
         self.recorded
@@ -364,6 +385,13 @@ impl Attempt<'_> {
             }
             Err(_) => Ok(doubt == Doubt::Text),
         }
+    }
+
+    /// A statement that reads or writes rows.
+    fn query(&mut self) -> Result<(), Halt> {
+        self.send()?;
+        self.open().used = true;
+        Ok(())
     }
 
     /// A statement, which fails if the transaction has ended or is aborted.

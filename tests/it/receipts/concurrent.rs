@@ -180,6 +180,9 @@ async fn repeat(app: &Router, request: i64, told: &Told) -> bool {
 }
 
 /// Injects faults of all kinds, most of them at COMMIT, for ever.
+///
+/// The next one waits until the last one is over and some statements have passed: a slow server
+/// meets as many of them as a fast one.
 async fn disturb(proxy: &Proxy) {
     let faults = [
         Fault::CutBefore,
@@ -194,18 +197,24 @@ async fn disturb(proxy: &Proxy) {
         Moment::Statement(1),
         Moment::Text("AS receipt (key"),
     ];
+    let at = |items: usize| fastrand::usize(..items);
     loop {
-        let at = |items: usize| fastrand::usize(..items);
+        proxy.relent();
         proxy.inject(
             moments[at(moments.len())].clone(),
             faults[at(faults.len())].clone(),
         );
-        tokio::time::sleep(Duration::from_millis(fastrand::u64(1..20))).await;
+        let next = proxy.counts().statements + fastrand::usize(1..STATEMENTS_BETWEEN_FAULTS);
+        while proxy.counts().statements < next {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
         if fastrand::u32(..20) == 0 {
             proxy.cut();
         }
     }
 }
+
+const STATEMENTS_BETWEEN_FAULTS: usize = 20;
 
 /// Requests of different principals with different keys, on different rows. On PostgreSQL a look at
 /// the key inside of the transaction locks a page of the index, on which they all meet.

@@ -1,5 +1,2 @@
--- Makes SERIALIZABLE the default of all later sessions, and of this one.
-DO $$ BEGIN
-    EXECUTE format('ALTER DATABASE %I SET default_transaction_isolation = ''serializable''', current_database());
-END $$;
-SET default_transaction_isolation = 'serializable';
+DO $$ BEGIN EXECUTE format('ALTER DATABASE %I SET default_transaction_isolation = serializable', current_database()); END $$;
+SET default_transaction_isolation = serializable;
