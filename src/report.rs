@@ -1,6 +1,6 @@
 //! The report of a request.
 
-use crate::tx::Names;
+use std::ops::Deref;
 
 /// The report of the layer, in the extensions of every response that leaves it.
 #[derive(Debug, Clone)]
@@ -47,5 +47,36 @@ impl Report {
     #[must_use]
     pub fn outcome(&self) -> Outcome {
         self.outcome
+    }
+}
+
+/// The names of the policies of an attempt, or that of its transaction. One takes no allocation.
+#[derive(Debug, Clone, Default)]
+pub(crate) enum Names {
+    #[default]
+    None,
+    One([&'static str; 1]),
+    Several(Vec<&'static str>),
+}
+
+impl Names {
+    pub(crate) fn push(&mut self, name: &'static str) {
+        match self {
+            Self::None => *self = Self::One([name]),
+            Self::One([first]) => *self = Self::Several(vec![*first, name]),
+            Self::Several(names) => names.push(name),
+        }
+    }
+}
+
+impl Deref for Names {
+    type Target = [&'static str];
+
+    fn deref(&self) -> &[&'static str] {
+        match self {
+            Self::None => &[],
+            Self::One(name) => name,
+            Self::Several(names) => names,
+        }
     }
 }

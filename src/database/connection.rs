@@ -5,12 +5,12 @@
     reason = "connections are acquired, and transactions begun, committed and rolled back, here"
 )]
 
-use std::{io, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 
 use futures_util::{TryStreamExt as _, future::Either};
 use sqlx::{
-    AssertSqlSafe, Connection as _, Executor as _, PgConnection, PgPool, Postgres, Row as _,
-    SqlSafeStr as _, pool::PoolConnection, postgres::PgTransactionManager,
+    AssertSqlSafe, Executor as _, PgConnection, PgPool, Postgres, SqlSafeStr as _,
+    pool::PoolConnection, postgres::PgTransactionManager,
 };
 use sqlx_core::transaction::TransactionManager as _;
 use tokio::{
@@ -24,6 +24,7 @@ use crate::{
         access::Access,
         detached::spawn_on,
         handoff::{Handoff, MAX_BYPASS, Next},
+        replies::{drain, gone, within},
         server::{KnownServer, Server},
     },
     error::{Error, ErrorClass, ErrorKind},
@@ -391,50 +392,4 @@ async fn return_to_pool(mut connection: PoolConnection<Postgres>) {
 async fn close(connection: PoolConnection<Postgres>) {
     // The server may be gone already.
     let _ = timeout(CONTROL_TIMEOUT, connection.close()).await;
-}
-
-async fn within<T>(
-    limit: Duration,
-    reply: impl Future<Output = Result<T, sqlx::Error>>,
-) -> Result<T, sqlx::Error> {
-    let reply = timeout(limit, reply).await;
-    reply.unwrap_or_else(|_| timed_out())
-}
-
-/// The error of a reply that was not awaited any longer.
-pub(crate) fn timed_out<T>() -> Result<T, sqlx::Error> {
-    Err(io::Error::from(io::ErrorKind::TimedOut).into())
-}
-
-const PROBE: &str = "SELECT 'ok'";
-
-/// Sends `statement` followed by a probe, and fails unless the row of the probe comes back.
-///
-/// sqlx loses count of the replies when a COPY is abandoned, and then takes one for another.
-pub(crate) async fn execute_and_probe(
-    sql: &mut PgConnection,
-    statement: &str,
-) -> Result<(), sqlx::Error> {
-    let text = AssertSqlSafe(format!("{statement}; {PROBE}")).into_sql_str();
-    match sql.fetch_optional(text).await? {
-        Some(row) if row.try_get::<&str, _>(0)? == "ok" => Ok(()),
-        _ => Err(gone()),
-    }
-}
-
-/// Reads all pending replies, and returns the first error among them.
-pub(crate) async fn drain(sql: &mut PgConnection) -> Result<(), sqlx::Error> {
-    let mut first = Ok(());
-    loop {
-        match sql.flush().await {
-            Ok(()) => return first,
-            // One for each statement that the server rejected; the connection goes on.
-            Err(error @ sqlx::Error::Database(_)) => first = first.and(Err(error)),
-            Err(error) => return first.and(Err(error)),
-        }
-    }
-}
-
-pub(crate) fn gone() -> sqlx::Error {
-    Error::because(ErrorKind::TransactionAborted, "the transaction is gone").into_sqlx()
 }

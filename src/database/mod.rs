@@ -6,6 +6,7 @@ mod connection;
 mod deadline;
 mod detached;
 mod handoff;
+mod replies;
 mod server;
 mod session;
 mod transaction;
@@ -21,9 +22,10 @@ use tokio_util::task::{TaskTracker, task_tracker::TaskTrackerToken};
 pub(crate) use self::{
     access::Access,
     commit::{CommitError, CommitFailure},
-    connection::{Connection, Health, timed_out},
+    connection::{Connection, Health},
     deadline::timeout_at,
     detached::Detached,
+    replies::timed_out,
     server::{RequiredTable, Server},
     session::pool_options,
     transaction::{Depth, Doubt, Proof, Transaction},

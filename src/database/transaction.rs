@@ -12,8 +12,9 @@ use crate::{
     database::{
         access::Access,
         commit::{CommitError, CommitFailure},
-        connection::{Connection, Health, drain, execute_and_probe, gone, timed_out},
+        connection::{Connection, Health},
         deadline::timeout_at,
+        replies::{drain, execute_and_probe, gone, timed_out},
         server::Server,
         untracked::{self, UntrackedRead},
     },

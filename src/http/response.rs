@@ -12,8 +12,8 @@ use crate::{
         precondition::NotModified,
     },
     observe::{Finished, WorkKind},
-    report::{Outcome, Report},
-    tx::{Names, WorkContext},
+    report::{Names, Outcome, Report},
+    tx::WorkContext,
 };
 
 /// The response that leaves the layer, and its report.

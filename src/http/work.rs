@@ -27,8 +27,8 @@ use crate::{
         response::FinalResponse, route::Route, source::RequestSource,
     },
     observe::Phase,
-    report::{Outcome, Report},
-    tx::{Lease, Names, Slot, Verdict, WorkContext, scope},
+    report::{Names, Outcome, Report},
+    tx::{Lease, Slot, Verdict, WorkContext, scope},
 };
 
 /// Runs a request: reads its body, and attempts it until there is a response.

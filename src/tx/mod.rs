@@ -4,7 +4,6 @@ mod execute;
 mod executor;
 mod lease;
 mod misuse;
-mod names;
 mod savepoint;
 pub(crate) mod scope;
 mod session;
@@ -25,7 +24,6 @@ use sqlx::PgConnection;
 pub use self::{executor::TxExecutor, savepoint::Savepoint};
 pub(crate) use self::{
     lease::Lease,
-    names::Names,
     session::alters_session,
     slot::{JobContext, Slot, SlotGuard, WorkContext},
     state::{PendingHook, SlotState, Stage, Verdict},

@@ -8,8 +8,7 @@ use crate::{
     database::{Access, Depth, Doubt, Transaction},
     error::{Error, ErrorClass, ErrorKind, Known, Moment},
     observe::Phase,
-    report::Outcome,
-    tx::names::Names,
+    report::{Names, Outcome},
 };
 
 /// A future that runs once the transaction is committed.
