@@ -12,11 +12,10 @@ CREATE TABLE IF NOT EXISTS interlock_jobs (
     principal TEXT,                          -- whose permission is checked when the job runs
     payload JSONB NOT NULL,
     unique_key BYTEA,                        -- a hash of kind, principal and key
-    requests INT4 NOT NULL DEFAULT 1,        -- how often it was enqueued while it was queued
     run_at TIMESTAMPTZ NOT NULL,             -- when it is due; while it runs, the end of its lease
     leased BOOL NOT NULL DEFAULT false,      -- whether a worker has it
     runs INT4 NOT NULL DEFAULT 0,            -- how often it was claimed; the token of its lease
-    runs_before INT4 NOT NULL DEFAULT 0,     -- of these, before it was retried by hand
+    runs_before INT4 NOT NULL DEFAULT 0,     -- of these, before it was enqueued again or retried by hand
     live BOOL DEFAULT true,                  -- NULL once it has ended
     ended TEXT,                              -- 'denied' or 'parked'
     reason TEXT,                             -- of the end, or of the last run that failed

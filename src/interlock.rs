@@ -303,7 +303,7 @@ impl Interlock {
     /// It applies to all clones, and cannot be undone. Call it after the server's graceful shutdown
     /// and before the pool is closed. Dropping the future stops the waiting only.
     pub async fn drain(&self) {
-        self.engine.database.drain().await;
+        self.engine.drain().await;
     }
 }
 

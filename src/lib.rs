@@ -123,6 +123,7 @@ pub mod jobs;
 pub mod observe;
 mod own;
 mod receipts;
+mod repeat;
 mod report;
 pub mod transact;
 mod tx;

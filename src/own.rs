@@ -16,9 +16,10 @@ pub fn is_own_statement(sql: &str) -> bool {
     })
 }
 
-const OWN: [(&str, &[&str]); 3] = [
+const OWN: [(&str, &[&str]); 4] = [
     (receipts::TABLE, receipts::STATEMENTS),
     (jobs::TABLE, jobs::STATEMENTS),
+    (jobs::TABLE, jobs::CLAIM_STATEMENTS),
     (jobs::TABLE, jobs::QUEUE_STATEMENTS),
 ];
 
@@ -69,6 +70,7 @@ mod tests {
     fn every_statement_of_the_sources_is_listed() {
         let sources = [
             include_str!("receipts/statements.rs"),
+            include_str!("jobs/claims.rs"),
             include_str!("jobs/statements.rs"),
             include_str!("jobs/queue.rs"),
         ];

@@ -27,6 +27,7 @@ const CRATES: [(&str, &[&[&str]]); 2] = [
             &["attempt"],
             &["tx"],
             &["receipts"],
+            &["repeat"],
             &["database"],
             &["observe"],
             &["error"],

@@ -19,7 +19,7 @@ pub(crate) struct Engine {
     pub(crate) queues: RetryQueues,
     pub(crate) receipts: Option<Receipts>,
     pub(crate) denials: DenialLog,
-    /// Tells the workers of this process of new jobs, if there is a queue.
+    /// Wakes up the workers of this process for new jobs and for `drain`, if there is a queue.
     pub(crate) enqueued: Option<Sender<()>>,
     observer: Option<Arc<dyn Observer>>,
 }
@@ -67,6 +67,15 @@ impl Engine {
         if let Some(observer) = &self.observer {
             Observation::new(observer).job_run_ended(&event());
         }
+    }
+
+    /// Rejects new work, ends the workers, and waits until no work is under way.
+    pub(crate) async fn drain(&self) {
+        self.database.close();
+        if let Some(enqueued) = &self.enqueued {
+            enqueued.send_replace(());
+        }
+        self.database.drain().await;
     }
 
     fn job_context(&self, running: Option<u128>) -> Option<JobContext> {

@@ -12,11 +12,9 @@ mod session;
 mod transaction;
 mod untracked;
 
-use std::{pin::pin, sync::Arc, time::Duration};
+use std::sync::Arc;
 
-use futures_core::future::BoxFuture;
-use sqlx::{AssertSqlSafe, PgConnection, PgPool, SqlSafeStr as _, SqlStr};
-use tokio::time::{Instant, sleep};
+use sqlx::{AssertSqlSafe, PgPool, SqlSafeStr as _, SqlStr};
 use tokio_util::task::{TaskTracker, task_tracker::TaskTrackerToken};
 
 pub(crate) use self::{
@@ -32,7 +30,7 @@ pub(crate) use self::{
     untracked::{Severity, UntrackedRead},
 };
 use self::{handoff::Handoff, server::KnownServer};
-use crate::error::{Error, ErrorClass, ErrorKind, Moment, breaks_connection, is_fatal, kind};
+use crate::error::{Error, ErrorClass, ErrorKind, Moment, is_fatal, kind};
 
 /// A pool, what is known of its server, and the work that is under way on it. Shared by all
 /// clones of one `Interlock`.
@@ -94,9 +92,14 @@ impl Database {
         self.begin(access).await.ok()
     }
 
+    /// The size of the pool.
+    pub(crate) fn connections(&self) -> u32 {
+        self.pool.options().get_max_connections()
+    }
+
     /// How often work may move on to another connection because that of the pool is of no use.
     pub(crate) fn sessions(&self) -> u32 {
-        self.pool.options().get_max_connections().saturating_add(1)
+        self.connections().saturating_add(1)
     }
 
     /// A connection outside of a transaction. Cancelled, nothing is left behind.
@@ -110,6 +113,11 @@ impl Database {
                 return Ok(connection);
             }
         }
+    }
+
+    /// A connection that `drain` does not wait for.
+    pub(crate) async fn acquire_to_keep(&self) -> Result<Connection, Error> {
+        Connection::acquire(&self.pool, &TaskTracker::new()).await
     }
 
     /// A connection for a transaction with this access: its BEGIN may have been sent, and a ROLLBACK
@@ -165,83 +173,6 @@ impl Database {
         }
     }
 
-    /// Runs `statement` until it has a definite reply, or `limit` has passed.
-    ///
-    /// It may be executed more than once, so it must be one that has the same effect then. It is
-    /// retried after a serialization failure, and on another connection after a lost or a silent
-    /// one. Since the server may also have a reason to wait, each silence is awaited longer than the
-    /// one before. Cancelled, it is finished in the background.
-    ///
-    /// # Errors
-    ///
-    /// Returns the error of the statement, or `Unavailable` if there is no connection, or no reply
-    /// in time.
-    pub(crate) async fn run_repeatable<T, F>(
-        self: &Arc<Self>,
-        limit: Instant,
-        statement: F,
-    ) -> Result<T, Error>
-    where
-        T: Send + 'static,
-        F: for<'c> Fn(&'c Self, &'c mut PgConnection) -> BoxFuture<'c, Result<T, sqlx::Error>>
-            + Clone
-            + Send
-            + 'static,
-    {
-        let (mut pause, mut patience) = (FIRST_PAUSE, FIRST_PATIENCE);
-        loop {
-            let error = match self.run_once(limit, patience, statement.clone()).await {
-                Ok(output) => return Ok(output),
-                Err(error) => error,
-            };
-            let may_succeed = is_dead(&error)
-                || Error::classify(&error) == Some(ErrorClass::SerializationFailure);
-            if !may_succeed || Instant::now() + pause >= limit {
-                return Err(Error::database(kind(&error, Moment::Begin), error));
-            }
-            tracing::debug!(%error, "retrying a statement");
-            sleep(pause.mul_f64(0.5 + fastrand::f64() / 2.0)).await;
-            pause = (pause * 2).min(LONGEST_PAUSE);
-            patience = (patience * 2).min(LONGEST_PATIENCE);
-        }
-    }
-
-    async fn run_once<T, F>(
-        self: &Arc<Self>,
-        limit: Instant,
-        patience: Duration,
-        statement: F,
-    ) -> Result<T, sqlx::Error>
-    where
-        T: Send + 'static,
-        F: for<'c> FnOnce(&'c Self, &'c mut PgConnection) -> BoxFuture<'c, Result<T, sqlx::Error>>
-            + Send
-            + 'static,
-    {
-        let Some(acquired) = timeout_at(limit, Box::pin(self.acquire())).await else {
-            return timed_out();
-        };
-        let mut connection = acquired.map_err(Error::into_sqlx)?;
-        let limit = limit.min(Instant::now() + patience);
-        let database = Arc::clone(self);
-        let running = async move {
-            let replied = match database.server(&mut connection).await {
-                Ok(_) => {
-                    let replying = pin!(statement(&database, connection.sql()?));
-                    let replied = timeout_at(limit, replying).await;
-                    replied.unwrap_or_else(timed_out)
-                }
-                Err(error) => Err(error),
-            };
-            match &replied {
-                Err(error) if breaks_connection(error, Moment::ReadWrite) => connection.close(),
-                _ => connection.release(),
-            }
-            replied
-        };
-        Detached::new(running).await
-    }
-
     /// The text of a statement on a table of this crate: `{table}` in it is the table with the
     /// schema in which the first connection has found it.
     pub(crate) fn text(&self, statement: &'static str, table: &'static str) -> SqlStr {
@@ -266,24 +197,23 @@ impl Database {
         Ok(())
     }
 
+    /// Rejects new work.
+    pub(crate) fn close(&self) {
+        self.running.close();
+    }
+
     /// Rejects new work, and waits until none is under way.
     pub(crate) async fn drain(&self) {
-        self.running.close();
+        self.close();
         self.running.wait().await;
     }
 }
 
 /// Whether it tells of a connection that had ended before BEGIN was sent.
-fn is_dead(error: &sqlx::Error) -> bool {
+pub(crate) fn is_dead(error: &sqlx::Error) -> bool {
     is_fatal(error)
         || matches!(
             Error::classify(error),
             Some(ErrorClass::ConnectionLost | ErrorClass::StaleSession)
         )
 }
-
-/// How long a first silence is awaited, as that of a BEGIN.
-const FIRST_PATIENCE: Duration = Duration::from_secs(1);
-const LONGEST_PATIENCE: Duration = Duration::from_secs(60);
-const FIRST_PAUSE: Duration = Duration::from_millis(2);
-const LONGEST_PAUSE: Duration = Duration::from_millis(100);

@@ -1,4 +1,4 @@
-//! The loop of a worker: it looks for due jobs, and keeps its places filled.
+//! The loop of a worker: it keeps its places filled with due jobs.
 
 use std::{
     future::poll_fn,
@@ -8,57 +8,59 @@ use std::{
     time::Duration,
 };
 
-use futures_util::future::{Either, select};
 use tokio::{
-    sync::watch::Receiver,
+    sync::{OwnedSemaphorePermit, Semaphore, watch::Receiver},
     task::JoinSet,
     time::{Instant, sleep_until},
 };
+use tokio_util::task::task_tracker::TaskTrackerToken;
 use tracing::Instrument as _;
 
 use crate::{
     error::{Error, ErrorKind},
     jobs::{
-        runner::{Claim, Runner},
-        statements::{self, Candidate},
+        claims::{Claimed, Claims},
+        runner::Runner,
     },
 };
 
 /// The state of the loop.
+///
+/// A place for a claim is free once the handler of an earlier job has succeeded, and its job begins
+/// when the earlier one has ended: the claim costs no time between them.
 pub(crate) struct Dispatcher {
-    pub(crate) runner: Arc<Runner>,
-    pub(crate) kinds: Arc<[&'static str]>,
-    pub(crate) concurrency: usize,
-    pub(crate) poll_interval: Duration,
-    /// Tells of jobs that were enqueued in this process.
-    pub(crate) enqueued: Receiver<()>,
-    running: JoinSet<Claim>,
-    candidates: Vec<Candidate>,
-    /// Whether there may be due jobs that were not seen yet.
-    may_be_more: bool,
+    runner: Arc<Runner>,
+    claims: Claims,
+    places: Arc<Semaphore>,
+    /// As many as there are places. A job that runs has one.
+    runs: Arc<Semaphore>,
+    running: JoinSet<()>,
+    poll_interval: Duration,
     next_poll: Instant,
-    window: Window,
+    /// Tells of jobs that were enqueued in this process, and of `drain`.
+    wake: Receiver<()>,
+    /// Whether there may be due jobs that could not be claimed yet.
+    may_be_more: bool,
 }
 
 impl Dispatcher {
     pub(crate) fn new(
         runner: Arc<Runner>,
-        kinds: Arc<[&'static str]>,
+        claims: Claims,
         concurrency: usize,
         poll_interval: Duration,
-        enqueued: Receiver<()>,
+        wake: Receiver<()>,
     ) -> Self {
         Self {
             runner,
-            kinds,
-            concurrency,
-            poll_interval,
-            enqueued,
+            claims,
+            places: Arc::new(Semaphore::new(concurrency)),
+            runs: Arc::new(Semaphore::new(concurrency)),
             running: JoinSet::new(),
-            candidates: Vec::new(),
-            may_be_more: true,
+            poll_interval,
             next_poll: Instant::now() + poll_interval,
-            window: Window::default(),
+            wake,
+            may_be_more: true,
         }
     }
 
@@ -72,92 +74,80 @@ impl Dispatcher {
     where
         S: Future<Output = ()>,
     {
-        while self.runner.engine.database.check_open().is_ok() {
-            match select(&mut shutdown, pin!(self.fill())).await {
-                Either::Left(((), _)) => break,
-                Either::Right((filled, _)) => filled?,
-            }
+        let mut ended = Ok(());
+        while ended.is_ok() && self.runner.engine.database.check_open().is_ok() {
             match self.next_event(&mut shutdown).await {
                 Event::Shutdown => break,
-                Event::Ended(claim) => self.note(claim),
-                Event::Enqueued => self.may_be_more = true,
+                Event::Woken => self.may_be_more = true,
                 Event::PollDue => self.poll(),
+                Event::PlaceFree(place) => ended = self.fill(place).await,
             }
         }
         while self.running.join_next().await.is_some() {}
-        Ok(())
-    }
-
-    /// Fills the free places, as long as there are due jobs. Dropped, it has started some.
-    async fn fill(&mut self) -> Result<(), Error> {
-        while let Some(ended) = self.running.try_join_next() {
-            self.note(ended.ok());
-        }
-        while self.running.len() < self.concurrency {
-            if self.candidates.is_empty() && self.may_be_more {
-                self.peek().await?;
-            }
-            let Some(candidate) = self.candidates.pop() else {
-                break;
-            };
-            let runner = Arc::clone(&self.runner);
-            let processing = async move { runner.process(candidate).await };
-            self.running.spawn(processing.in_current_span());
-        }
-        Ok(())
-    }
-
-    /// Looks for due jobs. If the database does not answer, the next poll will look.
-    async fn peek(&mut self) -> Result<(), Error> {
-        // Before the query: a job that is enqueued meanwhile may not be seen by it.
-        self.may_be_more = false;
-        self.enqueued.mark_unchanged();
-        let (kinds, limit) = (Arc::clone(&self.kinds), self.window.limit(self.concurrency));
-        let peeking = self.runner.engine.database.run_repeatable(
-            Instant::now() + PEEK_TIMEOUT,
-            move |database, sql| {
-                let kinds = Arc::clone(&kinds);
-                Box::pin(async move { statements::peek(database, sql, &kinds, limit).await })
-            },
-        );
-        match peeking.await {
-            Ok(due) => {
-                let wanted = self.concurrency.saturating_mul(JOBS_PER_PLACE);
-                self.may_be_more = due.len() >= wanted;
-                self.candidates = due;
-                // Workers that take the same jobs in the same order would always meet.
-                fastrand::shuffle(&mut self.candidates);
-                self.candidates.truncate(wanted);
-                Ok(())
-            }
-            Err(error) if error.kind() == ErrorKind::Misconfigured => Err(error),
-            Err(error) => {
-                tracing::warn!(%error, cause = error.describe(), "no look at the queue of jobs");
-                Ok(())
-            }
-        }
+        ended
     }
 
     async fn next_event<S>(&mut self, shutdown: &mut Pin<&mut S>) -> Event
     where
         S: Future<Output = ()>,
     {
-        let running = &mut self.running;
-        let mut enqueued = pin!(self.enqueued.changed());
+        let (running, may_be_more) = (&mut self.running, self.may_be_more);
+        let mut place_free = pin!(Arc::clone(&self.places).acquire_owned());
+        let mut woken = pin!(self.wake.changed());
         let mut poll_due = pin!(sleep_until(self.next_poll));
         let next = poll_fn(|cx| {
             if shutdown.as_mut().poll(cx).is_ready() {
                 return Poll::Ready(Event::Shutdown);
             }
-            if let Poll::Ready(Some(ended)) = running.poll_join_next(cx) {
-                return Poll::Ready(Event::Ended(ended.ok()));
+            while let Poll::Ready(Some(_)) = running.poll_join_next(cx) {}
+            if may_be_more && let Poll::Ready(Ok(place)) = place_free.as_mut().poll(cx) {
+                return Poll::Ready(Event::PlaceFree(place));
             }
-            if let Poll::Ready(Ok(())) = enqueued.as_mut().poll(cx) {
-                return Poll::Ready(Event::Enqueued);
+            if let Poll::Ready(Ok(())) = woken.as_mut().poll(cx) {
+                return Poll::Ready(Event::Woken);
             }
             poll_due.as_mut().poll(cx).map(|()| Event::PollDue)
         });
         next.await
+    }
+
+    /// Claims jobs for this place and for all others that are free, and starts them. It is not to be
+    /// dropped for the shutdown: the jobs would stay claimed until their leases end.
+    async fn fill(&mut self, place: OwnedSemaphorePermit) -> Result<(), Error> {
+        let mut places = vec![place];
+        while let Ok(place) = Arc::clone(&self.places).try_acquire_owned() {
+            places.push(place);
+        }
+        // `drain` waits for the token, or was called before and is seen here.
+        let token = self.runner.engine.database.token();
+        if self.runner.engine.database.check_open().is_err() {
+            return Ok(());
+        }
+        let claimed = match self.claims.claim(places.len()).await {
+            Ok(claimed) => claimed,
+            Err(error) if error.kind() == ErrorKind::Misconfigured => return Err(error),
+            Err(error) => {
+                tracing::warn!(%error, cause = error.describe(), "no job could be claimed");
+                Vec::new()
+            }
+        };
+        self.may_be_more = claimed.len() == places.len();
+        for (job, place) in claimed.into_iter().zip(places) {
+            self.start(job, place, token.clone());
+        }
+        Ok(())
+    }
+
+    fn start(&mut self, job: Claimed, place: OwnedSemaphorePermit, token: TaskTrackerToken) {
+        let (kind, id, run) = (&*job.kind, job.lease.id, job.lease.run);
+        let span = tracing::error_span!("job", kind, %id, run);
+        let (runner, runs) = (Arc::clone(&self.runner), Arc::clone(&self.runs));
+        let running = async move {
+            let run = runs.acquire().await;
+            runner.run(job, place).await;
+            drop((run, token));
+        };
+        self.running.spawn(running.instrument(span));
     }
 
     fn poll(&mut self) {
@@ -165,77 +155,13 @@ impl Dispatcher {
         let pause = self.poll_interval.mul_f64(0.75 + fastrand::f64() / 2.0);
         self.next_poll = Instant::now() + pause;
     }
-
-    fn note(&mut self, claim: Option<Claim>) {
-        if let Some(claim) = claim {
-            self.window.note(claim);
-        }
-    }
 }
 
 /// An event that the loop waits for.
 enum Event {
     Shutdown,
-    /// A job has ended.
-    Ended(Option<Claim>),
-    /// A job was enqueued in this process.
-    Enqueued,
+    PlaceFree(OwnedSemaphorePermit),
+    /// A job was enqueued in this process, or the interlock is drained.
+    Woken,
     PollDue,
-}
-
-/// How many due jobs are looked at. The more workers there are, the more often they meet at one
-/// job, and the further each of them looks.
-#[derive(Debug, Default)]
-struct Window {
-    doublings: u32,
-    won: u32,
-    lost: u32,
-}
-
-impl Window {
-    fn limit(&mut self, concurrency: usize) -> i64 {
-        if self.lost > self.won / 4 {
-            self.doublings = (self.doublings + 1).min(MAX_DOUBLINGS);
-        } else if self.lost == 0 {
-            self.doublings = self.doublings.saturating_sub(1);
-        }
-        (self.won, self.lost) = (0, 0);
-        let limit = concurrency.saturating_mul(JOBS_PER_PLACE) << self.doublings;
-        i64::try_from(limit).unwrap_or(i64::MAX)
-    }
-
-    fn note(&mut self, claim: Claim) {
-        match claim {
-            Claim::Won => self.won += 1,
-            Claim::Lost => self.lost += 1,
-            Claim::Failed => {}
-        }
-    }
-}
-
-/// How many jobs are taken from one look at the queue, for each job that may run at a time.
-const JOBS_PER_PLACE: usize = 4;
-const MAX_DOUBLINGS: u32 = 6;
-const PEEK_TIMEOUT: Duration = Duration::from_secs(5);
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn window_widens_while_claims_are_lost() {
-        let mut window = Window::default();
-        assert_eq!(window.limit(2), 8);
-        for _ in 0..20 {
-            window.note(Claim::Lost);
-            window.limit(2);
-        }
-        window.note(Claim::Lost);
-        assert_eq!(window.limit(2), 8 << MAX_DOUBLINGS);
-        for _ in 0..20 {
-            window.note(Claim::Won);
-            window.limit(2);
-        }
-        assert_eq!(window.limit(2), 8);
-    }
 }

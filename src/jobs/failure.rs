@@ -1,6 +1,13 @@
-//! How a run ends that has not done its job, in words.
+//! The errors and panics of handlers, in words.
 
-use std::{any::Any, error::Error as StdError};
+use std::{
+    any::Any,
+    error::Error as StdError,
+    future::poll_fn,
+    panic::{AssertUnwindSafe, catch_unwind},
+    pin::pin,
+    task::Poll,
+};
 
 use crate::error::{Denied, Error, ErrorKind, Moment};
 
@@ -28,9 +35,9 @@ pub(crate) fn find_error(error: &BoxError) -> Option<Error> {
 /// The reason of a denial, or the description of any other error of this crate.
 pub(crate) fn describe(error: &Error) -> String {
     match (error.kind(), error.describe()) {
-        (ErrorKind::Denied, Some(reason)) => storable(&reason),
-        (kind, Some(cause)) => storable(&format!("{kind:?}: {cause}")),
-        (kind, None) => storable(&format!("{kind:?}")),
+        (ErrorKind::Denied, Some(reason)) => reason,
+        (kind, Some(cause)) => format!("{kind:?}: {cause}"),
+        (kind, None) => format!("{kind:?}"),
     }
 }
 
@@ -42,17 +49,24 @@ pub(crate) fn describe_foreign(error: &BoxError) -> String {
         text = format!("{text}: {error}");
         cause = error.source();
     }
-    storable(&text)
+    text
 }
 
-/// The message of a panic.
-pub(crate) fn describe_panic(panic: &(dyn Any + Send)) -> String {
+/// Polls the future, and turns a panic of it into an error.
+pub(crate) async fn catch_panic<F: Future>(future: F) -> Result<F::Output, BoxError> {
+    let mut future = pin!(future);
+    let caught = poll_fn(|cx| {
+        // After a panic it is not polled again.
+        let polled = catch_unwind(AssertUnwindSafe(|| future.as_mut().poll(cx)));
+        polled.map_or_else(|panic| Poll::Ready(Err(panic)), |poll| poll.map(Ok))
+    });
+    caught.await.map_err(|panic| describe_panic(&*panic).into())
+}
+
+fn describe_panic(panic: &(dyn Any + Send)) -> String {
     let message = panic.downcast_ref::<&str>().copied();
     let message = message.or_else(|| panic.downcast_ref::<String>().map(String::as_str));
-    storable(&format!(
-        "panic: {}",
-        message.unwrap_or("without a message")
-    ))
+    format!("panic: {}", message.unwrap_or("without a message"))
 }
 
 /// A text that fits into its column. The servers reject NUL.

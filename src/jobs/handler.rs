@@ -4,7 +4,6 @@ use std::{fmt, marker::PhantomData, sync::Arc};
 
 use futures_core::future::BoxFuture;
 use serde::de::DeserializeOwned;
-use serde_json::Value;
 
 use crate::{
     error::Denied,
@@ -76,12 +75,12 @@ pub(crate) type PreparedHandler =
 
 /// A handler whose type is erased.
 pub(crate) trait ErasedHandler: Send + Sync {
-    /// Decodes the payload.
+    /// Decodes the payload, which is JSON.
     fn prepare(
         &self,
         lease: JobLease,
         principal: Option<Arc<str>>,
-        payload: Value,
+        payload: &str,
     ) -> Result<PreparedHandler, serde_json::Error>;
 }
 
@@ -111,9 +110,9 @@ where
         &self,
         lease: JobLease,
         principal: Option<Arc<str>>,
-        payload: Value,
+        payload: &str,
     ) -> Result<PreparedHandler, serde_json::Error> {
-        let payload = Arc::new(serde_json::from_value(payload)?);
+        let payload = Arc::new(serde_json::from_str(payload)?);
         let job = RunningJob {
             lease,
             principal,

@@ -44,6 +44,7 @@
 //! [When this is enough, and what does
 //! more](https://docs.rs/crate/tower-interlock/latest/source/docs/jobs.md).
 
+mod claims;
 mod dispatch;
 mod enqueue;
 mod failure;
@@ -55,14 +56,15 @@ mod runner;
 mod statements;
 mod worker;
 
+pub(crate) use self::{
+    claims::STATEMENTS as CLAIM_STATEMENTS,
+    queue::STATEMENTS as QUEUE_STATEMENTS,
+    statements::{REQUIRED_TABLE, STATEMENTS, TABLE},
+};
 pub use self::{
     enqueue::{Enqueued, Job},
     handler::RunningJob,
     id::{InvalidJobId, JobId},
     queue::{EndedJob, JobEnding, Jobs, KindState},
     worker::Worker,
-};
-pub(crate) use self::{
-    queue::STATEMENTS as QUEUE_STATEMENTS,
-    statements::{REQUIRED_TABLE, STATEMENTS, TABLE},
 };

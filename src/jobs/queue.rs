@@ -2,7 +2,6 @@
 
 use std::{fmt, sync::Arc, time::Duration};
 
-use serde_json::Value;
 use sqlx::{Row as _, postgres::PgRow};
 use tokio::time::Instant;
 
@@ -59,7 +58,7 @@ pub enum JobEnding {
 }
 
 /// A job that has ended without being done.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct EndedJob {
     /// Its id.
@@ -68,9 +67,10 @@ pub struct EndedJob {
     pub kind: String,
     /// Who it was enqueued for.
     pub principal: Option<String>,
-    /// Its payload.
-    pub payload: Value,
-    /// How often it was run.
+    /// Its payload, as JSON.
+    pub payload: String,
+    /// How often it was claimed. If it is parked because its runs did not end, it was claimed once
+    /// more for that.
     pub runs: u32,
     /// Why it has ended.
     pub ending: JobEnding,
@@ -253,7 +253,7 @@ const STATE: &str = "\
     FROM {table} GROUP BY kind ORDER BY kind";
 
 const ENDED: &str = "\
-    SELECT id::TEXT AS id, kind, principal, payload, runs, ended, reason, \
+    SELECT id::TEXT AS id, kind, principal, payload::TEXT AS payload, runs, ended, reason, \
         extract(epoch FROM now() - ended_at)::FLOAT8 AS age \
     FROM {table} WHERE ended IS NOT NULL ORDER BY ended_at DESC LIMIT $1";
 

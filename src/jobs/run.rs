@@ -2,14 +2,14 @@
 
 use std::{convert::Infallible, pin::pin, sync::Arc, time::Duration};
 
-use tokio::time::Instant;
+use tokio::{sync::OwnedSemaphorePermit, time::Instant};
 
 use crate::{
     attempt::{self, Attempt, Engine, Failure, Limits, Reply, ReplyClass, Step, Work},
     database::Access,
     error::{Error, ErrorKind},
     jobs::{
-        failure::{BoxError, describe, describe_foreign, find_error},
+        failure::{BoxError, catch_panic, describe, describe_foreign, find_error},
         handler::PreparedHandler,
         statements::{self, JobLease},
     },
@@ -25,6 +25,8 @@ pub(crate) struct JobRun {
     pub(crate) kind: &'static str,
     pub(crate) principal: Option<Arc<str>>,
     pub(crate) handler: PreparedHandler,
+    /// Dropped once the handler has succeeded: the next job can be claimed during the COMMIT.
+    pub(crate) place: Option<OwnedSemaphorePermit>,
 }
 
 /// The end of a run.
@@ -34,12 +36,26 @@ pub(crate) enum RunEnd {
     Done,
     /// The rule has denied it, for this reason.
     Denied(String),
+    /// It must not be retried, for this reason.
+    Parked(String),
     /// Nothing was kept, for this reason.
     Failed(String),
     /// It is not known whether it was committed.
     Unknown(String),
     /// Another worker has the job, or it is done. Nothing was kept.
     LeaseLost,
+}
+
+impl RunEnd {
+    pub(crate) fn reason(&self) -> &str {
+        match self {
+            Self::Done | Self::LeaseLost => "",
+            Self::Denied(reason)
+            | Self::Parked(reason)
+            | Self::Failed(reason)
+            | Self::Unknown(reason) => reason,
+        }
+    }
 }
 
 impl JobRun {
@@ -139,9 +155,11 @@ impl Work for JobWork {
 impl JobRun {
     /// Calls the handler and, if it succeeds, deletes the row of the job.
     async fn run_and_finish(&mut self, slot: &Arc<Slot>) -> Ran {
-        if let Err(error) = (self.handler)(Tx::new(slot)).await {
+        let handled = catch_panic((self.handler)(Tx::new(slot))).await;
+        if let Err(error) = handled.flatten() {
             return Ran::Failed(find_error(&error), error);
         }
+        self.place = None;
         match self.finish(slot).await {
             Ok(true) => Ran::Finished,
             Ok(false) => Ran::LeaseLost,
@@ -227,8 +245,10 @@ impl Ran {
 impl FinishedJob {
     fn failed(attempts: u32, error: Error, outcome: Outcome) -> Self {
         let reason = describe(&error);
-        let end = match outcome {
-            Outcome::Unknown => RunEnd::Unknown(reason),
+        let end = match (outcome, error.kind()) {
+            // T9: it was ended by other means, and what it has committed must not be done again.
+            (Outcome::Unknown, ErrorKind::TransactionAborted) => RunEnd::Parked(reason),
+            (Outcome::Unknown, _) => RunEnd::Unknown(reason),
             _ => RunEnd::Failed(reason),
         };
         Self {

@@ -8,6 +8,7 @@ use crate::{
     attempt::{Backoff, Engine, Limits},
     error::{Error, ErrorKind},
     jobs::{
+        claims::Claims,
         dispatch::Dispatcher,
         failure::BoxError,
         handler::{ErasedHandler, RunningJob, TypedHandler},
@@ -108,8 +109,8 @@ impl Worker {
 
     /// Sets how many jobs run at a time. Default: 4. At least 1.
     ///
-    /// Each has a connection of the pool while it is claimed, runs and ends, and so has the look at
-    /// the queue. Leave some for the requests.
+    /// Each has a connection of the pool while it runs, and the worker keeps one for its claims, so
+    /// with a pool of `n` connections at most `n - 1` run at a time. Leave some for the requests.
     pub fn concurrency(mut self, jobs: usize) -> Self {
         self.concurrency = jobs.clamp(1, MOST_JOBS);
         self
@@ -132,8 +133,8 @@ impl Worker {
     ///
     /// Returns [`Misconfigured`](crate::ErrorKind::Misconfigured) without a handler, without
     /// [`InterlockBuilder::jobs`](crate::InterlockBuilder::jobs), with
-    /// [`dry_run`](crate::InterlockBuilder::dry_run), if the table is missing or a setting of the
-    /// server breaks a promise.
+    /// [`dry_run`](crate::InterlockBuilder::dry_run), with a pool of one connection, if the table is
+    /// missing or a setting of the server breaks a promise.
     ///
     /// # Cancellation
     ///
@@ -152,22 +153,35 @@ impl Worker {
                 "a worker has no dry run: no job would ever be done",
             ));
         }
-        let enqueued = enqueued.subscribe();
-        let kinds = self.handlers.keys().copied().collect();
+        // One is kept for the claims.
+        let connections = self.engine.database.connections();
+        let connections = usize::try_from(connections)
+            .unwrap_or(usize::MAX)
+            .saturating_sub(1);
+        if connections == 0 {
+            return Err(misconfigured("a worker needs a pool of two connections"));
+        }
+        let concurrency = self.concurrency.min(connections);
+        let wake = enqueued.subscribe();
+        let claims = Claims::new(
+            Arc::clone(&self.engine.database),
+            self.handlers.keys().copied().collect(),
+            self.lease,
+            concurrency,
+        );
         let runner = Runner {
             engine: self.engine,
             limits: self.limits,
             handlers: self.handlers,
-            lease: self.lease,
             max_runs: self.max_runs,
             backoff: self.backoff,
         };
         let dispatcher = Dispatcher::new(
             Arc::new(runner),
-            kinds,
-            self.concurrency,
+            claims,
+            concurrency,
             self.poll_interval,
-            enqueued,
+            wake,
         );
         dispatcher.run(pin!(shutdown)).await
     }

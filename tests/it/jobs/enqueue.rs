@@ -3,7 +3,7 @@
 use std::{
     sync::{
         Arc,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicBool, AtomicU32, Ordering},
     },
     time::Duration,
 };
@@ -13,18 +13,20 @@ use axum::{
     body::Body,
     http::{HeaderMap, Request, StatusCode},
 };
+use support::Kind;
 use tokio::sync::Notify;
 use tower_interlock::{
     Error, ErrorKind, Tx,
     jobs::{Enqueued, Job, RunningJob},
+    observe::JobEnd,
     schema::JOBS,
 };
 
 use super::{
-    act, acting, add_effect, builder, effects, enqueue, enqueue_as, jobs_test, live, may_act,
-    number, until, work_off, worker, write,
+    act, acting, add_effect, builder, effects, ended, enqueue, enqueue_as, jobs_test, live,
+    may_act, number, until, work_off, worker, write,
 };
-use crate::kit::{Kit, anyone, conflict_once, guarded, note, send, test};
+use crate::kit::{Kit, Recorder, anyone, conflict_once, guarded, note, send, test};
 
 /// A policy with the rule of the jobs.
 async fn policy(headers: HeaderMap, mut tx: Tx) -> Result<(), Error> {
@@ -158,8 +160,7 @@ fn unique_key_allows_one_queued_job_for_each_kind_and_principal() {
         assert!(matches!(other_kind, Enqueued::Added(_)));
         let other_user = enqueue_as(&kit.interlock, "2", unique("act")).await;
         assert!(matches!(other_user, Enqueued::Added(_)));
-        let requests = "SELECT requests::INT8 FROM interlock_jobs ORDER BY requests DESC";
-        assert_eq!(super::read(&kit, requests).await, [2, 1, 1]);
+        assert_eq!(live(&kit).await, 3);
 
         let other = async |_: RunningJob<i64>, _: Tx| Ok::<_, Error>(());
         work_off(&kit, [worker(&kit.interlock).on("other", other)]).await;
@@ -236,6 +237,81 @@ fn job_that_is_enqueued_while_its_twin_runs_is_followed_by_a_run_that_sees_it() 
         };
         tokio::join!(working, changing);
         assert_eq!(effects(&kit).await, [8]);
+    });
+}
+
+/// A run of a job with a unique key ends without success, and has not seen what the transaction has
+/// written that enqueues the job again meanwhile.
+async fn enqueue_again_while_a_run_fails(kit: &Kit, handler_of_first_run: Ending) -> Vec<JobEnd> {
+    let (reached, release) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
+    let handler = {
+        let (reached, release) = (Arc::clone(&reached), Arc::clone(&release));
+        move |job: RunningJob<i64>, mut tx: Tx| {
+            let (reached, release) = (Arc::clone(&reached), Arc::clone(&release));
+            async move {
+                let checked = may_act(&mut tx, job.principal()?).await;
+                if job.run() == 1 {
+                    reached.notify_one();
+                    release.notified().await;
+                    return match handler_of_first_run {
+                        Ending::Denied => checked,
+                        Ending::Failed => Err(Error::not_found()),
+                    };
+                }
+                checked?;
+                add_effect(&mut tx, *job.payload()).await?;
+                Ok(())
+            }
+        }
+    };
+    let unique = || Job::new("act", 1).unique("key");
+    let recorder = Recorder::default();
+    let observed = builder(kit).observe(recorder.clone()).build();
+    write(kit, &["DELETE FROM grants"]).await;
+    enqueue(&kit.interlock, unique).await;
+    let one = worker(&observed).on("act", handler).max_runs(1);
+    let working = work_off(kit, [one]);
+    let again = async {
+        reached.notified().await;
+        let again = kit.interlock.transaction().principal("1");
+        let again = again.run(async |mut tx: Tx| {
+            let grant = sqlx::query("INSERT INTO grants VALUES (1, 1)");
+            grant.execute(&mut tx).await?;
+            Ok::<_, Error>(tx.enqueue(unique()).await?)
+        });
+        assert!(matches!(again.await.unwrap(), Enqueued::AlreadyQueued(_)));
+        release.notify_one();
+    };
+    tokio::join!(working, again);
+    assert_eq!(effects(kit).await, [1]);
+    assert_eq!(ended(kit).await, []);
+    recorder
+        .take_ends()
+        .into_iter()
+        .map(|(end, _)| end)
+        .collect()
+}
+
+#[derive(Debug, Clone, Copy)]
+enum Ending {
+    Denied,
+    Failed,
+}
+
+/// The denial is older than the transaction that was told that its job is queued already.
+#[test]
+fn job_that_is_enqueued_again_while_it_is_denied_runs_again() {
+    jobs_test(async |kit| {
+        let ends = enqueue_again_while_a_run_fails(&kit, Ending::Denied).await;
+        assert_eq!(ends, [JobEnd::Failed, JobEnd::Done]);
+    });
+}
+
+#[test]
+fn job_that_is_enqueued_again_in_its_last_run_has_as_many_runs_as_a_new_one() {
+    jobs_test(async |kit| {
+        let ends = enqueue_again_while_a_run_fails(&kit, Ending::Failed).await;
+        assert_eq!(ends, [JobEnd::Failed, JobEnd::Done]);
     });
 }
 
@@ -323,5 +399,91 @@ fn work_that_changes_its_search_path_uses_the_same_queue() {
         };
         work_off(&kit, [worker(&kit.interlock).on("hide", handler)]).await;
         assert_eq!(effects(&kit).await, [1]);
+    });
+}
+
+/// A worker that looks at the queue in a SERIALIZABLE transaction reads around the job that the
+/// request has stored and not committed. The request has read what another one has changed since.
+/// PostgreSQL takes the three for a circle, and aborts the request.
+#[test]
+fn look_at_the_queue_conflicts_with_no_request() {
+    jobs_test(async |kit| {
+        if kit.database.kind() != Kind::PostgreSql {
+            eprintln!(
+                "not tested: CockroachDB retries a request that has read what was changed since"
+            );
+            return;
+        }
+        let (attempts, stop) = (Arc::new(AtomicU32::new(0)), Notify::new());
+        let requesting = kit.interlock.transact(|mut tx: Tx| {
+            let (kit, attempts) = (kit.clone(), Arc::clone(&attempts));
+            async move {
+                let attempt = attempts.fetch_add(1, Ordering::SeqCst) + 1;
+                sqlx::query("SELECT version FROM documents WHERE id = 1")
+                    .execute(&mut tx)
+                    .await?;
+                write(
+                    &kit,
+                    &["UPDATE documents SET version = version + 1 WHERE id = 1"],
+                )
+                .await;
+                tx.enqueue(Job::new("act", 0)).await?;
+                // Once this one is done, the worker has looked.
+                enqueue_outside(&kit, attempt.into()).await;
+                while !effects(&kit).await.contains(&attempt.into()) {
+                    tokio::time::sleep(Duration::from_millis(10)).await;
+                }
+                Ok::<_, Error>(())
+            }
+        });
+        let requesting = async {
+            requesting.await.unwrap();
+            stop.notify_one();
+        };
+        let working = worker(&kit.interlock).run(stop.notified());
+        let (ended, ()) = tokio::join!(working, requesting);
+        ended.unwrap();
+        assert_eq!(attempts.load(Ordering::SeqCst), 1);
+    });
+}
+
+/// Enqueues a job for a handler of "act", outside of the interlock.
+async fn enqueue_outside(kit: &Kit, item: i64) {
+    let job = "INSERT INTO interlock_jobs (id, kind, principal, payload, run_at)
+               VALUES (gen_random_uuid(), 'act', '1', to_json($1::INT8)::JSONB, now())";
+    let job = sqlx::query(job).bind(item).execute(&kit.outside);
+    job.await.unwrap();
+}
+
+/// A request that enqueues a job again holds its row until it ends.
+#[test]
+fn job_that_a_slow_request_enqueues_again_is_in_the_way_of_no_other_one() {
+    jobs_test(async |kit| {
+        enqueue(&kit.interlock, || Job::new("act", 1).unique("key")).await;
+        for item in 2..=4 {
+            enqueue(&kit.interlock, acting(item)).await;
+        }
+        let (stored, release) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
+        let requesting = kit.interlock.transaction().principal("1");
+        let requesting = requesting.run(|mut tx: Tx| {
+            let (stored, release) = (Arc::clone(&stored), Arc::clone(&release));
+            async move {
+                tx.enqueue(Job::new("act", 1).unique("key")).await?;
+                stored.notify_one();
+                release.notified().await;
+                Ok::<_, Error>(())
+            }
+        });
+        let working = async {
+            stored.notified().await;
+            let others = until(async || effects(&kit).await == [2, 3, 4]);
+            let one = worker(&kit.interlock).concurrency(1);
+            one.run(others).await.unwrap();
+            release.notify_one();
+        };
+        let (requested, ()) = tokio::join!(requesting, working);
+        requested.unwrap();
+        work_off(&kit, [worker(&kit.interlock)]).await;
+        assert_eq!(effects(&kit).await, [1, 2, 3, 4]);
     });
 }

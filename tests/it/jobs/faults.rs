@@ -192,6 +192,28 @@ fn worker_survives_a_database_that_is_not_there() {
     });
 }
 
+/// Claimed again at once, the database and the log would be flooded.
+#[test]
+fn claim_that_is_rejected_waits_for_the_next_poll() {
+    jobs_test(async |kit| {
+        let proxy = Proxy::start(&kit.database);
+        let (interlock, _pool) = behind(&proxy);
+        let denied = Fault::Reject(ServerError::error("42501", "permission denied"));
+        proxy.inject_times(1_000, Moment::Text("SET runs = runs + 1"), denied);
+        for item in 1..=8 {
+            enqueue(&kit.interlock, acting(item)).await;
+        }
+        let polling = worker(&interlock).poll_interval(Duration::from_millis(100));
+        let second = tokio::time::sleep(Duration::from_secs(1));
+        polling.run(second).await.unwrap();
+        let claims = proxy.counts().faults;
+        assert!((2..=20).contains(&claims), "{claims} claims");
+        proxy.relent();
+        work_off(&kit, [worker(&interlock)]).await;
+        assert_eq!(effects(&kit).await, (1..=8).collect::<Vec<_>>());
+    });
+}
+
 /// The job and its request: COMMIT of the request is lost.
 #[test]
 fn job_of_a_request_with_an_unknown_outcome_exists_exactly_if_its_writes_do() {

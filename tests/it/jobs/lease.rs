@@ -3,21 +3,22 @@
 use std::{
     sync::{
         Arc,
-        atomic::{AtomicU32, Ordering},
+        atomic::{AtomicBool, AtomicU32, Ordering},
     },
     time::Duration,
 };
 
+use support::{Fault, Moment, Proxy};
 use tokio::sync::Notify;
 use tower_interlock::{
-    Error, Tx,
+    Error, Interlock, Tx,
     jobs::{RunningJob, Worker},
     observe::JobEnd,
 };
 
 use super::{
-    acting, add_effect, builder, effects, ended, enqueue, jobs_test, live, number, until, work_off,
-    worker, write,
+    act, acting, add_effect, builder, effects, ended, enqueue, jobs_test, live, number, until,
+    work_off, worker, write,
 };
 use crate::kit::{Kit, Recorder};
 
@@ -45,10 +46,12 @@ async fn with_held_run(kit: &Kit, change: impl AsyncFnOnce()) -> Vec<JobEnd> {
     let observed = builder(kit).observe(recorder.clone()).build();
     enqueue(&kit.interlock, acting(1)).await;
     let stop = Arc::new(Notify::new());
-    let first = held(worker(&observed), &reached, &release).run(stop.notified());
+    // One claim, at the start: it takes no other job, nor this one again.
+    let first = held(worker(&observed), &reached, &release).poll_interval(Duration::from_secs(600));
+    let first = first.run(stop.notified());
     let second = async {
         reached.notified().await;
-        stop.notify_one(); // It takes no other job.
+        stop.notify_one();
         change().await;
         release.notify_one();
     };
@@ -197,5 +200,64 @@ fn aborted_worker_keeps_nothing_and_its_job_is_taken_over() {
         until(async || number(&kit, leased).await == 1).await;
         work_off(&kit, [worker(&kit.interlock)]).await;
         assert_eq!(effects(&kit).await, [1]);
+    });
+}
+
+/// The worker would look again in an hour.
+#[test]
+fn drain_ends_an_idle_worker_at_once() {
+    jobs_test(async |kit| {
+        let idle = worker(&kit.interlock).poll_interval(Duration::from_secs(3600));
+        let running = tokio::spawn(idle.run(std::future::pending()));
+        enqueue(&kit.interlock, acting(1)).await;
+        until(async || effects(&kit).await == [1]).await;
+        kit.interlock.drain().await;
+        let ended = tokio::time::timeout(Duration::from_secs(10), running).await;
+        ended.expect("it has not ended").unwrap().unwrap();
+    });
+}
+
+/// The look at the queue is under way when `drain` is called.
+#[test]
+fn no_job_begins_once_drain_is_over() {
+    jobs_test(async |kit| {
+        let proxy = Proxy::start(&kit.database);
+        let pool = Interlock::pool_options().connect_lazy_with(proxy.options());
+        let interlock = Interlock::builder(pool).jobs().build();
+        for item in 1..=4 {
+            enqueue(&kit.interlock, acting(item)).await;
+        }
+        let is_over = Arc::new(AtomicBool::new(false));
+        let handler = {
+            let is_over = Arc::clone(&is_over);
+            move |job: RunningJob<i64>, tx: Tx| {
+                assert!(!is_over.load(Ordering::SeqCst), "a job has begun");
+                act(job, tx)
+            }
+        };
+        proxy.inject(
+            Moment::Text("FROM unnest"),
+            Fault::Delay(Duration::from_millis(300)),
+        );
+        let running = worker(&interlock)
+            .on("act", handler)
+            .run(std::future::pending());
+        let running = tokio::spawn(running);
+        until(async || proxy.counts().faults == 1).await;
+        interlock.drain().await;
+        is_over.store(true, Ordering::SeqCst);
+        running.await.unwrap().unwrap();
+        assert_eq!(
+            number(&kit, "SELECT count(*) FROM interlock_jobs WHERE leased").await,
+            0
+        );
+        assert_eq!(
+            number(
+                &kit,
+                "SELECT count(*) FROM interlock_jobs WHERE reason IS NOT NULL"
+            )
+            .await,
+            0
+        );
     });
 }

@@ -10,7 +10,7 @@ use std::{
 
 use futures::FutureExt as _;
 use tower_interlock::{
-    Error, ErrorKind, Outcome, Receipts, Tx,
+    Denied, Error, ErrorKind, Outcome, Receipts, Tx,
     jobs::{Enqueued, Job, JobEnding, RunningJob},
     observe::{JobEnd, WorkKind},
     schema::RECEIPTS,
@@ -176,6 +176,100 @@ fn payload_that_cannot_be_decoded_is_parked_at_once() {
             "{ended:?}"
         );
     });
+}
+
+/// A payload whose code panics.
+struct Panicking;
+
+impl<'de> serde::Deserialize<'de> for Panicking {
+    fn deserialize<D: serde::Deserializer<'de>>(_: D) -> Result<Self, D::Error> {
+        panic!("decoding")
+    }
+}
+
+#[test]
+fn panic_of_a_payload_is_that_of_its_run() {
+    jobs_test(async |kit| {
+        enqueue(&kit.interlock, acting(1)).await;
+        let handler = async |_: RunningJob<Panicking>, _: Tx| Ok::<_, Error>(());
+        let one = worker(&kit.interlock).on("act", handler);
+        work_off(&kit, [one.max_runs(2)]).await;
+        let panic = ("parked".to_owned(), "panic: decoding".to_owned(), 2);
+        assert_eq!(ended(&kit).await, [panic]);
+    });
+}
+
+/// `serde_json` reads 127 levels, and writes any number.
+#[test]
+fn payload_that_is_nested_too_deeply_is_parked_at_once_and_listed() {
+    jobs_test(async |kit| {
+        let mut nested = serde_json::json!(1);
+        for _ in 0..200 {
+            nested = serde_json::json!([nested]);
+        }
+        let job = enqueue(&kit.interlock, || Job::new("act", &nested))
+            .await
+            .id();
+        enqueue(&kit.interlock, acting(2)).await;
+        work_off(&kit, [worker(&kit.interlock)]).await;
+        assert_eq!(effects(&kit).await, [2]);
+        let ended = kit.interlock.jobs().ended(9).await.unwrap();
+        let [parked] = ended.as_slice() else {
+            panic!("{ended:?}");
+        };
+        assert_eq!((parked.id, parked.runs), (job, 1));
+        assert!(parked.reason.starts_with("the payload cannot be decoded"));
+    });
+}
+
+/// How a handler ends that has committed its transaction itself.
+#[derive(Debug, Clone, Copy)]
+enum Ending {
+    Success,
+    Error,
+    Denial,
+    Panic,
+    Deadline,
+}
+
+/// Retried, it would do again what it has committed (T9).
+#[test]
+fn handler_that_commits_its_transaction_itself_is_not_run_again() {
+    for ending in [
+        Ending::Success,
+        Ending::Error,
+        Ending::Denial,
+        Ending::Panic,
+        Ending::Deadline,
+    ] {
+        jobs_test(async |kit| {
+            let handler = move |_: RunningJob<i64>, mut tx: Tx| async move {
+                let text = "INSERT INTO effects (item) VALUES (1); COMMIT; SELECT 1";
+                sqlx::raw_sql(text).execute(&mut tx).await?;
+                match ending {
+                    Ending::Success => Ok(()),
+                    Ending::Error => Err(Error::not_found()),
+                    Ending::Denial => Err(Denied::new("too late").into()),
+                    Ending::Panic => panic!("too late"),
+                    Ending::Deadline => std::future::pending().await,
+                }
+            };
+            enqueue(&kit.interlock, acting(1)).await;
+            let one = worker(&kit.interlock).on("act", handler);
+            work_off(&kit, [one.lease(Duration::from_millis(500))]).await;
+            assert_eq!(effects(&kit).await, [1], "{ending:?}");
+            let ended = ended(&kit).await;
+            assert_eq!(
+                (ended[0].0.as_str(), ended[0].2),
+                ("parked", 1),
+                "{ending:?}"
+            );
+            assert!(
+                ended[0].1.contains("may have ended the transaction"),
+                "{ended:?}"
+            );
+        });
+    }
 }
 
 /// A query for the oldest due jobs of any kind would see nothing but the unknown ones.

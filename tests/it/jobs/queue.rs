@@ -81,11 +81,8 @@ fn ended_jobs_are_listed_and_discarded() {
         }
         let jobs = kit.interlock.jobs();
         let ended = jobs.ended(2).await.unwrap();
-        let payloads: Vec<_> = ended
-            .iter()
-            .map(|job| job.payload.as_str().unwrap())
-            .collect();
-        assert_eq!(payloads, ["c", "b"]);
+        let payloads: Vec<_> = ended.iter().map(|job| job.payload.as_str()).collect();
+        assert_eq!(payloads, [r#""c""#, r#""b""#]);
         assert!(
             ended
                 .iter()
