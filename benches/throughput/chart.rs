@@ -2,10 +2,10 @@
 
 use std::{fs, iter, path::Path, thread};
 
-use support::{Server, Svg};
+use support::{Server, Spread, Svg};
 
 use crate::{
-    metrics::{Metric, Spread, milliseconds},
+    metrics::{Metric, milliseconds},
     results::Results,
     round::Setting,
     ways::Way,

@@ -1,6 +1,6 @@
-//! The metrics of a round, and their summary over rounds.
+//! The metrics of a round.
 
-use std::{fmt, time::Duration};
+use std::time::Duration;
 
 /// The metrics of one way in one round.
 #[derive(Debug, Clone, Copy)]
@@ -45,44 +45,6 @@ impl Metric {
         }
         .filter(|number| number.is_finite())
     }
-}
-
-/// The median, minimum and maximum of several rounds.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct Spread {
-    pub(crate) median: f64,
-    pub(crate) min: f64,
-    pub(crate) max: f64,
-}
-
-impl Spread {
-    pub(crate) fn of(numbers: impl Iterator<Item = f64>) -> Option<Self> {
-        let mut sorted: Vec<f64> = numbers.collect();
-        sorted.sort_by(f64::total_cmp);
-        Some(Self {
-            median: median(&sorted)?,
-            min: *sorted.first()?,
-            max: *sorted.last()?,
-        })
-    }
-}
-
-/// The precision of the format is the number of digits.
-impl fmt::Display for Spread {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let digits = f.precision().unwrap_or(2);
-        let Self { median, min, max } = self;
-        write!(f, "{median:.digits$}")?;
-        if min < max {
-            write!(f, " ({min:.digits$}–{max:.digits$})")?;
-        }
-        Ok(())
-    }
-}
-
-fn median(sorted: &[f64]) -> Option<f64> {
-    let last = sorted.len().checked_sub(1)?;
-    Some(f64::midpoint(sorted[last / 2], sorted[last.div_ceil(2)]))
 }
 
 /// Returns a quantile of sorted numbers.

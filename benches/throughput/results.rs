@@ -1,14 +1,11 @@
 //! Runs the rounds of all settings, and summarizes them.
 
-use std::time::Duration;
-
 use futures::future::join_all;
-use sqlx::postgres::PgConnectOptions;
-use support::{Database, Proxy};
+use support::{Database, Distances, Spread};
 
 use crate::{
     arguments::Arguments,
-    metrics::{Metric, Spread},
+    metrics::Metric,
     round::{Round, Setting, shuffled},
     round_trips::RoundTrips,
     tables::Tables,
@@ -37,7 +34,7 @@ impl Results {
             (*way, round_trips)
         });
         results.round_trips = join_all(round_trips).await;
-        let servers = Servers::at(&arguments.distances, database);
+        let servers = Distances::new(&arguments.distances, database);
         for number in 1..=arguments.rounds {
             eprintln!("round {number} of {}", arguments.rounds);
             for setting in shuffled(results.settings.clone()) {
@@ -105,27 +102,4 @@ fn settings(arguments: &Arguments) -> Vec<Setting> {
         }
     }
     settings
-}
-
-/// The server, and a proxy with a delay for each distance.
-struct Servers {
-    near: PgConnectOptions,
-    far: Vec<(Duration, Proxy)>,
-}
-
-impl Servers {
-    fn at(distances: &[Duration], database: &Database) -> Self {
-        let far = distances.iter().filter(|distance| !distance.is_zero());
-        Self {
-            near: database.options(),
-            far: far
-                .map(|distance| (*distance, Proxy::with_delay(database, *distance)))
-                .collect(),
-        }
-    }
-
-    fn options(&self, distance: Duration) -> PgConnectOptions {
-        let far = self.far.iter().find(|(of, _)| *of == distance);
-        far.map_or_else(|| self.near.clone(), |(_, proxy)| proxy.options())
-    }
 }

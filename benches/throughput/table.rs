@@ -1,5 +1,7 @@
 //! The tables, in Markdown.
 
+use support::print_table;
+
 use crate::{
     metrics::{Metric, milliseconds},
     results::Results,
@@ -20,40 +22,11 @@ pub(crate) fn print_all(results: &Results) {
             trips.read.map_or_else(none, cell),
         ]
     });
-    print(&["", "write", "denied", "read"], trips);
+    print_table(&["", "write", "denied", "read"], trips);
     for setting in &results.settings {
         println!("\n### {}\n", title(*setting));
         let rows = results.ways(*setting);
-        print(&HEAD, rows.map(|way| row(results, *setting, way)));
-    }
-}
-
-/// Prints a table.
-fn print(head: &[&str], rows: impl Iterator<Item = Vec<String>>) {
-    let rows: Vec<_> = rows.collect();
-    let widths: Vec<_> = (0..head.len())
-        .map(|column| {
-            let cells = rows.iter().map(|row| row[column].chars().count());
-            cells.max().max(Some(head[column].chars().count())).unwrap()
-        })
-        .collect();
-    let line = |cells: &[&str]| {
-        let cells: Vec<_> = cells
-            .iter()
-            .zip(&widths)
-            .enumerate()
-            .map(|(column, (cell, width))| match column {
-                0 => format!("{cell:<width$}"),
-                _ => format!("{cell:>width$}"),
-            })
-            .collect();
-        println!("| {} |", cells.join(" | "));
-    };
-    line(head);
-    let rule: Vec<_> = widths.iter().map(|width| "-".repeat(*width)).collect();
-    println!("|-{}:|", rule.join(":|-").replacen(":|", "-|", 1));
-    for row in &rows {
-        line(&row.iter().map(String::as_str).collect::<Vec<_>>());
+        print_table(&HEAD, rows.map(|way| row(results, *setting, way)));
     }
 }
 

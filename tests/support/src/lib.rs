@@ -33,6 +33,7 @@ mod account;
 mod blocking;
 mod cockroach;
 mod database;
+mod distance;
 mod drop_after;
 mod error;
 mod find;
@@ -42,6 +43,7 @@ mod proxy;
 mod random;
 mod server;
 mod sql;
+mod summary;
 mod svg;
 mod test;
 pub mod traffic;
@@ -52,10 +54,12 @@ use self::random::random;
 
 pub use self::{
     database::Database,
+    distance::Distances,
     drop_after::drop_after,
     error::StartError,
     proxy::{Counts, Fault, Moment, Proxy, ServerError},
     server::{Kind, Server, Shutdown},
+    summary::{Spread, print_table},
     svg::Svg,
     test::test,
 };
