@@ -12,6 +12,8 @@ mod policies;
 mod proof;
 mod schema;
 mod tour;
+#[cfg(test)]
+mod twin;
 
 use std::{
     env,

@@ -9,12 +9,12 @@ use axum::{
     extract::Request,
     http::{HeaderValue, Method, header},
 };
-use sqlx::{Executor as _, PgPool, postgres::PgConnectOptions};
+use sqlx::{ConnectOptions as _, Executor as _, PgPool, postgres::PgConnectOptions};
 use support::Database;
 use tower_interlock::Interlock;
 use tower_interlock_audit::{
     Access::{Allow, Deny, Hide},
-    Coverage, Matrix, Race, Recorder, Wire,
+    Audit, Coverage, Document, Limits, Matrix, MatrixReport, Race, Recorder, Wire,
     recording::Place,
 };
 use uuid::Uuid;
@@ -30,11 +30,11 @@ const OPERATIONS: [(&str, &str); 6] = [
     ("DELETE", "/documents/{document}/grants/{user}"),
 ];
 
-const DOCUMENT: &str = "/documents/00000000-0000-0000-0000-000000000001";
-const GRANT: &str = "/documents/00000000-0000-0000-0000-000000000001/grants/bob";
+pub(crate) const DOCUMENT: &str = "/documents/00000000-0000-0000-0000-000000000001";
+pub(crate) const GRANT: &str = "/documents/00000000-0000-0000-0000-000000000001/grants/bob";
 
 /// Alice owns the document and shares it with bob. Carol has nothing to do with it.
-const ROWS: &str = "
+pub(crate) const ROWS: &str = "
     INSERT INTO users VALUES ('carol') ON CONFLICT DO NOTHING;
     DELETE FROM documents;
     INSERT INTO documents (id, owner, body)
@@ -59,44 +59,70 @@ fn only_owner_and_users_with_grant_have_access() {
     support::test(async |database| {
         let recorder = Recorder::new();
         let service = Service::start(options(&database), &recorder).await;
-        let report = service
-            .matrix(&recorder)
-            .case(
-                "POST /documents",
-                || request(Method::POST, "/documents"),
-                [Deny, Allow, Allow, Allow],
-            )
-            .case(
-                "GET /documents/{document}",
-                || request(Method::GET, DOCUMENT),
-                [Deny, Hide, Allow, Allow],
-            )
-            .case(
-                "PUT /documents/{document}",
-                || request(Method::PUT, DOCUMENT),
-                [Deny, Hide, Allow, Allow],
-            )
-            .case(
-                "DELETE /documents/{document}",
-                || request(Method::DELETE, DOCUMENT),
-                [Deny, Deny, Deny, Allow],
-            )
-            .case(
-                SHARE,
-                || request(Method::PUT, GRANT),
-                [Deny, Deny, Deny, Allow],
-            )
-            .case(
-                UNSHARE,
-                || request(Method::DELETE, GRANT),
-                [Deny, Deny, Deny, Allow],
-            )
-            .snapshot("examples/documents/authz.matrix")
-            .run()
-            .await
-            .unwrap();
+        let report = run_matrix(service, &recorder).await;
         println!("{report}");
     });
+}
+
+/// The trace is for `interlock-audit scan`, too.
+#[test]
+fn audit_has_no_finding() {
+    support::test(async |database| {
+        let recorder = Recorder::new();
+        let service = Service::start(options(&database), &recorder).await;
+        run_matrix(service, &recorder).await;
+        let trace = recorder.trace();
+        trace.write("target/interlock/documents.jsonl").unwrap();
+
+        let document = "examples/documents/openapi.yaml";
+        let document = Document::read(document, &Limits::default()).unwrap();
+        let audit = Audit::new()
+            .document(document)
+            .lock("examples/documents/authz.lock")
+            .unwrap()
+            .trace(trace);
+        let mut connection = options(&database).connect().await.unwrap();
+        let findings = audit.guards(&mut connection).await.unwrap().run();
+        assert!(findings.findings.is_empty(), "{findings}");
+        assert!(!findings.is_incomplete(), "{findings}");
+    });
+}
+
+async fn run_matrix(service: Service, recorder: &Recorder) -> MatrixReport {
+    let matrix = service
+        .matrix(recorder)
+        .case(
+            "POST /documents",
+            || request(Method::POST, "/documents"),
+            [Deny, Allow, Allow, Allow],
+        )
+        .case(
+            "GET /documents/{document}",
+            || request(Method::GET, DOCUMENT),
+            [Deny, Hide, Allow, Allow],
+        )
+        .case(
+            "PUT /documents/{document}",
+            || request(Method::PUT, DOCUMENT),
+            [Deny, Hide, Allow, Allow],
+        )
+        .case(
+            "DELETE /documents/{document}",
+            || request(Method::DELETE, DOCUMENT),
+            [Deny, Deny, Deny, Allow],
+        )
+        .case(
+            SHARE,
+            || request(Method::PUT, GRANT),
+            [Deny, Deny, Deny, Allow],
+        )
+        .case(
+            UNSHARE,
+            || request(Method::DELETE, GRANT),
+            [Deny, Deny, Deny, Allow],
+        );
+    let matrix = matrix.snapshot("examples/documents/authz.matrix");
+    matrix.run().await.unwrap()
 }
 
 const SHARE: &str = "PUT /documents/{document}/grants/{user}";
@@ -201,11 +227,11 @@ impl Service {
     }
 }
 
-fn options(database: &Database) -> PgConnectOptions {
+pub(crate) fn options(database: &Database) -> PgConnectOptions {
     database.options().options([("search_path", schema::NAME)])
 }
 
-fn request(method: Method, path: &str) -> Request {
+pub(crate) fn request(method: Method, path: &str) -> Request {
     Request::builder()
         .method(method)
         .uri(path)
@@ -216,7 +242,7 @@ fn request(method: Method, path: &str) -> Request {
         .unwrap()
 }
 
-fn signed(mut request: Request, token: &str) -> Request {
+pub(crate) fn signed(mut request: Request, token: &str) -> Request {
     let token = HeaderValue::try_from(format!("Bearer {token}")).unwrap();
     request.headers_mut().insert(header::AUTHORIZATION, token);
     request

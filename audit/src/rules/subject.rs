@@ -121,9 +121,11 @@ pub(super) fn succeeded(exchange: &Exchange) -> bool {
     exchange.status.is_some_and(|status| status < 400)
 }
 
-/// Whether the statement belongs to a policy.
+/// Whether the statement belongs to a policy, and looks something up. The interlock's own look at
+/// what a policy has read does neither.
 pub(super) fn is_of_policy(statement: &Statement) -> bool {
-    statement.step == Some(Step::Policy)
+    let looks_up = !(statement.reads.is_empty() && statement.calls.is_empty());
+    statement.step == Some(Step::Policy) && looks_up
 }
 
 /// Names for people.

@@ -5,7 +5,9 @@ use http::Method;
 use sqlx::Executor as _;
 use support::Database;
 use tower_interlock::Interlock;
-use tower_interlock_audit::{Audit, Findings, Race, Recorder, Verdict, Wire, findings::Confidence};
+use tower_interlock_audit::{
+    Audit, Document, Findings, Limits, Race, Recorder, Verdict, Wire, findings::Confidence,
+};
 
 use crate::{
     kit::{pool, put, request, test},
@@ -104,6 +106,35 @@ fn lost_race_confirms_the_finding() {
         assert_eq!(confirmed.confidence, Confidence::Confirmed);
         assert_eq!(confirmed.severity(), Some(9.1));
         assert!(confirmed.evidence.len() > 2, "{findings}");
+    });
+}
+
+#[test]
+fn guide_shows_a_report_as_it_is() {
+    test(async |database| {
+        let guide = include_str!("../../../docs/audit.md");
+        let (_, section) = guide.split_once("## Findings\n").unwrap();
+        let block = |start: &str| {
+            let (_, block) = section.split_once(start).unwrap();
+            block.split_once("```\n").unwrap().0.to_owned()
+        };
+        let folder = std::env::temp_dir().join(database.name());
+        std::fs::create_dir_all(&folder).unwrap();
+        let path = folder.join("openapi.yaml");
+        std::fs::write(&path, block("```yaml\n")).unwrap();
+        let document = Document::read(&path, &Limits::default());
+        std::fs::remove_dir_all(&folder).unwrap();
+
+        let (recorder, good, bad) = recorded(&database);
+        let _ = recorder.send(&good, put("/document")).await;
+        let _ = recorder.send(&bad, put("/by-hand")).await;
+        let _ = recorder.send(&bad, put("/write-on-pool")).await;
+        let audit = Audit::new().document(document.unwrap());
+        let report = audit.trace(recorder.trace()).run().to_string();
+        let report = report.replace(&format!("{}/", folder.display()), "");
+        let (findings, rest) = report.split_once("How to mend").unwrap();
+        let (_, summary) = rest.rsplit_once("```\n\n").unwrap();
+        assert_eq!(block("```text\n"), format!("{findings}{summary}"));
     });
 }
 
