@@ -11,10 +11,7 @@ fn main() {
         .output_type("crate::UpdateReply")
         .codec_path("tonic_prost::ProstCodec")
         .build();
-    let documents = Service::builder()
-        .package("documents")
-        .name("Documents")
-        .method(update)
-        .build();
+    let documents =
+        Service::builder().package("documents").name("Documents").method(update).build();
     Builder::new().build_transport(false).compile(&[documents]);
 }

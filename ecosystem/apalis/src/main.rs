@@ -1,9 +1,11 @@
 //! Jobs by apalis: pushed in the transaction of the request, authorized again when they run.
 //!
-//! `push_tasks` takes the `Tx`, so a job exists exactly if the request commits. The worker calls the
-//! same rule inside of `transact`. A denial ends the job; the id of the task as idempotency key makes
-//! its effects happen once, also if the worker dies before it says that it is done. PostgreSQL only.
-//! `cargo run -p with-apalis`, in `ecosystem/`.
+//! `push_tasks` takes the `Tx`, so a job exists exactly if the request commits. The worker calls
+//! the same rule inside of `transact`. A denial ends the job; the id of the task as idempotency key
+//! makes its effects happen once, also if the worker dies before it says that it is done.
+//! PostgreSQL only.
+//!
+//! Run it with `cargo run -p with-apalis` in `ecosystem/`.
 
 use std::time::Duration;
 
@@ -26,7 +28,7 @@ use tower_interlock::{
 const SCHEMA: &str = "
     CREATE TABLE documents (id INT8 PRIMARY KEY, body TEXT NOT NULL);
     CREATE TABLE grants (user_name TEXT, document_id INT8, PRIMARY KEY (user_name, document_id));
-    CREATE TABLE exports (document_id INT8 PRIMARY KEY, user_name TEXT NOT NULL, body TEXT NOT NULL);
+    CREATE TABLE exports (document_id INT8 PRIMARY KEY, user_name TEXT NOT NULL, body TEXT);
     INSERT INTO documents VALUES (7, 'secret plans'), (8, 'public plans');
     INSERT INTO grants VALUES ('ada', 7), ('ada', 8);
 ";
@@ -41,11 +43,7 @@ struct Export {
 /// The rule, for the request and for the job. It returns what the job needs.
 async fn may_export(tx: &mut Tx, user: &str, document: i64) -> Result<Export, Error> {
     let rule = "SELECT EXISTS (SELECT 1 FROM grants WHERE user_name = $1 AND document_id = $2)";
-    let allowed: bool = sqlx::query_scalar(rule)
-        .bind(user)
-        .bind(document)
-        .fetch_one(tx)
-        .await?;
+    let allowed: bool = sqlx::query_scalar(rule).bind(user).bind(document).fetch_one(tx).await?;
     Denied::unless(allowed, "no grant for the document")?;
     let user = user.to_owned();
     Ok(Export { user, document })
@@ -102,10 +100,7 @@ async fn export(job: Export, id: TaskId, interlock: Data<Interlock>) -> Result<(
 
 fn app(interlock: &Interlock) -> Router {
     let can_order = interlock.require(can_order);
-    Router::new().route(
-        "/documents/{id}/exports",
-        post(order).route_layer(can_order),
-    )
+    Router::new().route("/documents/{id}/exports", post(order).route_layer(can_order))
 }
 
 #[tokio::main]
@@ -119,25 +114,20 @@ async fn main() -> tour::Result {
     let pool = Interlock::pool_options().max_connections(4);
     let pool = pool.connect_with(tour.options()).await?;
     PostgresStorage::setup(&pool).await?;
-    let interlock = Interlock::builder(pool.clone())
-        .receipts(Receipts::new())
-        .build();
+    let interlock = Interlock::builder(pool.clone()).receipts(Receipts::new()).build();
     let app = app(&interlock);
 
     for document in [7, 8] {
         let title = format!("ada orders an export of document {document}");
         tour::send(&app, &title, order_by_ada(document), StatusCode::ACCEPTED).await?;
     }
-    tour.change("DELETE FROM grants WHERE user_name = 'ada' AND document_id = 7")
-        .await?;
+    tour.change("DELETE FROM grants WHERE user_name = 'ada' AND document_id = 7").await?;
 
     println!("the worker starts");
     let config = apalis_postgres::Config::default().queue(QUEUE);
     let storage = PostgresStorage::<Export>::new(&pool).with_config(config);
-    let worker = WorkerBuilder::new("exporter")
-        .backend(storage)
-        .data(interlock.clone())
-        .build(export);
+    let worker =
+        WorkerBuilder::new("exporter").backend(storage).data(interlock.clone()).build(export);
     let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
     let working = tokio::spawn(worker.run_until(async move {
         drop(stopped.await);
@@ -149,23 +139,17 @@ async fn main() -> tour::Result {
     }
     drop(stop);
     working.await??;
-    let exports: Vec<i64> = tour
-        .read("SELECT array_agg(document_id) FROM exports")
-        .await?;
+    let exports: Vec<i64> = tour.read("SELECT array_agg(document_id) FROM exports").await?;
     println!("exports: of documents {exports:?}");
     assert_eq!(exports, [8]);
 
-    tour.race(
-        &app,
-        || order_by_ada(7),
-        Revocation {
-            prepare: "INSERT INTO grants VALUES ('ada', 7) ON CONFLICT DO NOTHING;
-                  DELETE FROM apalis.jobs",
-            revoke: "DELETE FROM grants WHERE document_id = 7",
-            effect: "SELECT count(*) FROM apalis.jobs",
-        },
-    )
-    .await?;
+    let revocation = Revocation {
+        prepare: "INSERT INTO grants VALUES ('ada', 7) ON CONFLICT DO NOTHING;
+              DELETE FROM apalis.jobs",
+        revoke: "DELETE FROM grants WHERE document_id = 7",
+        effect: "SELECT count(*) FROM apalis.jobs",
+    };
+    tour.race(&app, || order_by_ada(7), revocation).await?;
 
     interlock.drain().await;
     pool.close().await;

@@ -3,7 +3,9 @@
 //! Cedar is a pure function of policies and entities. The entities come from one statement in the
 //! transaction of the write, so a membership that is revoked before COMMIT does not count. Cedar
 //! skips a policy that cannot be evaluated, also one that forbids: here that is a 500, and never an
-//! allow. `cargo run -p with-cedar`, in `ecosystem/`.
+//! allow.
+//!
+//! Run it with `cargo run -p with-cedar` in `ecosystem/`.
 
 use std::{collections::HashSet, sync::Arc};
 
@@ -108,10 +110,7 @@ fn decide(
 ) -> Result<Decision, String> {
     let uid = |kind: &str, id: &str| {
         let kind = kind.parse().map_err(text)?;
-        Ok::<_, String>(EntityUid::from_type_name_and_id(
-            kind,
-            id.parse().map_err(text)?,
-        ))
+        Ok::<_, String>(EntityUid::from_type_name_and_id(kind, id.parse().map_err(text)?))
     };
     let groups = facts.groups.iter().map(|group| uid("Group", group));
     let groups: HashSet<_> = groups.collect::<Result<_, _>>()?;
@@ -166,32 +165,20 @@ async fn main() -> tour::Result {
     };
     for (title, user, expected) in [
         ("ada, an author", "ada", StatusCode::NO_CONTENT),
-        (
-            "carol, whose clearance is too low",
-            "carol",
-            StatusCode::FORBIDDEN,
-        ),
+        ("carol, whose clearance is too low", "carol", StatusCode::FORBIDDEN),
         ("mallory, no author", "mallory", StatusCode::FORBIDDEN),
-        (
-            "bob, without a clearance to compare",
-            "bob",
-            StatusCode::INTERNAL_SERVER_ERROR,
-        ),
+        ("bob, without a clearance to compare", "bob", StatusCode::INTERNAL_SERVER_ERROR),
     ] {
         tour::send(&app, title, by(user), expected).await?;
     }
 
-    tour.race(
-        &app,
-        move || by("ada"),
-        Revocation {
-            prepare: "INSERT INTO members VALUES ('ada', 'authors') ON CONFLICT DO NOTHING;
-                  UPDATE documents SET body = 'first draft'",
-            revoke: "DELETE FROM members WHERE user_name = 'ada'",
-            effect: "SELECT body FROM documents",
-        },
-    )
-    .await?;
+    let revocation = Revocation {
+        prepare: "INSERT INTO members VALUES ('ada', 'authors') ON CONFLICT DO NOTHING;
+              UPDATE documents SET body = 'first draft'",
+        revoke: "DELETE FROM members WHERE user_name = 'ada'",
+        effect: "SELECT body FROM documents",
+    };
+    tour.race(&app, move || by("ada"), revocation).await?;
 
     interlock.drain().await;
     tour.end().await

@@ -1,8 +1,11 @@
-//! Jobs by Graphile Worker: added in the transaction of the request, authorized again when they run.
+//! Jobs by Graphile Worker: added in the transaction of the request, authorized again when they
+//! run.
 //!
-//! `graphile_worker.add_job` is a function of the database, so the request calls it on its `Tx`, and
-//! a job exists exactly if the request commits. The worker calls the same rule inside of `transact`.
-//! PostgreSQL only. `cargo run -p with-graphile`, in `ecosystem/`.
+//! `graphile_worker.add_job` is a function of the database, so the request calls it on its `Tx`,
+//! and a job exists exactly if the request commits. The worker calls the same rule inside of
+//! `transact`. PostgreSQL only.
+//!
+//! Run it with `cargo run -p with-graphile` in `ecosystem/`.
 
 use axum::{
     Extension, Router,
@@ -21,7 +24,7 @@ use tower_interlock::{
 const SCHEMA: &str = "
     CREATE TABLE documents (id INT8 PRIMARY KEY, body TEXT NOT NULL);
     CREATE TABLE grants (user_name TEXT, document_id INT8, PRIMARY KEY (user_name, document_id));
-    CREATE TABLE exports (document_id INT8 PRIMARY KEY, user_name TEXT NOT NULL, body TEXT NOT NULL);
+    CREATE TABLE exports (document_id INT8 PRIMARY KEY, user_name TEXT NOT NULL, body TEXT);
     INSERT INTO documents VALUES (7, 'secret plans'), (8, 'public plans');
     INSERT INTO grants VALUES ('ada', 7), ('ada', 8);
 ";
@@ -36,11 +39,7 @@ struct Export {
 /// The rule, for the request and for the job. It returns what the job needs.
 async fn may_export(tx: &mut Tx, user: &str, document: i64) -> Result<Export, Error> {
     let rule = "SELECT EXISTS (SELECT 1 FROM grants WHERE user_name = $1 AND document_id = $2)";
-    let allowed: bool = sqlx::query_scalar(rule)
-        .bind(user)
-        .bind(document)
-        .fetch_one(tx)
-        .await?;
+    let allowed: bool = sqlx::query_scalar(rule).bind(user).bind(document).fetch_one(tx).await?;
     Denied::unless(allowed, "no grant for the document")?;
     let user = user.to_owned();
     Ok(Export { user, document })
@@ -83,8 +82,8 @@ impl TaskHandler for Export {
     }
 }
 
-/// The id of the job as idempotency key makes the export happen once, also if the worker dies before
-/// it says that it is done.
+/// The id of the job as idempotency key makes the export happen once, also if the worker dies
+/// before it says that it is done.
 async fn make(interlock: &Interlock, job: &Export, id: i64) -> Result<(), Error> {
     let transaction = interlock.transaction().named("exports.make");
     transaction
@@ -104,10 +103,7 @@ async fn make(interlock: &Interlock, job: &Export, id: i64) -> Result<(), Error>
 
 fn app(interlock: &Interlock) -> Router {
     let can_order = interlock.require(can_order);
-    Router::new().route(
-        "/documents/{id}/exports",
-        post(order).route_layer(can_order),
-    )
+    Router::new().route("/documents/{id}/exports", post(order).route_layer(can_order))
 }
 
 #[tokio::main]
@@ -120,9 +116,7 @@ async fn main() -> tour::Result {
     tour.run(RECEIPTS).await;
     let pool = Interlock::pool_options().max_connections(4);
     let pool = pool.connect_with(tour.options()).await?;
-    let interlock = Interlock::builder(pool.clone())
-        .receipts(Receipts::new())
-        .build();
+    let interlock = Interlock::builder(pool.clone()).receipts(Receipts::new()).build();
     let app = app(&interlock);
     // Its statements are made for READ COMMITTED, so the worker has a pool of its own.
     let queue = sqlx::PgPool::connect_with(tour.options()).await?;
@@ -137,28 +131,21 @@ async fn main() -> tour::Result {
         let title = format!("ada orders an export of document {document}");
         tour::send(&app, &title, order_by_ada(document), StatusCode::ACCEPTED).await?;
     }
-    tour.change("DELETE FROM grants WHERE user_name = 'ada' AND document_id = 7")
-        .await?;
+    tour.change("DELETE FROM grants WHERE user_name = 'ada' AND document_id = 7").await?;
 
     println!("the worker runs until the queue is empty");
     worker.run_once().await?;
-    let exports: Vec<i64> = tour
-        .read("SELECT array_agg(document_id) FROM exports")
-        .await?;
+    let exports: Vec<i64> = tour.read("SELECT array_agg(document_id) FROM exports").await?;
     println!("exports: of documents {exports:?}");
     assert_eq!(exports, [8]);
 
-    tour.race(
-        &app,
-        || order_by_ada(7),
-        Revocation {
-            prepare: "INSERT INTO grants VALUES ('ada', 7) ON CONFLICT DO NOTHING;
-                  DELETE FROM graphile_worker._private_jobs",
-            revoke: "DELETE FROM grants WHERE document_id = 7",
-            effect: "SELECT count(*) FROM graphile_worker.jobs",
-        },
-    )
-    .await?;
+    let revocation = Revocation {
+        prepare: "INSERT INTO grants VALUES ('ada', 7) ON CONFLICT DO NOTHING;
+              DELETE FROM graphile_worker._private_jobs",
+        revoke: "DELETE FROM grants WHERE document_id = 7",
+        effect: "SELECT count(*) FROM graphile_worker.jobs",
+    };
+    tour.race(&app, || order_by_ada(7), revocation).await?;
 
     interlock.drain().await;
     pool.close().await;

@@ -1,7 +1,9 @@
 //! GraphQL, whose errors come with status 200: `commit_if` makes them errors of the transaction.
 //!
 //! All mutations of a request share its `Tx`. The rule stands in each, since its arguments are in
-//! the body. One that is denied rolls back all. `cargo run -p with-graphql`, in `ecosystem/`.
+//! the body. One that is denied rolls back all.
+//!
+//! Run it with `cargo run -p with-graphql` in `ecosystem/`.
 
 use async_graphql::{Context, EmptySubscription, ErrorExtensions as _, Object, Schema};
 use async_graphql_axum::{GraphQLRequest, GraphQLResponse};
@@ -27,22 +29,14 @@ const SCHEMA: &str = "
 /// The rule, for each mutation.
 async fn may_edit(tx: &mut Tx, user: &str, document: i64) -> Result<(), Error> {
     let rule = "SELECT EXISTS (SELECT 1 FROM grants WHERE user_name = $1 AND document_id = $2)";
-    let allowed: bool = sqlx::query_scalar(rule)
-        .bind(user)
-        .bind(document)
-        .fetch_one(tx)
-        .await?;
+    let allowed: bool = sqlx::query_scalar(rule).bind(user).bind(document).fetch_one(tx).await?;
     Ok(Denied::unless(allowed, "no edit grant")?)
 }
 
 async fn update(tx: &mut Tx, user: &str, document: i64, body: &str) -> Result<String, Error> {
     may_edit(tx, user, document).await?;
     let update = "UPDATE documents SET body = $2 WHERE id = $1 RETURNING body";
-    Ok(sqlx::query_scalar(update)
-        .bind(document)
-        .bind(body)
-        .fetch_one(tx)
-        .await?)
+    Ok(sqlx::query_scalar(update).bind(document).bind(body).fetch_one(tx).await?)
 }
 
 struct Mutation;
@@ -74,11 +68,7 @@ impl Query {
     async fn document(&self, context: &Context<'_>, id: i64) -> async_graphql::Result<String> {
         let mut tx = context.data::<Mutex<Tx>>()?.lock().await;
         let document = sqlx::query_scalar("SELECT body FROM documents WHERE id = $1");
-        Ok(document
-            .bind(id)
-            .fetch_one(&mut *tx)
-            .await
-            .map_err(Error::from)?)
+        Ok(document.bind(id).fetch_one(&mut *tx).await.map_err(Error::from)?)
     }
 }
 
@@ -109,10 +99,7 @@ async fn execute(
     tx: Tx,
     request: GraphQLRequest,
 ) -> Response {
-    let request = request
-        .into_inner()
-        .data(signed_in.into_inner())
-        .data(Mutex::new(tx));
+    let request = request.into_inner().data(signed_in.into_inner()).data(Mutex::new(tx));
     let response = documents.execute(request).await;
     if response.is_ok() {
         GraphQLResponse::from(response).into_response()
@@ -126,9 +113,7 @@ async fn execute(
 fn app(interlock: &Interlock) -> Router {
     let signed_in = interlock.require(signed_in);
     let documents = Documents::new(Query, Mutation, EmptySubscription);
-    Router::new()
-        .route("/graphql", post(execute).route_layer(signed_in))
-        .with_state(documents)
+    Router::new().route("/graphql", post(execute).route_layer(signed_in)).with_state(documents)
 }
 
 #[tokio::main]
@@ -149,17 +134,13 @@ async fn main() -> tour::Result {
     println!("  document 7: {body}");
     assert_eq!(body, "second draft");
 
-    tour.race(
-        &app,
-        move || by_ada(one),
-        Revocation {
-            prepare: "INSERT INTO grants VALUES ('ada', 7) ON CONFLICT DO NOTHING;
-                  UPDATE documents SET body = 'first draft'",
-            revoke: "DELETE FROM grants",
-            effect: "SELECT body FROM documents",
-        },
-    )
-    .await?;
+    let revocation = Revocation {
+        prepare: "INSERT INTO grants VALUES ('ada', 7) ON CONFLICT DO NOTHING;
+              UPDATE documents SET body = 'first draft'",
+        revoke: "DELETE FROM grants",
+        effect: "SELECT body FROM documents",
+    };
+    tour.race(&app, move || by_ada(one), revocation).await?;
 
     interlock.drain().await;
     tour.end().await

@@ -1,9 +1,10 @@
 //! gRPC by tonic, whose errors come with status 200: `commit_if` reads `grpc-status`.
 //!
-//! The layer stands around the generated service, as around any service of Tower. A method takes the
-//! `Tx` from the extensions of its request, and checks the rule, since its arguments are in the
-//! message. The layer's own errors are rendered as statuses of gRPC. `cargo run -p with-grpc`, in
-//! `ecosystem/`.
+//! The layer stands around the generated service, as around any service of Tower. A method takes
+//! the `Tx` from the extensions of its request, and checks the rule, since its arguments are in the
+//! message. The layer's own errors are rendered as statuses of gRPC.
+//!
+//! Run it with `cargo run -p with-grpc` in `ecosystem/`.
 
 use axum::{
     Extension, Router,
@@ -51,17 +52,12 @@ struct User(&'static str);
 
 /// The policy of the service. The rule of each method needs its message.
 async fn signed_in(user: Option<Extension<User>>) -> Result<(), Error> {
-    user.map(drop)
-        .ok_or_else(|| Error::unauthenticated("Bearer"))
+    user.map(drop).ok_or_else(|| Error::unauthenticated("Bearer"))
 }
 
 async fn may_edit(tx: &mut Tx, user: &str, document: i64) -> Result<(), Error> {
     let rule = "SELECT EXISTS (SELECT 1 FROM grants WHERE user_name = $1 AND document_id = $2)";
-    let allowed: bool = sqlx::query_scalar(rule)
-        .bind(user)
-        .bind(document)
-        .fetch_one(tx)
-        .await?;
+    let allowed: bool = sqlx::query_scalar(rule).bind(user).bind(document).fetch_one(tx).await?;
     Ok(Denied::unless(allowed, "no edit grant")?)
 }
 
@@ -114,9 +110,7 @@ fn is_ok(response: &HttpResponse) -> bool {
 
 fn app(interlock: &Interlock) -> Router {
     let signed_in = interlock.require(signed_in);
-    Routes::new(DocumentsServer::new(Service))
-        .into_axum_router()
-        .route_layer(signed_in)
+    Routes::new(DocumentsServer::new(Service)).into_axum_router().route_layer(signed_in)
 }
 
 #[tokio::main]
@@ -131,11 +125,7 @@ async fn main() -> tour::Result {
     let mut client = DocumentsClient::new(app.clone());
     for (title, user, expected) in [
         ("no user", None, Code::Unauthenticated),
-        (
-            "mallory, without a grant",
-            Some("mallory"),
-            Code::PermissionDenied,
-        ),
+        ("mallory, without a grant", Some("mallory"), Code::PermissionDenied),
         ("ada, with a grant", Some("ada"), Code::Ok),
     ] {
         let (id, body) = (7, "second draft".to_owned());
@@ -149,17 +139,13 @@ async fn main() -> tour::Result {
         assert_eq!(code, expected);
     }
 
-    tour.race(
-        &app,
-        request_of_ada,
-        Revocation {
-            prepare: "INSERT INTO grants VALUES ('ada', 7) ON CONFLICT DO NOTHING;
-                  UPDATE documents SET body = 'first draft'",
-            revoke: "DELETE FROM grants",
-            effect: "SELECT body FROM documents",
-        },
-    )
-    .await?;
+    let revocation = Revocation {
+        prepare: "INSERT INTO grants VALUES ('ada', 7) ON CONFLICT DO NOTHING;
+              UPDATE documents SET body = 'first draft'",
+        revoke: "DELETE FROM grants",
+        effect: "SELECT body FROM documents",
+    };
+    tour.race(&app, request_of_ada, revocation).await?;
 
     interlock.drain().await;
     tour.end().await

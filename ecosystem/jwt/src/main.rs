@@ -2,7 +2,9 @@
 //!
 //! The signature and the expiry are checked by an extractor, without the database. The list of
 //! revoked tokens is read by the policy, through its `Tx`: a token that is revoked before COMMIT
-//! writes nothing. `cargo run -p with-jwt`, in `ecosystem/`.
+//! writes nothing.
+//!
+//! Run it with `cargo run -p with-jwt` in `ecosystem/`.
 
 use std::time::{Duration, SystemTime};
 
@@ -109,30 +111,18 @@ async fn main() -> tour::Result {
 
     for (title, token, expected) in [
         ("no token", "", StatusCode::UNAUTHORIZED),
-        (
-            "an expired token",
-            &issue("ada", "1", earlier)?,
-            StatusCode::UNAUTHORIZED,
-        ),
-        (
-            "a user without a grant",
-            &issue("mallory", "2", later)?,
-            StatusCode::FORBIDDEN,
-        ),
+        ("an expired token", &issue("ada", "1", earlier)?, StatusCode::UNAUTHORIZED),
+        ("a user without a grant", &issue("mallory", "2", later)?, StatusCode::FORBIDDEN),
         ("a user with a grant", &token, StatusCode::NO_CONTENT),
     ] {
         tour::send(&app, title, request(token), expected).await?;
     }
-    tour.race(
-        &app,
-        move || request(&token),
-        Revocation {
-            prepare: "DELETE FROM revoked_tokens; UPDATE documents SET body = 'first draft'",
-            revoke: "INSERT INTO revoked_tokens VALUES ('1')",
-            effect: "SELECT body FROM documents",
-        },
-    )
-    .await?;
+    let revocation = Revocation {
+        prepare: "DELETE FROM revoked_tokens; UPDATE documents SET body = 'first draft'",
+        revoke: "INSERT INTO revoked_tokens VALUES ('1')",
+        effect: "SELECT body FROM documents",
+    };
+    tour.race(&app, move || request(&token), revocation).await?;
 
     interlock.drain().await;
     tour.end().await

@@ -2,8 +2,9 @@
 //!
 //! The macros of sqlx take a `Tx` as they take a connection. They ask a database when they are
 //! compiled, or the answers in `.sqlx`, which are committed, so that this builds without one. After
-//! a change of a statement `./prepare` makes them anew. `cargo run -p with-migrate`, in
-//! `ecosystem/`.
+//! a change of a statement `./prepare` makes them anew.
+//!
+//! Run it with `cargo run -p with-migrate` in `ecosystem/`.
 
 use axum::{
     Extension, Router,
@@ -68,8 +69,7 @@ async fn main() -> tour::Result {
     migrations.set_locking(tour.kind() == Kind::PostgreSql);
     migrations.run(&pool).await?;
     tour.guard(&["grants"]).await?;
-    tour.change("INSERT INTO documents VALUES (7, 'first draft')")
-        .await?;
+    tour.change("INSERT INTO documents VALUES (7, 'first draft')").await?;
     tour.change("INSERT INTO grants VALUES ('ada', 7)").await?;
     let interlock = Interlock::new(pool.clone());
     let app = app(&interlock);
@@ -80,25 +80,15 @@ async fn main() -> tour::Result {
     };
     let updated = tour::send(&app, "ada, with a grant", by("ada"), StatusCode::OK).await?;
     assert_eq!(updated.body(), "second draft in version 2");
-    tour::send(
-        &app,
-        "mallory, without",
-        by("mallory"),
-        StatusCode::FORBIDDEN,
-    )
-    .await?;
+    tour::send(&app, "mallory, without", by("mallory"), StatusCode::FORBIDDEN).await?;
 
-    tour.race(
-        &app,
-        move || by("ada"),
-        Revocation {
-            prepare: "INSERT INTO grants VALUES ('ada', 7) ON CONFLICT DO NOTHING;
-                  UPDATE documents SET version = 1",
-            revoke: "DELETE FROM grants",
-            effect: "SELECT version FROM documents",
-        },
-    )
-    .await?;
+    let revocation = Revocation {
+        prepare: "INSERT INTO grants VALUES ('ada', 7) ON CONFLICT DO NOTHING;
+              UPDATE documents SET version = 1",
+        revoke: "DELETE FROM grants",
+        effect: "SELECT version FROM documents",
+    };
+    tour.race(&app, move || by("ada"), revocation).await?;
 
     interlock.drain().await;
     pool.close().await;

@@ -1,8 +1,10 @@
 //! An OpenAPI document by utoipa that has the problem responses and the security of each route, and
 //! the proof that the router keeps it.
 //!
-//! The routes of the document are sent through the router by `Coverage` of the audit crate: each has
-//! to be protected by a policy, or marked as public. `cargo run -p with-openapi`, in `ecosystem/`.
+//! The routes of the document are sent through the router by `Coverage` of the audit crate: each
+//! has to be protected by a policy, or marked as public.
+//!
+//! Run it with `cargo run -p with-openapi` in `ecosystem/`.
 
 use axum::{
     Router,
@@ -93,11 +95,8 @@ async fn can_edit(
     let rule = "SELECT EXISTS (SELECT 1 FROM grants
                                WHERE user_name = tokens.user_name AND document_id = $2)
                 FROM tokens WHERE token = $1";
-    let allowed: Option<bool> = sqlx::query_scalar(rule)
-        .bind(token)
-        .bind(document)
-        .fetch_optional(&mut tx)
-        .await?;
+    let allowed: Option<bool> =
+        sqlx::query_scalar(rule).bind(token).bind(document).fetch_optional(&mut tx).await?;
     let allowed = allowed.ok_or_else(|| Error::unauthenticated("Bearer"))?;
     Denied::unless(allowed, "no edit grant")?;
     Ok(CanEdit { document })
@@ -157,11 +156,7 @@ async fn main() -> tour::Result {
 
     for (title, token, expected) in [
         ("no token", "", StatusCode::UNAUTHORIZED),
-        (
-            "mallory, without a grant",
-            "of mallory",
-            StatusCode::FORBIDDEN,
-        ),
+        ("mallory, without a grant", "of mallory", StatusCode::FORBIDDEN),
         ("ada, with a grant", "of ada", StatusCode::NO_CONTENT),
     ] {
         let response = tour::send(&app, title, by(token), expected).await?;
@@ -171,17 +166,13 @@ async fn main() -> tour::Result {
         assert!(documented, "{} is not in the document", response.status());
     }
 
-    tour.race(
-        &app,
-        || by("of ada"),
-        Revocation {
-            prepare: "INSERT INTO tokens VALUES ('of ada', 'ada') ON CONFLICT DO NOTHING;
-                  UPDATE documents SET body = 'first draft'",
-            revoke: "DELETE FROM tokens WHERE user_name = 'ada'",
-            effect: "SELECT body FROM documents",
-        },
-    )
-    .await?;
+    let revocation = Revocation {
+        prepare: "INSERT INTO tokens VALUES ('of ada', 'ada') ON CONFLICT DO NOTHING;
+              UPDATE documents SET body = 'first draft'",
+        revoke: "DELETE FROM tokens WHERE user_name = 'ada'",
+        effect: "SELECT body FROM documents",
+    };
+    tour.race(&app, || by("of ada"), revocation).await?;
 
     interlock.drain().await;
     tour.end().await

@@ -3,8 +3,9 @@
 //! A tuple says that a subject has a relation to an object. The subject is a user, or everyone who
 //! has a relation to another object: the members of a group, the editors of a folder. The statement
 //! follows them from the user upwards. It runs on PostgreSQL and on CockroachDB, in the transaction
-//! of the write, so there is no second store to be consistent with. `cargo run -p with-relations`,
-//! in `ecosystem/`.
+//! of the write, so there is no second store to be consistent with.
+//!
+//! Run it with `cargo run -p with-relations` in `ecosystem/`.
 
 use axum::{
     Extension, Router,
@@ -43,12 +44,8 @@ const CHECK: &str = "
     SELECT EXISTS (SELECT 1 FROM reached WHERE relation = $2 AND object = $3)";
 
 async fn check(tx: &mut Tx, subject: &str, relation: &str, object: &str) -> Result<(), Error> {
-    let related: bool = sqlx::query_scalar(CHECK)
-        .bind(subject)
-        .bind(relation)
-        .bind(object)
-        .fetch_one(tx)
-        .await?;
+    let related: bool =
+        sqlx::query_scalar(CHECK).bind(subject).bind(relation).bind(object).fetch_one(tx).await?;
     Denied::unless(related, format!("not {relation} of {object}"))?;
     Ok(())
 }
@@ -98,42 +95,26 @@ async fn main() -> tour::Result {
         request.body(Body::from("second draft"))
     };
     for (title, user, expected) in [
-        (
-            "ada, through two groups and a folder",
-            &ada,
-            StatusCode::NO_CONTENT,
-        ),
+        ("ada, through two groups and a folder", &ada, StatusCode::NO_CONTENT),
         ("mallory, a guest", &mallory, StatusCode::FORBIDDEN),
     ] {
         tour::send(&app, title, by(user), expected).await?;
     }
 
-    tour.change(
-        "INSERT INTO tuples (subject, relation, object) VALUES
-        ('group:engineering#member', 'member', 'group:compilers')",
-    )
-    .await?;
-    tour::send(
-        &app,
-        "ada, with a cycle of groups",
-        by(&ada),
-        StatusCode::NO_CONTENT,
-    )
-    .await?;
+    let cycle = "INSERT INTO tuples (subject, relation, object) VALUES
+        ('group:engineering#member', 'member', 'group:compilers')";
+    tour.change(cycle).await?;
+    tour::send(&app, "ada, with a cycle of groups", by(&ada), StatusCode::NO_CONTENT).await?;
 
-    tour.race(
-        &app,
-        move || by(&ada),
-        Revocation {
-            prepare: "INSERT INTO tuples (subject, relation, object) VALUES
-                      ('group:compilers#member', 'member', 'group:engineering')
-                      ON CONFLICT DO NOTHING;
-                  UPDATE documents SET body = 'first draft'",
-            revoke: "DELETE FROM tuples WHERE subject = 'group:compilers#member'",
-            effect: "SELECT body FROM documents",
-        },
-    )
-    .await?;
+    let revocation = Revocation {
+        prepare: "INSERT INTO tuples (subject, relation, object) VALUES
+                  ('group:compilers#member', 'member', 'group:engineering')
+                  ON CONFLICT DO NOTHING;
+              UPDATE documents SET body = 'first draft'",
+        revoke: "DELETE FROM tuples WHERE subject = 'group:compilers#member'",
+        effect: "SELECT body FROM documents",
+    };
+    tour.race(&app, move || by(&ada), revocation).await?;
 
     interlock.drain().await;
     tour.end().await

@@ -3,7 +3,9 @@
 //! `set_config(…, true)` ends with the transaction, so no other request on the connection inherits
 //! the user. The rules are in the database, and hold for each statement, also one that forgets its
 //! WHERE. They are read in the same SERIALIZABLE transaction, so a revoked row counts as everywhere
-//! else. `cargo run -p with-rls`, in `ecosystem/`; on CockroachDB it says why not, and ends.
+//! else. On CockroachDB it says why not, and ends.
+//!
+//! Run it with `cargo run -p with-rls` in `ecosystem/`.
 
 use axum::{
     Extension, Router,
@@ -37,10 +39,7 @@ struct AsUser;
 
 /// Sets the user for the statements behind it. Which rows they may see and change is decided there.
 async fn as_user(Extension(User(user)): Extension<User>, mut tx: Tx) -> Result<AsUser, Error> {
-    sqlx::query("SELECT set_config('app.user', $1, true)")
-        .bind(user)
-        .execute(&mut tx)
-        .await?;
+    sqlx::query("SELECT set_config('app.user', $1, true)").bind(user).execute(&mut tx).await?;
     Ok(AsUser)
 }
 
@@ -80,20 +79,13 @@ async fn main() -> tour::Result {
     }
     tour.run(SCHEMA).await;
     tour.guard(&["grants"]).await?;
-    let options = tour
-        .create_role("SELECT, UPDATE ON documents, grants")
-        .await?;
+    let options = tour.create_role("SELECT, UPDATE ON documents, grants").await?;
     let interlock = Interlock::connect_with(options, 4).build();
     let app = app(&interlock);
 
     for (title, user, path, expected) in [
         ("ada, her document", "ada", "/documents/7", StatusCode::OK),
-        (
-            "ada, another one",
-            "ada",
-            "/documents/8",
-            StatusCode::NOT_FOUND,
-        ),
+        ("ada, another one", "ada", "/documents/8", StatusCode::NOT_FOUND),
         ("mallory", "mallory", "/documents/7", StatusCode::NOT_FOUND),
     ] {
         tour::send(&app, title, request(user, path), expected).await?;
@@ -102,24 +94,18 @@ async fn main() -> tour::Result {
     let updated = tour::send(&app, "ada, without a WHERE", all, StatusCode::OK).await?;
     assert_eq!(updated.body(), "1");
 
-    tour.race(
-        &app,
-        || request("ada", "/documents/7"),
-        Revocation {
-            prepare: "INSERT INTO grants VALUES ('ada', 7) ON CONFLICT DO NOTHING;
-                  UPDATE documents SET body = 'first draft'",
-            revoke: "DELETE FROM grants",
-            effect: "SELECT body FROM documents",
-        },
-    )
-    .await?;
+    let revocation = Revocation {
+        prepare: "INSERT INTO grants VALUES ('ada', 7) ON CONFLICT DO NOTHING;
+              UPDATE documents SET body = 'first draft'",
+        revoke: "DELETE FROM grants",
+        effect: "SELECT body FROM documents",
+    };
+    tour.race(&app, || request("ada", "/documents/7"), revocation).await?;
 
     interlock.drain().await;
     tour.end().await
 }
 
 fn request(user: &'static str, path: &str) -> axum::http::Result<Request<Body>> {
-    Request::put(path)
-        .extension(User(user))
-        .body(Body::from("second draft"))
+    Request::put(path).extension(User(user)).body(Body::from("second draft"))
 }

@@ -2,7 +2,9 @@
 //!
 //! AxumSession keeps sessions in memory for an hour, and users for six. So a user who is locked out
 //! stays signed in, in each process. The policy reads the user through its `Tx`, together with the
-//! grant, and is not mistaken. `cargo run -p with-sessions`, in `ecosystem/`.
+//! grant, and is not mistaken.
+//!
+//! Run it with `cargo run -p with-sessions` in `ecosystem/`.
 
 use async_trait::async_trait;
 use axum::{
@@ -91,11 +93,8 @@ async fn can_edit(
 ) -> Result<CanEdit, Error> {
     let rule = "SELECT EXISTS (SELECT 1 FROM grants JOIN users ON users.id = grants.user_id
                                WHERE users.id = $1 AND users.active AND document_id = $2)";
-    let allowed: bool = sqlx::query_scalar(rule)
-        .bind(signed_in.user)
-        .bind(document)
-        .fetch_one(&mut tx)
-        .await?;
+    let allowed: bool =
+        sqlx::query_scalar(rule).bind(signed_in.user).bind(document).fetch_one(&mut tx).await?;
     Denied::unless(allowed, "locked out, or no edit grant")?;
     Ok(CanEdit { document })
 }
@@ -122,9 +121,7 @@ async fn app(interlock: &Interlock, pool: PgPool) -> tour::Result<Router> {
         .route("/sign-in/{user}", post(sign_in))
         .route("/me", get(me))
         .route("/documents/{id}", update)
-        .layer(AuthSessionLayer::<User, i64, SessionPgPool, PgPool>::new(
-            Some(pool),
-        ))
+        .layer(AuthSessionLayer::<User, i64, SessionPgPool, PgPool>::new(Some(pool)))
         .layer(SessionLayer::new(store)))
 }
 
@@ -149,37 +146,21 @@ async fn main() -> tour::Result {
         ("mallory, without a grant", &mallory, StatusCode::FORBIDDEN),
         ("ada, with a grant", &ada, StatusCode::NO_CONTENT),
     ] {
-        tour::send(
-            &app,
-            title,
-            request("PUT", "/documents/7", cookies),
-            expected,
-        )
-        .await?;
+        tour::send(&app, title, request("PUT", "/documents/7", cookies), expected).await?;
     }
 
-    tour.change("UPDATE users SET active = false WHERE id = 1")
-        .await?;
-    let response = tour::send(
-        &app,
-        "her session",
-        request("GET", "/me", &ada),
-        StatusCode::OK,
-    );
+    tour.change("UPDATE users SET active = false WHERE id = 1").await?;
+    let response = tour::send(&app, "her session", request("GET", "/me", &ada), StatusCode::OK);
     assert_eq!(response.await?.body(), "active: true");
     let update = request("PUT", "/documents/7", &ada);
     tour::send(&app, "ada, locked out", update, StatusCode::FORBIDDEN).await?;
 
-    tour.race(
-        &app,
-        move || request("PUT", "/documents/7", &ada),
-        Revocation {
-            prepare: "UPDATE users SET active = true; UPDATE documents SET body = 'first draft'",
-            revoke: "UPDATE users SET active = false WHERE id = 1",
-            effect: "SELECT body FROM documents",
-        },
-    )
-    .await?;
+    let revocation = Revocation {
+        prepare: "UPDATE users SET active = true; UPDATE documents SET body = 'first draft'",
+        revoke: "UPDATE users SET active = false WHERE id = 1",
+        effect: "SELECT body FROM documents",
+    };
+    tour.race(&app, move || request("PUT", "/documents/7", &ada), revocation).await?;
 
     interlock.drain().await;
     pool.close().await;

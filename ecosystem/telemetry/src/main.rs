@@ -1,9 +1,10 @@
 //! Metrics for Prometheus by an observer, and traces for OpenTelemetry by the spans of `tracing`.
 //!
 //! The observer is told of each attempt and of the end of each work. The labels come from fixed
-//! sets: names of policies, outcomes, kinds of errors, SQLSTATEs. The spans are exported into memory
-//! and printed; a service has an exporter for OTLP in that place. `cargo run -p with-telemetry`, in
-//! `ecosystem/`.
+//! sets: names of policies, outcomes, kinds of errors, SQLSTATEs. The spans are exported into
+//! memory and printed; a service has an exporter for OTLP in that place.
+//!
+//! Run it with `cargo run -p with-telemetry` in `ecosystem/`.
 
 use axum::{
     Extension, Router,
@@ -35,11 +36,9 @@ struct Metrics;
 
 impl Observer for Metrics {
     fn attempt_ended(&self, attempt: &AttemptEnded<'_>) {
-        for (part, duration) in [
-            ("wait", attempt.waited),
-            ("run", attempt.ran),
-            ("commit", attempt.committing),
-        ] {
+        for (part, duration) in
+            [("wait", attempt.waited), ("run", attempt.ran), ("commit", attempt.committing)]
+        {
             histogram!("interlock_attempt_seconds", "part" => part).record(duration);
         }
         if attempt.retried {
@@ -51,15 +50,9 @@ impl Observer for Metrics {
     fn work_finished(&self, work: &WorkFinished<'_>) {
         let labels = [
             ("work", format!("{:?}", work.kind)),
-            (
-                "name",
-                work.names.first().copied().unwrap_or("none").to_owned(),
-            ),
+            ("name", work.names.first().copied().unwrap_or("none").to_owned()),
             ("outcome", format!("{:?}", work.outcome)),
-            (
-                "error",
-                work.error.map_or("none", |kind| kind.code()).to_owned(),
-            ),
+            ("error", work.error.map_or("none", |kind| kind.code()).to_owned()),
         ];
         histogram!("interlock_work_seconds", &labels).record(work.duration);
         histogram!("interlock_work_attempts", &labels).record(work.attempts);
@@ -82,11 +75,8 @@ async fn can_edit(
     mut tx: Tx,
 ) -> Result<CanEdit, Error> {
     let rule = "SELECT EXISTS (SELECT 1 FROM grants WHERE user_name = $1 AND document_id = $2)";
-    let allowed: bool = sqlx::query_scalar(rule)
-        .bind(user)
-        .bind(document)
-        .fetch_one(&mut tx)
-        .await?;
+    let allowed: bool =
+        sqlx::query_scalar(rule).bind(user).bind(document).fetch_one(&mut tx).await?;
     Denied::unless(allowed, "no edit grant")?;
     Ok(CanEdit { document })
 }
@@ -118,25 +108,18 @@ const ATTEMPTS: [f64; 5] = [1.0, 2.0, 3.0, 5.0, 10.0];
 #[tokio::main]
 async fn main() -> tour::Result {
     let spans = InMemorySpanExporter::default();
-    let provider = SdkTracerProvider::builder()
-        .with_simple_exporter(spans.clone())
-        .build();
+    let provider = SdkTracerProvider::builder().with_simple_exporter(spans.clone()).build();
     let traces = tracing_opentelemetry::layer().with_tracer(provider.tracer("documents"));
     // The statements of sqlx become events of the spans.
     let targets: Targets = "info,sqlx=debug,tower_http=debug,tower_interlock=debug".parse()?;
-    tracing_subscriber::registry()
-        .with(traces)
-        .with(targets)
-        .init();
+    tracing_subscriber::registry().with(traces).with(targets).init();
     let prometheus = PrometheusBuilder::new()
         .set_buckets_for_metric(Matcher::Suffix("_seconds".to_owned()), &SECONDS)?
         .set_buckets_for_metric(Matcher::Suffix("_attempts".to_owned()), &ATTEMPTS)?
         .install_recorder()?;
 
     let tour = Tour::start("telemetry", SCHEMA, &["grants"]).await?;
-    let interlock = Interlock::connect_with(tour.options(), 4)
-        .observe(Metrics)
-        .build();
+    let interlock = Interlock::connect_with(tour.options(), 4).observe(Metrics).build();
     let app = app(&interlock, prometheus);
 
     let by = |user| {
@@ -144,13 +127,7 @@ async fn main() -> tour::Result {
         request.body(Body::from("second draft"))
     };
     // The first transaction also inspects the server.
-    tour::send(
-        &app,
-        "mallory, without a grant",
-        by("mallory"),
-        StatusCode::FORBIDDEN,
-    )
-    .await?;
+    tour::send(&app, "mallory, without a grant", by("mallory"), StatusCode::FORBIDDEN).await?;
     spans.reset();
     tour::send(&app, "ada, with a grant", by("ada"), StatusCode::NO_CONTENT).await?;
     let trace = spans.get_finished_spans()?;
@@ -160,17 +137,13 @@ async fn main() -> tour::Result {
     }
 
     // It makes serialization failures.
-    tour.race(
-        &app,
-        move || by("ada"),
-        Revocation {
-            prepare: "INSERT INTO grants VALUES ('ada', 7) ON CONFLICT DO NOTHING;
-                  UPDATE documents SET body = 'first draft'",
-            revoke: "DELETE FROM grants",
-            effect: "SELECT body FROM documents",
-        },
-    )
-    .await?;
+    let revocation = Revocation {
+        prepare: "INSERT INTO grants VALUES ('ada', 7) ON CONFLICT DO NOTHING;
+              UPDATE documents SET body = 'first draft'",
+        revoke: "DELETE FROM grants",
+        effect: "SELECT body FROM documents",
+    };
+    tour.race(&app, move || by("ada"), revocation).await?;
 
     let scrape = Request::get("/metrics").body(Body::empty());
     let metrics = tour::send(&app, "the metrics", scrape, StatusCode::OK).await?;
@@ -192,24 +165,16 @@ async fn main() -> tour::Result {
 }
 
 fn print_tree(spans: &[SpanData], parent: opentelemetry::SpanId, indent: usize) {
-    let mut children: Vec<_> = spans
-        .iter()
-        .filter(|span| span.parent_span_id == parent)
-        .collect();
+    let mut children: Vec<_> = spans.iter().filter(|span| span.parent_span_id == parent).collect();
     children.sort_by_key(|span| span.start_time);
     for span in children {
         let shown = |key: &str| ["policies", "attempt", "method", "uri"].contains(&key);
         let attributes = span.attributes.iter().filter(|it| shown(it.key.as_str()));
-        let attributes: Vec<_> = attributes
-            .map(|it| format!("{}={}", it.key, it.value))
-            .collect();
+        let attributes: Vec<_> = attributes.map(|it| format!("{}={}", it.key, it.value)).collect();
         println!("{:indent$}{} {}", "", span.name, attributes.join(" "));
         for event in span.events.iter() {
             // An event of sqlx has no name, and a summary of its statement.
-            let summary = event
-                .attributes
-                .iter()
-                .find(|it| it.key.as_str() == "summary");
+            let summary = event.attributes.iter().find(|it| it.key.as_str() == "summary");
             let name = summary.map_or(event.name.clone(), |it| it.value.as_str());
             println!("{:indent$}  - {name}", "");
         }

@@ -107,8 +107,7 @@ impl Tour {
     /// Returns the error of the server.
     pub async fn create_role(&mut self, privileges: &str) -> Result<PgConnectOptions> {
         let role = self.database.name().to_owned();
-        self.administer(format!("CREATE ROLE {role}; GRANT {privileges} TO {role}"))
-            .await?;
+        self.administer(format!("CREATE ROLE {role}; GRANT {privileges} TO {role}")).await?;
         let options = self.options().options([("role", &role)]);
         self.role = Some(role);
         Ok(options)
@@ -127,7 +126,7 @@ impl Tour {
                 Ok::<_, tower_interlock::Error>(())
             })
             .await?;
-        println!("  changed: {sql}");
+        println!("  changed: {}", in_one_line(sql));
         Ok(())
     }
 
@@ -158,11 +157,7 @@ impl Tour {
         request: impl Fn() -> http::Result<Request<Body>> + 'static,
         revocation: Revocation,
     ) -> Result {
-        let Revocation {
-            prepare,
-            revoke,
-            effect,
-        } = revocation;
+        let Revocation { prepare, revoke, effect } = revocation;
         request()?;
         println!("revoked at each point of the request:");
         let verdict = Race::of(app.clone(), &self.wire)
@@ -173,8 +168,7 @@ impl Tour {
             .run()
             .await?;
         for line in verdict.to_string().lines() {
-            let line = line.split_whitespace().collect::<Vec<_>>().join(" ");
-            println!("  {line:.100}");
+            println!("  {:.100}", in_one_line(line));
         }
         if !verdict.is_safe() {
             return Err("a revoked permission was used to write".into());
@@ -189,17 +183,14 @@ impl Tour {
     /// Returns an error if the server rejects it.
     pub async fn end(self) -> Result {
         if let Some(role) = &self.role {
-            self.administer(format!("DROP OWNED BY {role}; DROP ROLE {role}"))
-                .await?;
+            self.administer(format!("DROP OWNED BY {role}; DROP ROLE {role}")).await?;
         }
         Ok(self.database.drop().await?)
     }
 
     async fn administer(&self, sql: String) -> Result {
         let mut connection = PgConnection::connect_with(&self.database.options()).await?;
-        sqlx::raw_sql(AssertSqlSafe(sql))
-            .execute(&mut connection)
-            .await?;
+        sqlx::raw_sql(AssertSqlSafe(sql)).execute(&mut connection).await?;
         Ok(connection.close().await?)
     }
 }
@@ -242,4 +233,8 @@ fn summary(body: &str) -> &str {
     let code = body.rsplit_once(r#","code":""#).map(|(_, code)| code);
     code.and_then(|code| code.strip_suffix("\"}"))
         .unwrap_or(body.lines().next().unwrap_or_default())
+}
+
+fn in_one_line(text: &str) -> String {
+    text.split_whitespace().collect::<Vec<_>>().join(" ")
 }
