@@ -22,10 +22,11 @@
 //!     Ok(body)
 //! }
 //!
-//! # fn app(pool: sqlx::PgPool) -> Router {
-//! let interlock = Interlock::new(pool);
+//! # async fn app() -> Result<Router, Error> {
+//! let interlock = Interlock::connect("postgres://localhost/app").await?;
+//! # Ok(
 //! Router::new().route("/documents/{id}", put(update).route_layer(interlock.require(can_edit)))
-//! # }
+//! # )}
 //! ```
 //!
 //! A whole service of this kind is in `examples/documents`.

@@ -15,10 +15,7 @@ pub(crate) fn alters_session(sql: &str) -> bool {
     if is_one_of(&PARTLY) && command_alters_session(sql) {
         return true;
     }
-    // A search for both is faster than one in any case.
-    let may_be_temporary = sql.contains("temp") || sql.contains("TEMP");
-    may_be_temporary && is_one_of(&QUERIES) && selects_into_temporary_table(sql)
-        || calls_alter_session(sql)
+    is_one_of(&QUERIES) && selects_into_temporary_table(sql) || calls_alter_session(sql)
 }
 
 const COMMANDS: [&str; 9] = [
