@@ -1,9 +1,9 @@
 //! Counts the instructions of a request in the process of the application, with callgrind.
 //!
 //! `cargo bench --bench instructions` runs this program under `valgrind` for each way, twice, with
-//! different numbers of requests. The difference is that of the requests alone. Unlike a time, the
-//! count does not depend on other load. With `-- --profile WAY` it keeps callgrind's profile of one
-//! way.
+//! different numbers of requests. The difference is that of the requests alone. It depends less on
+//! other load than a time does, but on how many reads the replies of the server arrive in. With
+//! `-- --profile WAY` it keeps callgrind's profile of one way.
 
 #![allow(
     clippy::disallowed_methods,
