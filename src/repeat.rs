@@ -63,7 +63,8 @@ pub(crate) struct Repeater {
 pub(crate) enum Keeps {
     Nothing,
     /// A connection. On PostgreSQL its statements are READ COMMITTED, so they must not depend on
-    /// permissions. `drain` does not wait for it.
+    /// permissions. On CockroachDB, if it can, they fail with 55P03 instead of waiting for long for
+    /// a row that another transaction holds. `drain` does not wait for it.
     Connection,
 }
 
@@ -123,7 +124,7 @@ impl Repeater {
                 let server = database.server(&mut connection).await?;
                 let replying = async {
                     if is_new && keeps == Keeps::Connection {
-                        make_read_committed(&mut connection, server).await?;
+                        prepare(&mut connection, server).await?;
                     }
                     statement(&database, connection.sql()?).await
                 };
@@ -164,18 +165,25 @@ impl Repeater {
     }
 }
 
-async fn make_read_committed(
-    connection: &mut Connection,
-    server: Server,
-) -> Result<(), sqlx::Error> {
-    if server == Server::PostgreSql {
-        connection.mark(Health::Altered);
-        connection.sql()?.execute(READ_COMMITTED).await?;
+async fn prepare(connection: &mut Connection, server: Server) -> Result<(), sqlx::Error> {
+    connection.mark(Health::Altered);
+    let sql = connection.sql()?;
+    match (server, sql.execute(server_setting(server)).await) {
+        // The oldest versions do not have the setting.
+        (Server::CockroachDb, Err(sqlx::Error::Database(error))) => {
+            tracing::debug!(%error, "no lock timeout");
+            Ok(())
+        }
+        (_, set) => set.map(drop),
     }
-    Ok(())
 }
 
-const READ_COMMITTED: &str = "SET default_transaction_isolation = 'read committed'";
+fn server_setting(server: Server) -> &'static str {
+    match server {
+        Server::PostgreSql => "SET default_transaction_isolation = 'read committed'",
+        Server::CockroachDb => "SET lock_timeout = '50ms'",
+    }
+}
 
 /// How long a first silence is awaited, as that of a BEGIN.
 const FIRST_PATIENCE: Duration = Duration::from_secs(1);

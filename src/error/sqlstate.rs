@@ -18,6 +18,7 @@ pub(crate) const SERIALIZATION_FAILURE: &str = "40001";
 pub(crate) const QUERY_CANCELED: &str = "57014";
 pub(crate) const READ_ONLY_SQL_TRANSACTION: &str = "25006";
 pub(crate) const INSUFFICIENT_PRIVILEGE: &str = "42501";
+pub(crate) const LOCK_NOT_AVAILABLE: &str = "55P03";
 pub(crate) const UNDEFINED_COLUMN: &str = "42703";
 pub(crate) const UNDEFINED_TABLE: &str = "42P01";
 

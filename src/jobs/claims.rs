@@ -7,7 +7,7 @@ use tokio::time::Instant;
 
 use crate::{
     database::{Database, Server},
-    error::Error,
+    error::{Error, sqlstate},
     jobs::{
         id::JobId,
         statements::{JobLease, id, query},
@@ -32,8 +32,9 @@ pub(crate) struct Claims {
 /// A job that was claimed.
 pub(crate) struct Claimed {
     pub(crate) lease: JobLease,
-    /// When the lease is over. The database's clock says it no sooner.
-    pub(crate) lease_ends: Instant,
+    /// When the run has to end. The lease ends later, so that the end of the run is recorded before
+    /// another one begins.
+    pub(crate) deadline: Instant,
     /// The runs that count towards the maximum, with this one.
     pub(crate) counted: u32,
     pub(crate) kind: String,
@@ -86,30 +87,32 @@ impl Claims {
         self.run(move |database, sql| {
             let kinds = kinds.clone();
             Box::pin(async move {
-                let lease_ends = Instant::now() + lease;
+                let deadline = Instant::now() + time_to_run(lease);
                 let claiming = query(database, CLAIM_DUE)
                     .bind(lease.as_secs_f64())
                     .bind(kinds)
                     .bind(to_limit(count));
                 let rows = claiming.fetch_all(sql).await?;
-                rows.iter().map(|row| claimed(row, lease_ends)).collect()
+                rows.iter().map(|row| claimed(row, deadline)).collect()
             })
         })
         .await
     }
 
     /// CockroachDB has no SKIP LOCKED that does. It is asked for due jobs, which locks nothing, and
-    /// some of those are claimed by their ids.
+    /// some of those are claimed by their ids. A job that a request holds, because it enqueues it
+    /// again, is left out.
     async fn claim_seen(&mut self, count: usize) -> Result<Vec<Claimed>, Error> {
-        let mut all = Vec::new();
+        let (mut all, mut at_once, mut left_out) = (Vec::new(), count, false);
         while all.len() < count {
-            if self.seen.is_empty() {
+            if self.seen.is_empty() && !left_out {
                 self.seen = match self.look().await {
                     Err(error) if all.is_empty() => return Err(error),
                     seen => seen.unwrap_or_default(),
                 };
             }
-            let rest = self.seen.len().saturating_sub(count - all.len());
+            let free = at_once.min(count - all.len());
+            let rest = self.seen.len().saturating_sub(free);
             let wanted = self.seen.split_off(rest);
             if wanted.is_empty() {
                 break;
@@ -118,6 +121,14 @@ impl Claims {
                 Ok(won) => {
                     self.window.note(won.len(), wanted.len());
                     all.extend(won);
+                }
+                Err(error) if is_held(&error) && wanted.len() > 1 => {
+                    self.seen.extend(wanted);
+                    at_once = 1;
+                }
+                Err(error) if is_held(&error) => {
+                    self.window.note(0, 1);
+                    left_out = true;
                 }
                 Err(error) if all.is_empty() => return Err(error),
                 Err(_) => break,
@@ -150,12 +161,12 @@ impl Claims {
         self.run(move |database, sql| {
             let wanted = wanted.clone();
             Box::pin(async move {
-                let lease_ends = Instant::now() + lease;
+                let deadline = Instant::now() + time_to_run(lease);
                 let claiming = query(database, CLAIM_IDS)
                     .bind(lease.as_secs_f64())
                     .bind(wanted);
                 let rows = claiming.fetch_all(sql).await?;
-                rows.iter().map(|row| claimed(row, lease_ends)).collect()
+                rows.iter().map(|row| claimed(row, deadline)).collect()
             })
         })
         .await
@@ -168,13 +179,23 @@ impl Claims {
     }
 }
 
-fn claimed(row: &PgRow, lease_ends: Instant) -> Result<Claimed, sqlx::Error> {
+/// Whether another transaction holds a row.
+fn is_held(error: &Error) -> bool {
+    error.sqlstate() == Some(sqlstate::LOCK_NOT_AVAILABLE)
+}
+
+/// How much of a lease a run may take.
+fn time_to_run(lease: Duration) -> Duration {
+    lease.saturating_sub(LONGEST_RECORDING.min(lease / 8))
+}
+
+fn claimed(row: &PgRow, deadline: Instant) -> Result<Claimed, sqlx::Error> {
     let run: i32 = row.try_get("runs")?;
     let before: i32 = row.try_get("runs_before")?;
     let principal: Option<&str> = row.try_get("principal")?;
     Ok(Claimed {
         lease: JobLease { id: id(row)?, run },
-        lease_ends,
+        deadline,
         counted: u32::try_from(run.saturating_sub(before)).unwrap_or_default(),
         kind: row.try_get("kind")?,
         principal: principal.map(Arc::from),
@@ -215,6 +236,9 @@ pub(crate) const STATEMENTS: &[&str] = &[CLAIM_DUE, LOOK, CLAIM_IDS];
 
 /// How long the database may take for a statement. Then the next poll asks again.
 const CLAIM_TIMEOUT: Duration = Duration::from_secs(3);
+
+/// How much of a lease is left to record the end of the run, unless an eighth of it is less.
+const LONGEST_RECORDING: Duration = Duration::from_secs(1);
 
 /// How far to look, so that workers seldom meet: the more claims are lost, the further.
 #[derive(Debug)]

@@ -57,7 +57,7 @@ impl Runner {
             Err(panic) => return RunEnd::Failed(panic.to_string()),
         };
         let mut limits = self.limits;
-        limits.set_deadline(job.lease_ends.saturating_duration_since(Instant::now()));
+        limits.set_deadline(job.deadline.saturating_duration_since(Instant::now()));
         let run = JobRun {
             lease: job.lease,
             kind,

@@ -37,7 +37,8 @@ use crate::{
 /// | `Err` with a [`Denied`](crate::Denied) | has ended as denied, for that reason, and never runs again |
 /// | any other `Err`, a panic, `rollback_only` | is retried after the [backoff](Self::backoff), and parked after [`max_runs`](Self::max_runs) |
 /// | the payload does not fit the handler | is parked at once |
-/// | the lease ends, also because the process was killed | is due again, for any worker. The late run commits nothing |
+/// | its deadline passes | as for any other `Err` |
+/// | the lease ends, because the process was killed or has lost the database | is due again, for any worker. A late run commits nothing |
 /// | the outcome of COMMIT is unknown | is done if its row is gone, and is retried otherwise |
 ///
 /// All times are those of the database. If its clock jumps, a job runs sooner or later than it
@@ -85,11 +86,12 @@ impl Worker {
         self
     }
 
-    /// Sets how long a run may take, all attempts included. Default: a minute. At least 100 ms.
+    /// Sets how long a job is leased for a run, all attempts included. Default: a minute. At least
+    /// 100 ms.
     ///
-    /// It is the deadline of the run, instead of
-    /// [`InterlockBuilder::deadline`](crate::InterlockBuilder::deadline), and the time after which
-    /// a job whose worker was killed is due again.
+    /// It is the time after which a job whose worker was killed is due again. The deadline of the
+    /// run, instead of [`InterlockBuilder::deadline`](crate::InterlockBuilder::deadline), is an
+    /// eighth of it earlier, and at most a second: the end of the run is recorded in that time.
     pub fn lease(mut self, lease: Duration) -> Self {
         self.lease = lease.clamp(SHORTEST_LEASE, LONGEST_LEASE);
         self

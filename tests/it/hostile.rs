@@ -61,19 +61,22 @@ fn reason_never_reaches_client() {
 /// A reason cannot forge another line of the log.
 #[test]
 fn reason_stays_on_one_log_line() {
-    // While another thread registers a callsite, a new subscriber may miss its events.
-    let plain = (0..100)
-        .map(|_| logged(|| problem::check(b"plain")))
-        .find(|plain| plain.contains("plain"));
-    let plain = plain.unwrap();
-    for seed in seeds("problem") {
-        let log = logged(|| problem::check(&seed));
-        assert_eq!(log.lines().count(), plain.lines().count(), "{log}");
+    // While another thread registers a callsite, a new subscriber may miss events. It never gets
+    // more of them than there are.
+    let lines = |input: &[u8]| {
+        let log = logged(|| problem::check(input));
         assert!(
             !log.contains(|c: char| c.is_control() && c != '\n'),
             "{log}"
         );
+        log.lines().count()
+    };
+    let plain = (0..100).map(|_| lines(b"plain")).max();
+    for seed in seeds("problem") {
+        let most = (0..10).map(|_| lines(&seed)).max();
+        assert!(most <= plain, "{seed:?}: {most:?} lines, not {plain:?}");
     }
+    assert!(plain > Some(0));
 }
 
 /// Returns the text that a subscriber writes during `work`.

@@ -458,32 +458,34 @@ async fn enqueue_outside(kit: &Kit, item: i64) {
 /// A request that enqueues a job again holds its row until it ends.
 #[test]
 fn job_that_a_slow_request_enqueues_again_is_in_the_way_of_no_other_one() {
-    jobs_test(async |kit| {
-        enqueue(&kit.interlock, || Job::new("act", 1).unique("key")).await;
-        for item in 2..=4 {
-            enqueue(&kit.interlock, acting(item)).await;
-        }
-        let (stored, release) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
-        let requesting = kit.interlock.transaction().principal("1");
-        let requesting = requesting.run(|mut tx: Tx| {
-            let (stored, release) = (Arc::clone(&stored), Arc::clone(&release));
-            async move {
-                tx.enqueue(Job::new("act", 1).unique("key")).await?;
-                stored.notify_one();
-                release.notified().await;
-                Ok::<_, Error>(())
+    for concurrency in [1, 4] {
+        jobs_test(async |kit| {
+            enqueue(&kit.interlock, || Job::new("act", 1).unique("key")).await;
+            for item in 2..=4 {
+                enqueue(&kit.interlock, acting(item)).await;
             }
-        });
-        let working = async {
-            stored.notified().await;
-            let others = until(async || effects(&kit).await == [2, 3, 4]);
-            let one = worker(&kit.interlock).concurrency(1);
-            one.run(others).await.unwrap();
-            release.notify_one();
-        };
-        let (requested, ()) = tokio::join!(requesting, working);
-        requested.unwrap();
-        work_off(&kit, [worker(&kit.interlock)]).await;
-        assert_eq!(effects(&kit).await, [1, 2, 3, 4]);
-    });
+            let (stored, release) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
+            let requesting = kit.interlock.transaction().principal("1");
+            let requesting = requesting.run(|mut tx: Tx| {
+                let (stored, release) = (Arc::clone(&stored), Arc::clone(&release));
+                async move {
+                    tx.enqueue(Job::new("act", 1).unique("key")).await?;
+                    stored.notify_one();
+                    release.notified().await;
+                    Ok::<_, Error>(())
+                }
+            });
+            let working = async {
+                stored.notified().await;
+                let others = until(async || effects(&kit).await == [2, 3, 4]);
+                let one = worker(&kit.interlock).concurrency(concurrency);
+                one.run(others).await.unwrap();
+                release.notify_one();
+            };
+            let (requested, ()) = tokio::join!(requesting, working);
+            requested.unwrap();
+            work_off(&kit, [worker(&kit.interlock)]).await;
+            assert_eq!(effects(&kit).await, [1, 2, 3, 4]);
+        })
+    }
 }

@@ -11,7 +11,7 @@ use std::{
 use support::{Fault, Moment, Proxy};
 use tokio::sync::Notify;
 use tower_interlock::{
-    Error, Interlock, Tx,
+    Backoff, Error, Interlock, Tx,
     jobs::{RunningJob, Worker},
     observe::JobEnd,
 };
@@ -142,6 +142,38 @@ fn slow_run_is_cancelled_when_its_lease_ends() {
         assert_eq!(effects(&kit).await, [0; 0]);
         let ended = ended(&kit).await;
         assert!(ended[0].1.starts_with("DeadlineExceeded"), "{ended:?}");
+    });
+}
+
+/// If its deadline was the end of its lease, the next run would begin before its end is recorded.
+#[test]
+fn run_that_is_cancelled_is_followed_by_its_backoff() {
+    jobs_test(async |kit| {
+        let proxy = Proxy::start(&kit.database);
+        let pool = Interlock::pool_options().connect_lazy_with(proxy.options());
+        let interlock = Interlock::builder(pool).jobs().build();
+        let runs = Arc::new(AtomicU32::new(0));
+        let counted = Arc::clone(&runs);
+        let slow = move |_: RunningJob<i64>, _: Tx| {
+            counted.fetch_add(1, Ordering::SeqCst);
+            std::future::pending::<Result<(), Error>>()
+        };
+        enqueue(&kit.interlock, acting(1)).await;
+        let hour = Duration::from_secs(3_600);
+        let slow = worker(&interlock)
+            .on("act", slow)
+            .backoff(Backoff::new(hour, hour));
+        let recording = Moment::Text("SET leased = false");
+        proxy.inject(recording, Fault::Delay(Duration::from_millis(200)));
+        let recorded = "SELECT count(*) FROM interlock_jobs WHERE reason IS NOT NULL";
+        let recorded =
+            until(async || number(&kit, recorded).await == 1 || runs.load(Ordering::SeqCst) > 1);
+        slow.lease(Duration::from_secs(8))
+            .run(recorded)
+            .await
+            .unwrap();
+        assert_eq!(proxy.counts().faults, 1);
+        assert_eq!(runs.load(Ordering::SeqCst), 1);
     });
 }
 

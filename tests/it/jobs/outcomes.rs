@@ -256,7 +256,7 @@ fn handler_that_commits_its_transaction_itself_is_not_run_again() {
             };
             enqueue(&kit.interlock, acting(1)).await;
             let one = worker(&kit.interlock).on("act", handler);
-            work_off(&kit, [one.lease(Duration::from_millis(500))]).await;
+            work_off(&kit, [one.lease(Duration::from_secs(4))]).await;
             assert_eq!(effects(&kit).await, [1], "{ending:?}");
             let ended = ended(&kit).await;
             assert_eq!(
