@@ -52,7 +52,11 @@ fn progress(size: Option<u64>) -> Result<ProgressBar> {
 }
 
 fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+    use std::fmt::Write;
+    bytes.iter().fold(String::new(), |mut text, byte| {
+        let _ = write!(text, "{byte:02x}");
+        text
+    })
 }
 
 /// For each step of a request. A slow download is not interrupted, one that stands still is.

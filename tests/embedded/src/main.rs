@@ -4,10 +4,10 @@
 //! tower-interlock-embedded URL SHA256 FOLDER
 //! ```
 //!
-//! The archive is a `.tar.gz` with one folder, which has the name of `FOLDER`. `FOLDER` appears only
-//! when everything is in it and its server runs on this machine. Nothing is fetched if it exists.
-//! Several processes at once fetch once. The progress goes to stderr, the reason of a failure to
-//! stdout.
+//! The archive is a `.tar.gz` with one folder, which has the name of `FOLDER`. `FOLDER` appears
+//! only when everything is in it and its server runs on this machine. Nothing is fetched if it
+//! exists. Several processes at once fetch once. The progress goes to stderr, the reason of a
+//! failure to stdout.
 
 use std::{
     env,
