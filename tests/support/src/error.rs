@@ -10,8 +10,11 @@ impl StartError {
         Self(message.into())
     }
 
-    pub(crate) fn not_found() -> Self {
-        Self::new(NOT_FOUND)
+    /// There is no server, and `reason` tells why none could be fetched.
+    pub(crate) fn not_found(reason: &str) -> Self {
+        Self::new(format!(
+            "{NOT_FOUND}\nPostgreSQL could not be fetched for this run: {reason}"
+        ))
     }
 }
 
@@ -47,13 +50,14 @@ mod tests {
     use super::StartError;
 
     #[test]
-    fn not_found_lists_every_remedy() {
-        let message = format!("{:?}", StartError::not_found());
+    fn not_found_lists_every_remedy_and_the_reason() {
+        let message = format!("{:?}", StartError::not_found("no network"));
         for way in [
             "apt-get install postgresql",
             "brew install postgresql",
             "`cockroach` on PATH",
             "DATABASE_URL=",
+            "could not be fetched for this run: no network",
         ] {
             assert!(message.contains(way), "{way} is missing in: {message}");
         }

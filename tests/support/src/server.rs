@@ -1,6 +1,6 @@
 use crate::{
-    blocking::block_on, cockroach, database::Database, error::StartError, find, postgres::Postgres,
-    url, watchdog::Watchdog,
+    blocking::block_on, cockroach, database::Database, embedded, error::StartError, find,
+    postgres::Postgres, url, watchdog::Watchdog,
 };
 use sqlx::{Connection, PgConnection, postgres::PgConnectOptions};
 use std::{
@@ -60,7 +60,8 @@ impl Server {
         if let Some(programs) = find::postgres() {
             return Self::postgres(Postgres::start(&programs)?);
         }
-        Err(StartError::not_found())
+        let programs = embedded::postgres().map_err(|reason| StartError::not_found(&reason))?;
+        Self::postgres(Postgres::start(&programs)?)
     }
 
     /// The server of this process. The first call starts it and prints its version to stderr.
