@@ -137,7 +137,7 @@ fn slow_run_is_cancelled_when_its_lease_ends() {
         };
         enqueue(&kit.interlock, acting(1)).await;
         let slow = worker(&kit.interlock).on("act", handler);
-        work_off(&kit, [slow.lease(Duration::from_millis(300)).max_runs(2)]).await;
+        work_off(&kit, [slow.lease(Duration::from_secs(2)).max_runs(2)]).await;
         assert_eq!(runs.load(Ordering::SeqCst), 2);
         assert_eq!(effects(&kit).await, [0; 0]);
         let ended = ended(&kit).await;
