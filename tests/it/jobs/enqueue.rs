@@ -486,6 +486,6 @@ fn job_that_a_slow_request_enqueues_again_is_in_the_way_of_no_other_one() {
             requested.unwrap();
             work_off(&kit, [worker(&kit.interlock)]).await;
             assert_eq!(effects(&kit).await, [1, 2, 3, 4]);
-        })
+        });
     }
 }
