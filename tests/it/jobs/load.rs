@@ -8,7 +8,7 @@ use tower_interlock::{
     jobs::{Job, RunningJob, Worker},
 };
 
-use super::{act, ended, jobs_test, live, read, until, work_off, worker, write};
+use super::{act, ended, is_any_live, jobs_test, live, read, until, work_off, worker, write};
 use crate::kit::Kit;
 
 const JOBS: i64 = 10_000;
@@ -97,7 +97,7 @@ async fn crashing_worker(kit: &Kit, proxy: &Proxy) {
         .build();
     until(async || {
         let polls = 200 + fastrand::i64(..2_000);
-        let stop = until(async || live(kit).await == 0);
+        let stop = until(async || !is_any_live(kit).await);
         let ended = drop_after(polls, impatient(&interlock).run(stop)).await;
         ended.is_some()
     })
