@@ -112,7 +112,7 @@ impl Repeater {
         statement: impl Repeatable<T>,
     ) -> Result<T, sqlx::Error> {
         let kept = self.connection.take();
-        let is_new = kept.is_none();
+        let mut is_prepared = kept.is_some();
         let mut connection = match kept {
             Some(kept) => kept,
             None => self.acquire(limit).await?,
@@ -123,8 +123,9 @@ impl Repeater {
             let replying = async {
                 let server = database.server(&mut connection).await?;
                 let replying = async {
-                    if is_new && keeps == Keeps::Connection {
+                    if !is_prepared && keeps == Keeps::Connection {
                         prepare(&mut connection, server).await?;
+                        is_prepared = true;
                     }
                     statement(&database, connection.sql()?).await
                 };
@@ -137,7 +138,7 @@ impl Repeater {
                     connection.close();
                     None
                 }
-                _ if keeps == Keeps::Connection => Some(connection),
+                _ if is_prepared => Some(connection),
                 _ => {
                     connection.release();
                     None

@@ -110,6 +110,12 @@ impl Connection {
         self.runtime = Handle::current();
     }
 
+    /// Keeps it from the next request. `drain` no longer waits for it.
+    pub(crate) fn keep(&mut self) {
+        self.running = TaskTracker::new().token();
+        self.handoff = None;
+    }
+
     /// Begins a transaction. Not to be cancelled: run it in a `Detached`.
     pub(crate) async fn begin(
         mut self,

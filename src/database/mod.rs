@@ -115,9 +115,11 @@ impl Database {
         }
     }
 
-    /// A connection that `drain` does not wait for.
+    /// A connection that `drain` does not wait for, and that returns to the pool in the end.
     pub(crate) async fn acquire_to_keep(&self) -> Result<Connection, Error> {
-        Connection::acquire(&self.pool, &TaskTracker::new()).await
+        let mut connection = self.acquire().await?;
+        connection.keep();
+        Ok(connection)
     }
 
     /// A connection for a transaction with this access: its BEGIN may have been sent, and a ROLLBACK

@@ -214,6 +214,25 @@ fn claim_that_is_rejected_waits_for_the_next_poll() {
     });
 }
 
+/// Its claims would be SERIALIZABLE from then on, and fail each other.
+#[test]
+fn connection_whose_setting_was_rejected_is_not_kept() {
+    jobs_test(async |kit| {
+        // CockroachDB does without its setting.
+        if kit.database.kind() == Kind::CockroachDb {
+            return;
+        }
+        let proxy = Proxy::start(&kit.database);
+        let (interlock, _pool) = behind(&proxy);
+        let denied = Fault::Reject(ServerError::error("42501", "permission denied"));
+        proxy.inject_times(2, Moment::Text("read committed"), denied);
+        enqueue(&kit.interlock, acting(1)).await;
+        work_off(&kit, [worker(&interlock)]).await;
+        assert_eq!(proxy.counts().faults, 2);
+        assert_eq!(effects(&kit).await, [1]);
+    });
+}
+
 /// The job and its request: COMMIT of the request is lost.
 #[test]
 fn job_of_a_request_with_an_unknown_outcome_exists_exactly_if_its_writes_do() {
