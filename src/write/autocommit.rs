@@ -15,6 +15,7 @@ use crate::{
     report::Outcome,
     tx::{Tx, scope},
     write::{
+        row::Writer,
         statements::{BoundStatement, Written},
         target::run_in_transaction,
     },
@@ -33,15 +34,17 @@ pub(crate) async fn run(
     }
     let context = engine.context(scope::principal());
     let started = Instant::now();
+    let writer = statement.enter(engine.database.known_server());
     let mut work = AutocommitWrite {
         statement,
+        locks_first: writer.as_ref().is_some_and(Writer::is_contended),
         // A dry run needs a transaction that it can roll back.
         in_transaction: limits.dry_run,
         phase: scope::current_phase(),
     };
     let Ok((attempts, result)) =
         attempt::run(engine, &context, limits, Access::ReadWrite, &mut work).await;
-    drop(running);
+    drop((writer, running));
     if let Some(observation) = &context.observation {
         observation.work_finished(&Finished {
             kind: WorkKind::ConditionalWrite,
@@ -62,6 +65,8 @@ pub(crate) async fn run(
 /// A conditional write as work.
 struct AutocommitWrite<'s> {
     statement: &'s BoundStatement,
+    /// Whether it locks its row before the conditions are evaluated.
+    locks_first: bool,
     /// A write and its diagnosis see different moments. If they contradict each other, both are run
     /// in one transaction, which decides.
     in_transaction: bool,
@@ -114,7 +119,10 @@ impl AutocommitWrite<'_> {
             Ok(Err(error)) | Err(error) => return Err(not_written(error)),
         };
         let observed = self.observed(attempt);
-        let statement = self.statement.clone();
+        let mut statement = self.statement.clone();
+        if self.locks_first {
+            statement.lock_first();
+        }
         let limit = attempt.given_up();
         let write = write(connection, database, statement, limit, observed.clone());
         let connection = match attempt.commit(write).await? {

@@ -1,6 +1,6 @@
 //! A conditional write with its values.
 
-use std::fmt;
+use std::{cell::Cell, fmt};
 
 use sqlx::{
     Arguments as _, Decode, Encode, FromRow, Postgres, Type,
@@ -10,6 +10,7 @@ use sqlx::{
 use crate::{
     error::{Error, ErrorKind},
     write::{
+        row::Hashed,
         statements::{BoundStatement, Plan, Written},
         target::{Unreadable, WriteTarget},
     },
@@ -17,18 +18,21 @@ use crate::{
 
 /// A [`ConditionalWrite`](crate::ConditionalWrite) with its values, ready to run.
 #[must_use = "it writes when it is run"]
-pub struct BoundWrite<'w> {
-    plan: Plan<'w>,
+pub struct BoundWrite {
+    plan: Plan,
     arguments: PgArguments,
+    /// The hash of the values that tell its row from others.
+    row: u64,
     /// The first value that could not be encoded.
     encode_error: Option<Error>,
 }
 
-impl<'w> BoundWrite<'w> {
-    pub(crate) fn new(plan: Plan<'w>) -> Self {
+impl BoundWrite {
+    pub(crate) fn new(plan: Plan) -> Self {
         Self {
             plan,
             arguments: PgArguments::default(),
+            row: 0,
             encode_error: None,
         }
     }
@@ -38,7 +42,16 @@ impl<'w> BoundWrite<'w> {
     where
         T: Encode<'t, Postgres> + Type<Postgres>,
     {
-        if let Err(error) = self.arguments.add(value) {
+        let added = if self.plan.is_key(self.arguments.len() + 1) {
+            let hash = Cell::new(self.row);
+            let hashed = Hashed { value, hash: &hash };
+            let added = self.arguments.add(hashed);
+            self.row = hash.get();
+            added
+        } else {
+            self.arguments.add(value)
+        };
+        if let Err(error) = added {
             let error = Error::from(sqlx::Error::Encode(error));
             self.encode_error.get_or_insert(error);
         }
@@ -126,12 +139,12 @@ impl<'w> BoundWrite<'w> {
                 format!("{bound} values bound to the {expected} parameters of a conditional write");
             return Err(Error::because(ErrorKind::Misconfigured, cause));
         }
-        on.run(BoundStatement::new(&self.plan, self.arguments))
-            .await
+        let statement = BoundStatement::new(self.plan, self.arguments, self.row);
+        on.run(statement).await
     }
 }
 
-impl fmt::Debug for BoundWrite<'_> {
+impl fmt::Debug for BoundWrite {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("BoundWrite")
             .field("statement", &self.plan.name)

@@ -27,7 +27,8 @@ pub(crate) enum Token<'a> {
 
 /// The tokens of a text, up to the first violation.
 pub(crate) struct Lexer<'a> {
-    rest: &'a [u8],
+    /// What is not read yet.
+    pub(crate) rest: &'a [u8],
     /// The last token, and the one before it.
     pub(crate) token: Token<'a>,
     pub(crate) previous: Token<'a>,

@@ -4,11 +4,15 @@ mod autocommit;
 mod bound;
 mod condition;
 mod lexer;
+mod row;
 pub(crate) mod sql_check;
 mod statements;
 mod target;
 
-use std::{fmt, sync::OnceLock};
+use std::{
+    fmt,
+    sync::{Arc, OnceLock},
+};
 
 use sqlx::{Encode, Postgres, Type};
 
@@ -20,7 +24,7 @@ pub(crate) use self::{
 pub use self::{bound::BoundWrite, condition::Condition, target::WriteTarget};
 use self::{
     sql_check::Facts,
-    statements::{Plan, SqlPair},
+    statements::{Plan, Texts},
 };
 #[cfg(doc)]
 use crate::error::{Error, ErrorKind};
@@ -143,7 +147,7 @@ pub struct ConditionalWrite {
     conditions: &'static [Condition],
     lock: Option<&'static str>,
     facts: Facts,
-    sql: OnceLock<SqlPair>,
+    texts: OnceLock<Arc<Texts>>,
 }
 
 impl ConditionalWrite {
@@ -180,7 +184,7 @@ impl ConditionalWrite {
             conditions,
             lock: None,
             facts,
-            sql: OnceLock::new(),
+            texts: OnceLock::new(),
         }
     }
 
@@ -207,7 +211,7 @@ impl ConditionalWrite {
     }
 
     /// Binds the value of `$1`.
-    pub fn bind<'t, T>(&self, value: T) -> BoundWrite<'_>
+    pub fn bind<'t, T>(&self, value: T) -> BoundWrite
     where
         T: Encode<'t, Postgres> + Type<Postgres>,
     {
@@ -224,14 +228,15 @@ impl ConditionalWrite {
     }
 
     /// Returns the write with no value bound, for one without parameters.
-    pub fn unbound(&self) -> BoundWrite<'_> {
+    pub fn unbound(&self) -> BoundWrite {
         let parameters = self.facts.parameters.count_ones();
-        let sql = self.sql.get_or_init(|| {
-            SqlPair::compose(self.statement, self.conditions, self.lock, parameters)
+        let texts = self.texts.get_or_init(|| {
+            let (statement, conditions) = (self.statement, self.conditions);
+            Arc::new(Texts::compose(statement, conditions, self.lock, parameters))
         });
         BoundWrite::new(Plan {
             name: self.statement,
-            sql,
+            texts: Arc::clone(texts),
             conditions: self.conditions,
             parameters: parameters as usize,
             returning: self.facts.returning,

@@ -1,5 +1,4 @@
-//! The two statements of a conditional write: the write, and the one that finds the failed
-//! condition.
+//! The statements of a conditional write: the write, and the one that finds the failed condition.
 
 use std::sync::Arc;
 
@@ -11,21 +10,36 @@ use sqlx::{
 };
 
 use crate::{
+    database::Server,
     error::{Error, ErrorKind},
     tx::alters_session,
-    write::condition::Condition,
+    write::{
+        condition::Condition,
+        row::{RowQuery, Writer, Writers},
+    },
 };
 
-/// The two texts of a conditional write, which share one list of arguments.
-#[derive(Debug, Clone)]
-pub(crate) struct SqlPair {
+/// The texts of a conditional write, which share one list of arguments.
+#[derive(Debug)]
+pub(crate) struct Texts {
     write: SqlStr,
+    /// For a row that others write at the same time.
+    contended: Option<ContendedWrite>,
     diagnosis: SqlStr,
     /// Whether they may leave something on their session, by a function that a condition calls.
     alters_session: bool,
 }
 
-impl SqlPair {
+/// The write that locks its row first.
+#[derive(Debug)]
+struct ContendedWrite {
+    text: SqlStr,
+    /// The parameters that tell one row from another, as bits.
+    key: u128,
+    writers: Writers,
+}
+
+impl Texts {
     /// Composes them of texts that were checked.
     pub(crate) fn compose(
         statement: &str,
@@ -34,23 +48,37 @@ impl SqlPair {
         parameters: u32,
     ) -> Self {
         let write = write(statement, conditions, lock);
+        let row = RowQuery::of(statement).filter(|_| lock.is_none());
         Self {
             alters_session: alters_session(&write),
             write: text(write),
+            contended: row.map(|row| ContendedWrite {
+                text: text(self::write(statement, conditions, Some(&row.text))),
+                key: row.parameters,
+                writers: Writers::default(),
+            }),
             diagnosis: text(diagnosis(conditions, parameters)),
         }
     }
 }
 
 /// A conditional write without its values.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct Plan<'w> {
+#[derive(Debug, Clone)]
+pub(crate) struct Plan {
     /// The statement, as the user wrote it.
     pub(crate) name: &'static str,
-    pub(crate) sql: &'w SqlPair,
+    pub(crate) texts: Arc<Texts>,
     pub(crate) conditions: &'static [Condition],
     pub(crate) parameters: usize,
     pub(crate) returning: bool,
+}
+
+impl Plan {
+    /// Whether the value of this parameter tells one row from another.
+    pub(crate) fn is_key(&self, parameter: usize) -> bool {
+        let contended = self.texts.contended.as_ref();
+        contended.is_some_and(|it| it.key >> parameter & 1 == 1)
+    }
 }
 
 /// A conditional write with its values.
@@ -58,7 +86,10 @@ pub(crate) struct Plan<'w> {
 #[expect(unnameable_types, reason = "a part of what seals WriteTarget")]
 pub struct BoundStatement {
     name: &'static str,
-    sql: SqlPair,
+    texts: Arc<Texts>,
+    /// The hash of what tells its row from others.
+    row: u64,
+    locks_first: bool,
     conditions: &'static [Condition],
     arguments: PgArguments,
 }
@@ -73,13 +104,30 @@ pub struct Written {
 }
 
 impl BoundStatement {
-    pub(crate) fn new(plan: &Plan<'_>, arguments: PgArguments) -> Self {
+    pub(crate) fn new(plan: Plan, arguments: PgArguments, row: u64) -> Self {
         Self {
             name: plan.name,
-            sql: plan.sql.clone(),
+            texts: plan.texts,
+            row,
+            locks_first: false,
             conditions: plan.conditions,
             arguments,
         }
+    }
+
+    /// Counts the write among those of its row. `None` if it does not matter whether there are
+    /// others.
+    ///
+    /// On CockroachDB the conditions take away the lock that an UPDATE takes on its row, so writes
+    /// of one row would conflict instead of waiting.
+    pub(crate) fn enter(&self, server: Option<Server>) -> Option<Writer<'_>> {
+        let contended = self.texts.contended.as_ref()?;
+        (server == Some(Server::CockroachDb)).then(|| contended.writers.enter(self.row))
+    }
+
+    /// Locks the row before the conditions are evaluated.
+    pub(crate) fn lock_first(&mut self) {
+        self.locks_first = true;
     }
 
     /// The statement, as the user wrote it.
@@ -89,17 +137,17 @@ impl BoundStatement {
 
     /// The text of the write, as it is sent.
     pub(crate) fn write_text(&self) -> &str {
-        self.sql.write.as_str()
+        self.write_sql().as_str()
     }
 
     /// The text of the diagnosis, as it is sent.
     pub(crate) fn diagnosis_text(&self) -> &str {
-        self.sql.diagnosis.as_str()
+        self.texts.diagnosis.as_str()
     }
 
     /// Whether the texts may leave something on their session (T12).
     pub(crate) fn alters_session(&self) -> bool {
-        self.sql.alters_session
+        self.texts.alters_session
     }
 
     /// Sends the write, and reads its reply to the end, since an error can follow the rows. `None`
@@ -109,7 +157,7 @@ impl BoundStatement {
         on: impl PgExecutor<'c>,
     ) -> Result<Option<Written>, sqlx::Error> {
         let mut written = Written { row: None, rows: 0 };
-        let mut results = on.fetch_many(self.query(&self.sql.write));
+        let mut results = on.fetch_many(self.query(self.write_sql()));
         while let Some(result) = results.try_next().await? {
             match result {
                 Either::Left(done) => written.rows += done.rows_affected(),
@@ -125,7 +173,7 @@ impl BoundStatement {
         &self,
         on: impl PgExecutor<'c>,
     ) -> Result<Option<Error>, sqlx::Error> {
-        let row = on.fetch_one(self.query(&self.sql.diagnosis)).await?;
+        let row = on.fetch_one(self.query(&self.texts.diagnosis)).await?;
         let failed: Option<i64> = row.try_get(0)?;
         Ok(failed.map(|number| {
             let mut numbered = (1..).zip(self.conditions);
@@ -136,25 +184,29 @@ impl BoundStatement {
         }))
     }
 
+    fn write_sql(&self) -> &SqlStr {
+        let contended = self.texts.contended.as_ref();
+        let locking = contended.filter(|_| self.locks_first);
+        locking.map_or(&self.texts.write, |it| &it.text)
+    }
+
     fn query(&self, text: &SqlStr) -> Query<'static, Postgres, PgArguments> {
         sqlx::query_with(text.clone(), self.arguments.clone())
     }
 }
 
 /// The statement with its conditions, of which the isolation level is the first.
+///
+/// The lock is a condition, too. As a WITH it would cost CockroachDB's commit in one phase.
 fn write(statement: &str, conditions: &[Condition], lock: Option<&str>) -> String {
     let mut all = format!("({SERIALIZABLE})");
-    if lock.is_some() {
-        all += " AND EXISTS (SELECT 1 FROM interlock_lock)";
+    if let Some(query) = lock {
+        all += &format!(" AND EXISTS ({query} FOR UPDATE)");
     }
     for condition in conditions {
         all += &format!(" AND ({})", condition.sql);
     }
-    let write = statement.replacen("{conditions}", &all, 1);
-    match lock {
-        Some(query) => format!("WITH interlock_lock AS MATERIALIZED ({query} FOR UPDATE) {write}"),
-        None => write,
-    }
+    statement.replacen("{conditions}", &all, 1)
 }
 
 /// Selects the number of the first condition that is not true: 0 is the isolation level, NULL is

@@ -501,6 +501,61 @@ fn exactly_one_of_32_clients_wins_each_version_of_locked_row() {
     test_with_pool(16, async |kit: Kit| compete(&kit, &LOCKED).await);
 }
 
+/// Without the lock the two would conflict again and again, because the conditions take away the
+/// one that CockroachDB takes for an UPDATE.
+#[test]
+fn write_of_a_row_that_another_one_writes_locks_it_first_on_cockroachdb() {
+    static ALONE: ConditionalWrite = ConditionalWrite::new(
+        "UPDATE documents SET body = 'new', version = version + 1 WHERE id = $2 AND {conditions} RETURNING version",
+        &[EXISTS, PERMITTED, CURRENT],
+    );
+    test_with_pool(4, async |kit: Kit| {
+        let (interlock, recorder) = kit.observed();
+        // From here on the server is known.
+        let elsewhere = update(&ALONE, &interlock, (1, 2, Some(0))).await;
+        assert_fails(elsewhere, ErrorKind::Denied, 403);
+        let mut holder = hold(&kit).await;
+        let write = |document| {
+            let interlock = interlock.clone();
+            let writing = async move { update(&ALONE, &interlock, (1, document, Some(0))).await };
+            tokio::spawn(writing)
+        };
+        let mut writes = Vec::new();
+        for _ in 0..2 {
+            writes.push(write(1));
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+        assert_fails(write(2).await.unwrap(), ErrorKind::Denied, 403);
+        rollback(&mut holder).await;
+        let written = join_all(writes).await.into_iter().map(Result::unwrap);
+        let (won, lost): (Vec<_>, Vec<_>) = written.partition(Result::is_ok);
+        assert_eq!(won.len(), 1);
+        lost.into_iter()
+            .for_each(|it| assert_fails(it, ErrorKind::PreconditionFailed, 412));
+        let statements = recorder.take_statements();
+        let locking = statements
+            .iter()
+            .filter(|(_, sql)| sql.contains("FOR UPDATE"));
+        let expected = usize::from(kit.database.kind() == Kind::CockroachDb);
+        assert_eq!(locking.count(), expected, "{statements:#?}");
+    });
+}
+
+/// A session that has locked the row of document 1.
+async fn hold(kit: &Kit) -> PgConnection {
+    let options = kit.database.options();
+    let mut holder = PgConnection::connect_with(&options).await.unwrap();
+    sqlx::raw_sql("BEGIN; UPDATE documents SET body = 'held' WHERE id = 1")
+        .execute(&mut holder)
+        .await
+        .unwrap();
+    holder
+}
+
+async fn rollback(holder: &mut PgConnection) {
+    sqlx::raw_sql("ROLLBACK").execute(holder).await.unwrap();
+}
+
 /// Another session has locked the row of document 1, and a write waits for it.
 struct Waiting {
     holder: PgConnection,
@@ -512,13 +567,7 @@ impl Waiting {
         // The connection of the write is open before the row is locked.
         let warm = update(&UPDATE, &interlock, (2, 1, Some(0))).await;
         assert_fails(warm, ErrorKind::Denied, 403);
-        let mut holder = PgConnection::connect_with(&kit.database.options())
-            .await
-            .unwrap();
-        sqlx::raw_sql("BEGIN; UPDATE documents SET body = 'held' WHERE id = 1")
-            .execute(&mut holder)
-            .await
-            .unwrap();
+        let holder = hold(kit).await;
         let mut write =
             tokio::spawn(async move { update(&UPDATE, &interlock, (1, 1, Some(0))).await });
         let early = timeout(Duration::from_millis(300), &mut write).await;
@@ -527,10 +576,7 @@ impl Waiting {
     }
 
     async fn let_go(&mut self) {
-        sqlx::raw_sql("ROLLBACK")
-            .execute(&mut self.holder)
-            .await
-            .unwrap();
+        rollback(&mut self.holder).await;
     }
 }
 
