@@ -112,7 +112,7 @@ cargo bench --bench throughput -- [options]
   --smoke              run everything for a moment; the numbers mean nothing
   --rounds N           rounds [5]
   --seconds S          time of each way in a round [0.4]
-  --scenario NAME,…    alone, spread, warm, hot, denied, reads [all]
+  --scenario NAME,…    alone, spread, warm, hot, denied, reads, all [every]
   --way NAME,…         race, by-hand, axum-sqlx-tx, axum-sqlx-tx-default, layer,
                        layer-handoff, receipts, idempotent, conditional,
                        conditional-handoff [all]

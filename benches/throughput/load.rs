@@ -13,7 +13,7 @@ use tower::ServiceExt as _;
 use crate::{
     cpu,
     metrics::{Metrics, milliseconds, quantile},
-    scenario::{GRANTEE, STRANGER, Scenario},
+    scenario::{GRANTEE, RequestKind, STRANGER, Scenario},
     ways::{User, attempts},
 };
 
@@ -115,13 +115,15 @@ pub(crate) async fn send(app: &Router, scenario: Scenario) -> Exchange {
         (GRANTEE, StatusCode::OK)
     };
     let path = format!("/documents/{}", fastrand::i64(1..=scenario.rows));
-    let request = if scenario.reads {
-        Request::get(path).body(Body::empty())
-    } else {
-        // Every way gets the header, and two of them read it.
-        let key = fastrand::u128(..).to_string();
-        let request = Request::put(path).header("idempotency-key", key);
-        request.body(Body::from(BODY))
+    let request = match scenario.request {
+        RequestKind::Read => Request::get(path).body(Body::empty()),
+        RequestKind::ReadAllAndWrite => Request::post(path).body(Body::from(BODY)),
+        RequestKind::Write => {
+            // Every way gets the header, and two of them read it.
+            let key = fastrand::u128(..).to_string();
+            let request = Request::put(path).header("idempotency-key", key);
+            request.body(Body::from(BODY))
+        }
     };
     let mut request = request.unwrap();
     request.extensions_mut().insert(User(user));

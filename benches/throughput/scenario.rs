@@ -10,11 +10,22 @@ pub(crate) struct Scenario {
     pub(crate) rows: i64,
     /// The fraction of requests from a user without a grant.
     pub(crate) without_grant: f64,
-    pub(crate) reads: bool,
+    pub(crate) request: RequestKind,
+}
+
+/// What a request does once it is allowed.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(crate) enum RequestKind {
+    /// Writes a document.
+    Write,
+    /// Reads a document.
+    Read,
+    /// Reads as many documents as there are clients, and writes one of them.
+    ReadAllAndWrite,
 }
 
 impl Scenario {
-    pub(crate) const ALL: [Self; 6] = [
+    pub(crate) const ALL: [Self; 7] = [
         Self {
             name: "alone",
             title: "1 client",
@@ -43,7 +54,14 @@ impl Scenario {
         Self {
             name: "reads",
             title: "16 clients, reads",
-            reads: true,
+            request: RequestKind::Read,
+            ..Self::SPREAD
+        },
+        Self {
+            name: "all",
+            title: "16 clients, all conflict with all",
+            rows: 16,
+            request: RequestKind::ReadAllAndWrite,
             ..Self::SPREAD
         },
     ];
@@ -54,7 +72,7 @@ impl Scenario {
         clients: 16,
         rows: DOCUMENTS,
         without_grant: 0.0,
-        reads: false,
+        request: RequestKind::Write,
     };
 
     /// One write that is allowed.
@@ -68,7 +86,7 @@ impl Scenario {
 
     /// One read.
     pub(crate) const READ: Self = Self {
-        reads: true,
+        request: RequestKind::Read,
         ..Self::GRANTED
     };
 }

@@ -13,11 +13,11 @@ use axum::{
 };
 use sqlx::PgPool;
 
-use super::{Attempts, CHECK, PATH, READ, UPDATE, User, failed};
+use super::{Attempts, CHECK, PATH, READ, READ_ALL, UPDATE, User, failed};
 
 pub(super) fn router(pool: PgPool) -> Router {
     Router::new()
-        .route(PATH, put(update).get(read))
+        .route(PATH, put(update).post(read_all_and_update).get(read))
         .with_state(pool)
 }
 
@@ -29,7 +29,22 @@ async fn update(
 ) -> impl IntoResponse {
     let mut attempts = 1;
     loop {
-        match try_update(&pool, user, id, &body).await {
+        match try_update(&pool, user, id, &body, None).await {
+            Err(error) if attempts < MAX_ATTEMPTS && is_retryable(&error) => attempts += 1,
+            done => return respond(done, attempts),
+        }
+    }
+}
+
+async fn read_all_and_update(
+    Extension(user): Extension<User>,
+    State(pool): State<PgPool>,
+    Path(id): Path<i64>,
+    body: String,
+) -> impl IntoResponse {
+    let mut attempts = 1;
+    loop {
+        match try_update(&pool, user, id, &body, Some(READ_ALL)).await {
             Err(error) if attempts < MAX_ATTEMPTS && is_retryable(&error) => attempts += 1,
             done => return respond(done, attempts),
         }
@@ -55,6 +70,7 @@ async fn try_update(
     User(user): User,
     id: i64,
     body: &str,
+    first: Option<&'static str>,
 ) -> Result<Option<()>, sqlx::Error> {
     let mut tx = pool
         .begin_with("BEGIN ISOLATION LEVEL SERIALIZABLE")
@@ -63,6 +79,9 @@ async fn try_update(
     let allowed: bool = check.fetch_one(&mut *tx).await?;
     if !allowed {
         return Ok(None);
+    }
+    if let Some(first) = first {
+        sqlx::query(first).execute(&mut *tx).await?;
     }
     let update = sqlx::query(UPDATE).bind(id).bind(body);
     update.execute(&mut *tx).await?;

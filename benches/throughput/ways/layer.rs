@@ -3,11 +3,11 @@
 use axum::{
     Extension, Router,
     extract::Path,
-    routing::{get, put},
+    routing::{get, post, put},
 };
 use tower_interlock::{AuthorizeLayer, Authorized, Denied, Error, Interlock, Tx};
 
-use super::{CHECK, PATH, READ, UPDATE, User};
+use super::{CHECK, PATH, READ, READ_ALL, UPDATE, User};
 
 pub(super) fn router(interlock: &Interlock) -> Router {
     routes(interlock, interlock.require(has_grant))
@@ -19,7 +19,8 @@ pub(super) fn idempotent_router(interlock: &Interlock) -> Router {
 
 fn routes(interlock: &Interlock, writes: AuthorizeLayer) -> Router {
     Router::new()
-        .route(PATH, put(update).route_layer(writes))
+        .route(PATH, put(update).route_layer(writes.clone()))
+        .route(PATH, post(read_all_and_update).route_layer(writes))
         .route(
             PATH,
             get(read).route_layer(interlock.require(has_grant).read_only()),
@@ -49,6 +50,15 @@ async fn update(can: Authorized<HasGrant>, mut tx: Tx, body: String) -> Result<(
     let update = sqlx::query(UPDATE).bind(can.document).bind(body);
     update.execute(&mut tx).await?;
     Ok(())
+}
+
+async fn read_all_and_update(
+    can: Authorized<HasGrant>,
+    mut tx: Tx,
+    body: String,
+) -> Result<(), Error> {
+    sqlx::query(READ_ALL).execute(&mut tx).await?;
+    update(can, tx, body).await
 }
 
 async fn read(can: Authorized<HasGrant>, mut tx: Tx) -> Result<String, Error> {

@@ -17,7 +17,7 @@ use sqlx::{
 };
 use tower_interlock::{Interlock, Receipts, Report};
 
-use crate::scenario::Scenario;
+use crate::scenario::{RequestKind, Scenario};
 
 /// A way to check a permission and to read or write.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -90,7 +90,13 @@ impl Way {
 
     /// Whether the way can run the scenario. A conditional write cannot read.
     pub(crate) fn can_run(self, scenario: Scenario) -> bool {
-        !matches!(self, Self::Conditional | Self::ConditionalHandoff) || !scenario.reads
+        match scenario.request {
+            RequestKind::Write => true,
+            RequestKind::Read => !matches!(self, Self::Conditional | Self::ConditionalHandoff),
+            RequestKind::ReadAllAndWrite => {
+                matches!(self, Self::ByHand | Self::Layer | Self::LayerHandoff)
+            }
+        }
     }
 
     /// The pool that the way would be used on. Sessions are SERIALIZABLE, except for the race.
@@ -153,6 +159,8 @@ const CHECK: &str = "SELECT EXISTS (SELECT 1 FROM grants WHERE user_id = $1 AND 
 const UPDATE: &str = "UPDATE documents SET body = $2, version = version + 1 WHERE id = $1";
 
 const READ: &str = "SELECT body FROM documents WHERE id = $1";
+
+const READ_ALL: &str = "SELECT count(*) FROM documents WHERE id <= 16 AND version < 0";
 
 fn failed(_: sqlx::Error) -> StatusCode {
     StatusCode::INTERNAL_SERVER_ERROR
