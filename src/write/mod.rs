@@ -104,6 +104,18 @@ use crate::error::{Error, ErrorKind};
 /// pool whose sessions default to a lower level it is [`Misconfigured`](ErrorKind::Misconfigured);
 /// [`pool_options`](crate::Interlock::pool_options) sets the default.
 ///
+/// # Contended rows
+///
+/// CockroachDB [locks the row of an UPDATE](https://www.cockroachlabs.com/docs/stable/select-for-update),
+/// so writers of one row wait for each other. It does not if a filter is left to evaluate behind the
+/// scan, as EXPLAIN shows. Conditions are such filters, so conditional writes of one row would
+/// conflict again and again. On `&Interlock`, a write that finds another one of its row
+/// under way in this process locks the row first, in the same statement. Measured on v22.1 with 16
+/// clients on one row, that is 1.5 times the throughput of a transaction instead of 0.6 times.
+///
+/// The row is told by the statement: an UPDATE of one table whose WHERE, beside the conditions, has
+/// a parameter and neither parentheses nor brackets. For others there is [`lock`](Self::lock).
+///
 /// # Errors
 ///
 /// Those of the conditions are above. On `&Interlock` there are also:
@@ -188,14 +200,15 @@ impl ConditionalWrite {
         }
     }
 
-    /// Locks the rows of `query` before the conditions are evaluated, for rows that many clients
-    /// write at once.
+    /// Locks the rows of `query` before the conditions are evaluated, in every write.
     ///
-    /// `query` selects the row by its key, as in `SELECT id FROM documents WHERE id = $2`; FOR
-    /// UPDATE is added to it. If it finds no row, nothing is written. On CockroachDB the writers
-    /// then queue for the lock instead of failing each other. Measured on v22.1 with 16 clients,
-    /// that is 1.4 to 1.9 times the throughput on a single hot row, and 0.4 times on 1,000 rows, so
-    /// it is not the default.
+    /// It is for CockroachDB and rows that many processes write at once, and for statements that do
+    /// not [show their row](Self#contended-rows). `query` selects the row by its key, as in `SELECT
+    /// id FROM documents WHERE id = $2`; FOR UPDATE is added to it. If it finds no row, nothing is
+    /// written.
+    ///
+    /// Measured on v22.1 with 16 clients in seven runs, the throughput is 1.2 to 4.3 times as high on
+    /// one row, and 0.73 to 0.99 times on 10,000 rows, so it is not the default.
     ///
     /// # Panics
     ///
