@@ -23,11 +23,12 @@ use crate::{attempt::backoff::Backoff, database::Server};
 /// Work that fails again in its queue conflicts with work of other keys: where every request reads
 /// what every other one writes, each on a path of its own, the queues by key bring nothing. From
 /// its second serialization failure on it also waits in the queue for all, which retries one at a
-/// time.
+/// time. On CockroachDB it does so from the first one on while that queue is in use: there a
+/// conflict costs more than a wait.
 ///
 /// On PostgreSQL two are retried at a time, so that one prepares while the other one commits. On
 /// CockroachDB it is one: two would wait for each other's locks. `docs/performance.md` has what the
-/// queue by key brings.
+/// queues bring.
 ///
 /// The one at the front of a line can begin its transaction before its turn comes.
 pub(crate) struct RetryQueues {
@@ -203,7 +204,8 @@ impl Ticket<'_> {
     }
 
     fn needs_all(&self) -> bool {
-        self.conflicts >= ALL_FROM
+        let is_alone = self.share == PERMITS;
+        self.conflicts >= ALL_FROM || is_alone && self.all.turns.available_permits() == 0
     }
 }
 
@@ -318,6 +320,20 @@ mod tests {
         assert!(!is_ready(&mut second).await);
         drop(first);
         assert!(is_ready(&mut second).await);
+    }
+
+    #[tokio::test]
+    async fn first_conflict_joins_the_queue_for_all_on_cockroachdb_while_it_is_in_use() {
+        let queues = RetryQueues::default();
+        let server = Some(Server::CockroachDb);
+        let [mut first, mut second, mut third] =
+            ["/1", "/2", "/3"].map(|key| queues.join(key, server));
+        assert!(first.try_start() && second.try_start());
+        assert!(first.try_start() && !third.try_start());
+        let mut third = Box::pin(third.wait(backoff(), ready(())));
+        assert!(!is_ready(&mut third).await);
+        drop(first);
+        assert!(is_ready(&mut third).await);
     }
 
     #[tokio::test]
