@@ -4,7 +4,7 @@ use std::{any::type_name, sync::Arc};
 
 use axum::{
     Router,
-    extract::State,
+    extract::{Path, State},
     routing::{get as get_route, put as put_route},
 };
 use sqlx::postgres::PgPoolOptions;
@@ -218,6 +218,27 @@ fn second_tx_in_use_names_what_to_pass() {
             cause(&app, ErrorKind::TxInUse).await,
             "a statement on one Tx while another one of the request is in use: pass `&mut tx` to \
              functions, or drop the first Tx"
+        );
+    });
+}
+
+#[test]
+fn extractor_that_does_not_fit_the_route_names_the_log_of_axum() {
+    async fn policy(_: Path<i64>) -> Result<(), Error> {
+        Ok(())
+    }
+    test(async |kit| {
+        let layer = kit.interlock.require(policy);
+        let app = Router::new().route("/{shop}/{item}", put_route(write).route_layer(layer));
+        let (response, log) = traced(put(&app, "/1/2", "")).await;
+        assert_eq!(response.status, 500);
+        let [failure] = &*log.above_debug() else {
+            panic!("{log:?}");
+        };
+        assert_eq!(failure.level, Level::ERROR);
+        assert_eq!(
+            failure.message(),
+            "a policy failed; the log of axum::rejection, at TRACE, says why an extractor rejects"
         );
     });
 }
