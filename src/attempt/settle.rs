@@ -118,7 +118,11 @@ fn log_rollback(state: &SlotState, reply: Reply<'_>, outcome: Outcome) {
     let logged = reply.error.is_some();
     match state.verdict {
         Some(Verdict::Denied) if !logged => tracing::info!(status, "a policy denied"),
-        Some(Verdict::Failed) if !logged => tracing::error!(status, sqlstate, "a policy failed"),
+        Some(Verdict::Failed) if !logged => tracing::error!(
+            status,
+            sqlstate,
+            "a policy failed; the log of axum::rejection, at TRACE, says why an extractor rejects"
+        ),
         _ if outcome == Outcome::RolledBack => tracing::debug!(status, sqlstate, "rolled back"),
         _ => {}
     }

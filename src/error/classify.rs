@@ -3,6 +3,7 @@
 use sqlx::postgres::{PgDatabaseError, PgSeverity};
 
 use crate::error::{
+    advice::advice,
     class::ErrorClass,
     kind::ErrorKind,
     sqlstate::{self, Effects, Meaning, Session, TABLE, When},
@@ -85,7 +86,8 @@ pub(crate) fn is_fatal(error: &sqlx::Error) -> bool {
 }
 
 /// Describes an error for the log, without its message where that may repeat stored values: for
-/// data exceptions, constraint violations and errors raised by functions.
+/// data exceptions, constraint violations and errors raised by functions. With its mend, where the
+/// message does not name it.
 pub(crate) fn describe(error: &sqlx::Error) -> String {
     let Some(database) = error.as_database_error() else {
         return error.to_string();
@@ -98,7 +100,10 @@ pub(crate) fn describe(error: &sqlx::Error) -> String {
             database.constraint().unwrap_or_default(),
             database.table().unwrap_or_default(),
         ),
-        _ => error.to_string(),
+        _ => match advice(error) {
+            Some(advice) => format!("{error}; {advice}"),
+            None => error.to_string(),
+        },
     }
 }
 

@@ -1,5 +1,6 @@
 //! Errors: a kind for the client, a cause for the log.
 
+mod advice;
 mod carried;
 mod class;
 mod classify;
@@ -240,8 +241,7 @@ impl Error {
 
     /// Whether it comes of a query for one row that returned none.
     pub(crate) fn is_row_not_found(&self) -> bool {
-        let cause = self.0.cause.as_deref();
-        let cause = cause.and_then(|cause| cause.downcast_ref());
+        let cause = self.0.cause.as_deref().and_then(|it| it.downcast_ref());
         matches!(cause, Some(sqlx::Error::RowNotFound))
     }
 

@@ -304,4 +304,4 @@ pub(crate) const TABLE: &[(&str, When, Meaning)] = &[
 ];
 
 /// How sqlx names the statements that it prepares.
-const SQLX_STATEMENT: &str = "sqlx_s_";
+pub(crate) const SQLX_STATEMENT: &str = "sqlx_s_";

@@ -234,8 +234,8 @@ impl RequestReceipt {
         let (principal, path) = (self.principal.as_deref(), &self.path);
         tracing::info!(
             target: "tower_interlock::audit",
-            status = status.as_u16(), principal, ?policies, method = %self.method, path, reason,
-            "denied"
+            status = status.as_u16(), principal, policies = policies.join(", "),
+            method = %self.method, path, reason, "denied"
         );
         if !self.settings.records_denials() {
             return;

@@ -143,7 +143,7 @@ impl<'i> TransactionBuilder<'i> {
         };
         let Ok(finished) = attempt::run(engine, &context, &self.limits, access, &mut work).await;
         let finished = match &work.receipt {
-            Some(receipt) if finished.result.is_err() && Deadline::now() < limit => {
+            Some(receipt) if finished.may_be_done() && Deadline::now() < limit => {
                 match receipt.check_unused(&engine.database, limit).await {
                     // It was committed meanwhile, which may be the reason why this one has failed.
                     Err(error) if error.kind() == ErrorKind::AlreadyDone => {
@@ -249,7 +249,6 @@ where
                 };
                 match settled {
                     Ok(outcome) => {
-                        record_attempt(attempts);
                         return Ok(Step::Done(FinishedClosure {
                             result,
                             error: None,
@@ -275,8 +274,6 @@ where
 
 impl<T, E: From<Error>> FinishedClosure<T, E> {
     fn failed(attempts: u32, error: Error) -> Self {
-        record_attempt(attempts);
-        error.log();
         Self {
             result: Err(E::from(error.clone())),
             outcome: match error.kind() {
@@ -288,7 +285,18 @@ impl<T, E: From<Error>> FinishedClosure<T, E> {
         }
     }
 
+    /// Whether it has failed, perhaps since a copy of it was committed meanwhile.
+    fn may_be_done(&self) -> bool {
+        let kind = self.error.as_ref().map(Error::kind);
+        self.result.is_err() && kind != Some(ErrorKind::AlreadyDone)
+    }
+
     fn report(&self, name: &'static str, context: &WorkContext, duration: Duration) {
+        // Once: a log repeats a field that is recorded again.
+        Span::current().record("attempt", self.attempts);
+        if let Some(error) = &self.error {
+            error.log();
+        }
         if let Some(observation) = &context.observation {
             observation.work_finished(&Finished {
                 kind: WorkKind::Transaction,
@@ -301,11 +309,6 @@ impl<T, E: From<Error>> FinishedClosure<T, E> {
             });
         }
     }
-}
-
-/// Records the last attempt in the span, once: a log repeats a field that is recorded again.
-fn record_attempt(attempt: u32) {
-    Span::current().record("attempt", attempt);
 }
 
 /// The reply that the result of a closure is. An `Err` is never kept.

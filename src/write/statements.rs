@@ -232,4 +232,5 @@ fn text(text: String) -> SqlStr {
 const SERIALIZABLE: &str = "current_setting('transaction_isolation') = 'serializable'";
 
 const NOT_SERIALIZABLE: &str = "a conditional write below SERIALIZABLE: make the pool with Interlock::pool_options(), \
-     or set default_transaction_isolation";
+     or set default_transaction_isolation; behind PgBouncer with transaction pooling, which keeps no SET, by \
+     ALTER ROLE or ALTER DATABASE";

@@ -4,10 +4,11 @@ use std::{any::type_name, sync::Arc};
 
 use axum::{
     Router,
-    extract::State,
+    extract::{Path, State},
     routing::{get as get_route, put as put_route},
 };
-use support::Kind;
+use sqlx::postgres::PgPoolOptions;
+use support::{Fault, Kind, Moment, Proxy, ServerError};
 use tokio::sync::Mutex;
 use tower::Layer as _;
 use tower_interlock::{
@@ -222,6 +223,27 @@ fn second_tx_in_use_names_what_to_pass() {
 }
 
 #[test]
+fn extractor_that_does_not_fit_the_route_names_the_log_of_axum() {
+    async fn policy(_: Path<i64>) -> Result<(), Error> {
+        Ok(())
+    }
+    test(async |kit| {
+        let layer = kit.interlock.require(policy);
+        let app = Router::new().route("/{shop}/{item}", put_route(write).route_layer(layer));
+        let (response, log) = traced(put(&app, "/1/2", "")).await;
+        assert_eq!(response.status, 500);
+        let [failure] = &*log.above_debug() else {
+            panic!("{log:?}");
+        };
+        assert_eq!(failure.level, Level::ERROR);
+        assert_eq!(
+            failure.message(),
+            "a policy failed; the log of axum::rejection, at TRACE, says why an extractor rejects"
+        );
+    });
+}
+
+#[test]
 fn commit_as_text_names_savepoint() {
     async fn handler(mut tx: Tx) -> Result<(), Error> {
         sqlx::query("COMMIT").execute(&mut *tx).await?;
@@ -234,6 +256,42 @@ fn commit_as_text_names_savepoint() {
             cause(&app, ErrorKind::Misconfigured).await,
             "a statement that controls the transaction or its session: the layer begins and ends \
              it, Tx::savepoint() nests in it"
+        );
+    });
+}
+
+/// PgBouncer sends the first error, and PostgreSQL the second one through it.
+#[test]
+fn mistakes_with_a_pooler_name_its_settings() {
+    test(async |kit| {
+        let proxy = Proxy::start(&kit.database);
+        let pool = PgPoolOptions::new().max_connections(1);
+        let interlock = Interlock::new(pool.connect_lazy_with(proxy.options()));
+        let app = Router::new().route("/", put_route(write));
+        let app = app.route_layer(interlock.require(anyone));
+
+        let error = "unsupported startup parameter: extra_float_digits";
+        let error = ServerError::fatal("08P01", error);
+        proxy.inject_times(100, Moment::Connect, Fault::Terminate(error));
+        let (response, log) = traced(put(&app, "/", "")).await;
+        response.assert_problem(ErrorKind::Unavailable);
+        assert_eq!(
+            log.find("request failed")[0].get("cause").unwrap(),
+            "error returned from database: unsupported startup parameter: extra_float_digits; add it \
+             to ignore_startup_parameters of PgBouncer, and set it by ALTER ROLE or ALTER DATABASE \
+             if it is one of yours"
+        );
+
+        proxy.relent();
+        let error =
+            "bind message supplies 2 parameters, but prepared statement \"sqlx_s_1\" requires 1";
+        let error = ServerError::error("08P01", error);
+        proxy.inject(Moment::Text("INSERT INTO notes"), Fault::Reject(error));
+        assert_eq!(
+            cause(&app, ErrorKind::Database).await,
+            "error returned from database: bind message supplies 2 parameters, but prepared \
+             statement \"sqlx_s_1\" requires 1; the session does not have the statement that sqlx \
+             has prepared: PgBouncer with transaction pooling needs max_prepared_statements"
         );
     });
 }
@@ -273,7 +331,8 @@ fn pool_without_recommended_options_is_logged() {
             assert_eq!(
                 log.find("request failed")[0].get("cause").unwrap(),
                 "a conditional write below SERIALIZABLE: make the pool with \
-                 Interlock::pool_options(), or set default_transaction_isolation"
+                 Interlock::pool_options(), or set default_transaction_isolation; behind PgBouncer \
+                 with transaction pooling, which keeps no SET, by ALTER ROLE or ALTER DATABASE"
             );
         }
         interlock.drain().await;

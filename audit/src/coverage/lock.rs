@@ -118,7 +118,7 @@ impl fmt::Display for Lock {
 }
 
 const HEADER: &str = "\
-# What protects each operation, for review. Made by tower-interlock-audit; see docs/audit.md.
+# What protects each operation, for review. Made by https://docs.rs/tower-interlock-audit.
 # INTERLOCK_LOCK=update writes it. A line UNCOVERED has a date, and is only ever removed.
 ";
 

@@ -172,6 +172,6 @@ impl From<io::Error> for MatrixError {
 }
 
 const HEADER: &str = "\
-# Who may do what, for review. Made by tower-interlock-audit; see docs/audit.md.
+# Who may do what, for review. Made by https://docs.rs/tower-interlock-audit.
 # INTERLOCK_LOCK=update writes it.
 ";

@@ -78,7 +78,7 @@ fn good_service_has_no_fault() {
         let matrix = case(matrix, "PUT /conditional", [Deny, Deny, Deny, Allow]);
         let path = std::env::temp_dir().join(format!("{}.matrix", database.name()));
         let table = "\
-# Who may do what, for review. Made by tower-interlock-audit; see docs/audit.md.
+# Who may do what, for review. Made by https://docs.rs/tower-interlock-audit.
 # INTERLOCK_LOCK=update writes it.
 operation         anonymous  mallory  bob    alice
 GET /health       allow      allow    allow  allow

@@ -195,6 +195,7 @@ fn denial_is_recorded_after_the_response() {
         assert_eq!(events.len(), 1, "{log:?}");
         assert_eq!(events[0].get("reason"), Some("not on Sundays"));
         assert_eq!(events[0].get("principal"), Some("2"));
+        assert_eq!(events[0].get("policies"), Some("weekdays"));
         assert_eq!(interlock.unrecorded_denials(), 0);
     });
 }

@@ -6,7 +6,7 @@ use sqlx::Row as _;
 use tower_interlock::{Error, ErrorKind, Interlock, Tx};
 
 use super::{add_effect, count_effects, count_receipts, prepare};
-use crate::kit::test;
+use crate::kit::{test, traced};
 
 async fn add(
     interlock: &Interlock,
@@ -34,10 +34,9 @@ fn transaction_with_a_key_commits_once() {
             1
         );
         for _ in 0..2 {
-            let again = add(&interlock, "invoices.create", "1", "a")
-                .await
-                .unwrap_err();
-            assert_eq!(again.kind(), ErrorKind::AlreadyDone);
+            let (again, log) = traced(add(&interlock, "invoices.create", "1", "a")).await;
+            assert_eq!(again.unwrap_err().kind(), ErrorKind::AlreadyDone);
+            assert_eq!(log.find("request rejected").len(), 1, "{log:?}");
         }
         assert_eq!(count_effects(&kit, 1).await, 1);
         let receipt = sqlx::query("SELECT * FROM interlock_receipts");

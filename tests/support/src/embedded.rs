@@ -1,7 +1,7 @@
 //! PostgreSQL for a machine that has no server, fetched once into the user's cache.
 //!
-//! `tests/embedded` fetches it. It is a package of its own, so that nobody else builds the client
-//! and the decompressor.
+//! `tests/embedded` fetches it. It is a package of its own, so that the client and the decompressor
+//! are built only where they are needed.
 
 use crate::account::Account;
 use std::{

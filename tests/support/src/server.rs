@@ -21,6 +21,15 @@ pub enum Kind {
     CockroachDb,
 }
 
+impl fmt::Display for Kind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::PostgreSql => "PostgreSQL",
+            Self::CockroachDb => "CockroachDB",
+        })
+    }
+}
+
 /// How [`Server::restart`] stops a server.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Shutdown {

@@ -1,4 +1,5 @@
-//! Prints the URL of an empty database, for programs that are not written in Rust:
+//! Prints the URL of an empty database, and in a second line its database system, for programs that
+//! are not written in Rust:
 //!
 //! ```sh
 //! cargo run -p tower-interlock-support --bin database
@@ -16,7 +17,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     let server = Server::start()?;
     let runtime = Builder::new_current_thread().enable_all().build()?;
     let database = runtime.block_on(server.create_database("program"))?;
-    println!("{}", database.url());
+    println!("{}\n{}", database.url(), database.kind());
     io::copy(&mut io::stdin(), &mut io::sink())?;
     runtime.block_on(database.drop())?;
     Ok(())
