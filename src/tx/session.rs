@@ -1,5 +1,7 @@
 //! Statements that may leave something on their session.
 
+use memchr::{memchr_iter, memchr2_iter};
+
 use crate::tx::words::{first_word, is_word, sql_words};
 
 /// Whether `sql` may leave something on its session that outlives the transaction: a setting, a
@@ -54,20 +56,21 @@ fn command_alters_session(sql: &str) -> bool {
 
 /// Whether `INTO TEMP` or `INTO LOCAL TEMPORARY` is in the text.
 fn selects_into_temporary_table(sql: &str) -> bool {
-    ["temp", "TEMP"].iter().any(|temp| {
-        sql.match_indices(temp).any(|(at, _)| {
-            let before = sql.get(..at).unwrap_or_default().trim_end();
+    memchr2_iter(b't', b'T', sql.as_bytes()).any(|at| {
+        let (before, after) = sql.split_at(at);
+        starts_with(after, "temp").is_some() && {
+            let before = before.trim_end();
             let before = before.rsplit(|c| !is_word(c)).next().unwrap_or_default();
             let names = ["INTO", "LOCAL", "GLOBAL"];
             names.iter().any(|name| before.eq_ignore_ascii_case(name))
-        })
+        }
     })
 }
 
 /// Whether the text names what changes a session: `set_config` beyond the transaction, an advisory
 /// lock of the session, the schema of temporary tables.
 fn calls_alter_session(sql: &str) -> bool {
-    sql.match_indices('_').any(|(at, _)| {
+    memchr_iter(b'_', sql.as_bytes()).any(|at| {
         let (before, after) = sql.split_at(at);
         let ends_with = |word| ends_with(before, word).is_some();
         let follows = |word| starts_with(after, word).is_some();
@@ -146,6 +149,7 @@ mod tests {
             "CREATE OR REPLACE TEMP VIEW a AS SELECT 1",
             "CREATE TABLE pg_temp.a ()",
             "SELECT 1 INTO TEMP a",
+            "select 1 into Temp a",
             "WITH b AS (SELECT 1) SELECT * INTO\nTEMPORARY TABLE a FROM b",
             "SELECT set_config('a.b', $1, false)",
             "SELECT set_config('a.b', $1, $2)",
