@@ -13,10 +13,7 @@ use sqlx::{
     pool::PoolConnection, postgres::PgTransactionManager,
 };
 use sqlx_core::transaction::TransactionManager as _;
-use tokio::{
-    runtime::Handle,
-    time::{Instant, timeout},
-};
+use tokio::{runtime::Handle, time::Instant};
 use tokio_util::task::{TaskTracker, task_tracker::TaskTrackerToken};
 
 use crate::{
@@ -24,6 +21,7 @@ use crate::{
         access::Access,
         detached::spawn_on,
         handoff::{Handoff, MAX_BYPASS, Next},
+        pooled::{close, return_to_pool},
         replies::{drain, gone, within},
         server::{KnownServer, Server},
     },
@@ -381,21 +379,4 @@ async fn step_out(mut connection: PoolConnection<Postgres>, unseen: Unseen) {
     } else {
         close(connection).await;
     }
-}
-
-/// Returns a connection to the pool, or closes it.
-///
-/// sqlx pings it on its way, and would wait for ever for a server that went silent. Dropped
-/// meanwhile, the connection is closed, and its place in the pool is free.
-async fn return_to_pool(mut connection: PoolConnection<Postgres>) {
-    let returned = timeout(CONTROL_TIMEOUT, connection.return_to_pool()).await;
-    if returned.is_err() {
-        tracing::debug!("closed a connection that gave no reply on its way into the pool");
-    }
-}
-
-/// Closes a connection, which rolls back what is open on it.
-async fn close(connection: PoolConnection<Postgres>) {
-    // The server may be gone already.
-    let _ = timeout(CONTROL_TIMEOUT, connection.close()).await;
 }

@@ -6,6 +6,7 @@ mod connection;
 mod deadline;
 mod detached;
 mod handoff;
+mod pooled;
 mod replies;
 mod server;
 mod session;

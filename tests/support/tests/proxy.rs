@@ -2,14 +2,17 @@
 
 #![allow(
     clippy::disallowed_methods,
-    clippy::indexing_slicing,
+    clippy::panic,
     clippy::unwrap_used,
     reason = "a test fails by panicking, and is a client of any kind"
 )]
 
 use sqlx::{Connection, PgConnection, PgPool, postgres::PgPoolOptions};
-use std::time::{Duration, Instant};
-use support::{Database, Fault, Moment, Proxy, ServerError, test};
+use std::{
+    pin::pin,
+    time::{Duration, Instant},
+};
+use support::{Database, Fault, Kind, Moment, Proxy, ServerError, test};
 use tokio::time::{sleep, timeout};
 
 #[test]
@@ -45,26 +48,36 @@ fn connection_is_cut_before_or_after_execution() {
             let error = insert(&mut client, 1).await.unwrap_err();
             assert!(matches!(error, sqlx::Error::Io(_)), "{error:?}");
             let expected: &[i64] = if stored { &[1] } else { &[] };
-            assert_eq!(settled(&database, expected).await, expected, "{fault:?}");
+            let rows = settled(&database, expected).await;
+            // CockroachDB may abandon a statement because the client is gone.
+            let may_abandon = fault == Fault::CutSent && database.kind() == Kind::CockroachDb;
+            let abandoned = may_abandon && rows.is_empty();
+            assert!(rows == expected || abandoned, "{fault:?}: {rows:?}");
             assert_eq!(proxy.counts().faults, 1);
         });
     }
 }
 
 #[test]
-fn swallowed_or_stalled_reply_never_arrives() {
-    for (fault, stored) in [(Fault::Swallow, true), (Fault::Stall, false)] {
-        test(async move |database| {
-            let (proxy, mut client) = proxy(&database).await;
-            proxy.inject(Moment::Commit, fault.clone());
-            let result = timeout(Duration::from_millis(200), insert(&mut client, 1)).await;
-            assert!(result.is_err(), "{result:?}");
-            let expected: &[i64] = if stored { &[1] } else { &[] };
-            assert_eq!(settled(&database, expected).await, expected, "{fault:?}");
-            // The server must release the row before the next round.
-            proxy.cut();
-        });
-    }
+fn swallowed_reply_never_arrives() {
+    test(async |database| {
+        let (proxy, mut client) = proxy(&database).await;
+        proxy.inject(Moment::Commit, Fault::Swallow);
+        unanswered(&proxy, insert(&mut client, 1)).await;
+        assert_eq!(settled(&database, &[1]).await, [1]);
+    });
+}
+
+#[test]
+fn stalled_request_is_not_executed() {
+    test(async |database| {
+        let (proxy, mut client) = proxy(&database).await;
+        proxy.inject(Moment::Commit, Fault::Stall);
+        unanswered(&proxy, insert(&mut client, 1)).await;
+        // The transaction is still open, and on CockroachDB a reader waits for it.
+        proxy.cut();
+        assert_eq!(rows(&database).await, [0; 0]);
+    });
 }
 
 #[test]
@@ -168,11 +181,10 @@ fn round_trip_is_exact_to_a_fraction_of_a_millisecond() {
         for distance in [1, 5] {
             let distance = Duration::from_millis(distance);
             let far = round_trip(&Proxy::with_delay(&database, distance)).await;
-            let added = far.saturating_sub(near);
-            println!("{distance:?} of distance add {added:?} to {near:?}");
-            assert!(added >= distance - Duration::from_micros(200), "{added:?}");
-            // The machine may be busy.
-            assert!(added < distance + Duration::from_millis(2), "{added:?}");
+            println!("{distance:?} of distance make {far:?} of {near:?}");
+            assert!(far >= distance, "{far:?}");
+            // The system may wake the proxy late.
+            assert!(far < near + distance + Duration::from_millis(2), "{far:?}");
         }
     });
 }
@@ -202,6 +214,22 @@ async fn rows(database: &Database) -> Vec<i64> {
         .unwrap()
 }
 
+/// Fails if a request is answered whose reply the fault withholds.
+async fn unanswered(proxy: &Proxy, request: impl Future<Output = Result<(), sqlx::Error>>) {
+    let mut request = pin!(request);
+    let until_fault = async || {
+        while proxy.counts().faults == 0 {
+            sleep(Duration::from_millis(10)).await;
+        }
+    };
+    tokio::select! {
+        result = &mut request => panic!("{result:?}"),
+        () = until_fault() => {}
+    }
+    let result = timeout(Duration::from_millis(200), request).await;
+    assert!(result.is_err(), "{result:?}");
+}
+
 /// The rows, once they are as expected or the time is over.
 async fn settled(database: &Database, expected: &[i64]) -> Vec<i64> {
     let patience = Instant::now() + Duration::from_secs(5);
@@ -214,17 +242,16 @@ async fn settled(database: &Database, expected: &[i64]) -> Vec<i64> {
     }
 }
 
-/// The median.
+/// The shortest one. A busy machine lengthens the others.
 async fn round_trip(proxy: &Proxy) -> Duration {
     let mut client = PgConnection::connect_with(&proxy.options()).await.unwrap();
-    let mut times = Vec::new();
+    let mut shortest = Duration::MAX;
     for _ in 0..51 {
         let asked = Instant::now();
         client.ping().await.unwrap();
-        times.push(asked.elapsed());
+        shortest = shortest.min(asked.elapsed());
     }
-    times.sort();
-    times[times.len() / 2]
+    shortest
 }
 
 fn code(error: &sqlx::Error) -> String {
