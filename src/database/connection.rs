@@ -29,7 +29,11 @@ use crate::{
 };
 
 /// How long a ROLLBACK may take before the connection is closed instead, which rolls back as well.
-const CONTROL_TIMEOUT: Duration = Duration::from_secs(5);
+/// The server has nothing to wait for, and the pool waits longer for a connection than this.
+const CONTROL_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// How long the first look at the server may take.
+const INSPECTION_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// How long a BEGIN may take before another connection is used. The server has nothing to wait for,
 /// and a connection that a firewall has forgotten never replies.
@@ -176,7 +180,7 @@ impl Connection {
     pub(crate) async fn inspect(&mut self, server: &KnownServer) -> Result<Server, sqlx::Error> {
         match server.get() {
             Some(server) => Ok(server),
-            None => within(CONTROL_TIMEOUT, server.inspect(self.sql()?)).await,
+            None => within(INSPECTION_TIMEOUT, server.inspect(self.sql()?)).await,
         }
     }
 

@@ -5,8 +5,9 @@ use std::time::Duration;
 use sqlx::{Postgres, pool::PoolConnection};
 use tokio::time::timeout;
 
-/// How long the server may take to reply to the pool's ping, or to the end of its session.
-const LEAVE_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long the server may take to reply to the pool's ping, or to the end of its session. The pool
+/// waits longer for a connection, so that one on its way does not use up the time of a request.
+const LEAVE_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// Returns a connection to the pool, or closes it.
 ///
