@@ -143,6 +143,21 @@ fn silence_on_the_way_into_the_pool_gives_the_connections_up() {
     });
 }
 
+/// The pool gives up after five seconds, and has no other connection.
+#[test]
+fn silent_connection_on_the_way_into_the_pool_does_not_use_up_the_time_of_the_next_request() {
+    test(async |kit| {
+        let (kit, proxy) = behind_a_proxy(&kit, 1);
+        let app = updating(&kit.interlock);
+        proxy.inject(Moment::Ping, Fault::Stall);
+        assert_eq!(put(&app, "/1", "").await.status, 200);
+        let asked = Instant::now();
+        assert_eq!(put(&app, "/1", "").await.status, 200);
+        assert!(asked.elapsed() < Duration::from_secs(4));
+        kit.assert_nothing_leaked().await;
+    });
+}
+
 /// A firewall drops the packets of the connections, so neither a response nor an end comes.
 #[test]
 fn silent_pooled_connections_do_not_use_up_the_deadline() {
