@@ -42,7 +42,7 @@ impl BoundWrite {
     where
         T: Encode<'t, Postgres> + Type<Postgres>,
     {
-        let added = if self.plan.is_key(self.arguments.len() + 1) {
+        let added = if self.plan.is_key(self.arguments.len() as u32 + 1) {
             let hash = Cell::new(self.row);
             let hashed = Hashed { value, hash: &hash };
             let added = self.arguments.add(hashed);

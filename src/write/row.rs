@@ -24,8 +24,8 @@ pub(crate) struct RowQuery {
 }
 
 impl RowQuery {
-    /// That of an accepted statement. `None` unless the rows are those of one table, by a WHERE with
-    /// a parameter that calls no function.
+    /// That of an accepted statement. `None` unless the rows are those of one table, by a WHERE that
+    /// has a parameter and calls nothing.
     pub(crate) fn of(statement: &str) -> Option<Self> {
         let mut lexer = Lexer::new(statement);
         lexer.advance();
@@ -40,10 +40,12 @@ impl RowQuery {
         lexer.parameters = 0;
         let rows = clause(&mut lexer, statement, &["RETURNING", "ORDER", "LIMIT"])?;
         let is_last = lexer.is_at_end() || lexer.token.is("RETURNING");
-        if !is_last || rows.contains(['(', '[']) || lexer.parameters == 0 {
+        let is_plain = !table.contains('*') && !rows.contains(['(', '[']);
+        if !is_last || !is_plain || table.trim().is_empty() || lexer.parameters == 0 {
             return None;
         }
-        let rows = rows.replacen("{conditions}", "TRUE", 1);
+        // In parentheses as the conditions are: the words beside them may touch them.
+        let rows = rows.replacen("{conditions}", "(TRUE)", 1);
         Some(Self {
             text: format!("SELECT 1 FROM{table}WHERE{rows}"),
             parameters: lexer.parameters,
@@ -160,13 +162,18 @@ mod tests {
         for (statement, text, parameters) in [
             (
                 "UPDATE documents SET body = $3 WHERE id = $2 AND {conditions} RETURNING version",
-                "SELECT 1 FROM documents WHERE id = $2 AND TRUE ",
+                "SELECT 1 FROM documents WHERE id = $2 AND (TRUE) ",
                 0b100,
             ),
             (
                 "update \"set\" as d set a = (SELECT b FROM c WHERE d = $1)\nwhere {conditions} AND d.id = $2::uuid",
-                "SELECT 1 FROM \"set\" as d WHERE TRUE AND d.id = $2::uuid",
+                "SELECT 1 FROM \"set\" as d WHERE (TRUE) AND d.id = $2::uuid",
                 0b100,
+            ),
+            (
+                "UPDATE a SET b = 1 WHERE{conditions}AND c = $1 AND d = $3",
+                "SELECT 1 FROM a WHERE(TRUE)AND c = $1 AND d = $3",
+                0b1010,
             ),
         ] {
             let expected = RowQuery {
@@ -188,6 +195,8 @@ mod tests {
             "UPDATE documents SET a = 1 WHERE id = ANY ($1) AND {conditions}",
             "UPDATE documents SET a = x.a FROM x WHERE x.id = $1 AND {conditions}",
             "UPDATE documents SET a = 1 WHERE a = $1 AND {conditions} ORDER BY id LIMIT 1",
+            "UPDATE ONLY documents * SET a = 1 WHERE a = $1 AND {conditions}",
+            "UPDATE set SET a = 1 WHERE a = $1 AND {conditions}",
         ] {
             assert_eq!(RowQuery::of(statement), None, "{statement}");
         }

@@ -75,9 +75,10 @@ pub(crate) struct Plan {
 
 impl Plan {
     /// Whether the value of this parameter tells one row from another.
-    pub(crate) fn is_key(&self, parameter: usize) -> bool {
+    pub(crate) fn is_key(&self, parameter: u32) -> bool {
         let contended = self.texts.contended.as_ref();
-        contended.is_some_and(|it| it.key >> parameter & 1 == 1)
+        let rest = contended.and_then(|it| it.key.checked_shr(parameter));
+        rest.is_some_and(|rest| rest & 1 == 1)
     }
 }
 

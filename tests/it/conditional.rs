@@ -349,6 +349,9 @@ fn invalid_call_is_rejected_before_sending() {
     test(async |kit| {
         let few = UPDATE.bind(1_i64).bind(1_i64).execute(&kit.interlock).await;
         assert_fails(few, ErrorKind::Misconfigured, 500);
+        let many = (0..200).fold(UPDATE.unbound(), |write, value: i64| write.bind(value));
+        let many = many.execute(&kit.interlock).await;
+        assert_fails(many, ErrorKind::Misconfigured, 500);
         let row = DELETE.bind(1_i64).bind(1_i64).bind(0_i64);
         let row = row.fetch_one::<(i64,)>(&kit.interlock).await;
         assert_fails(row, ErrorKind::Misconfigured, 500);
