@@ -46,7 +46,7 @@ pub(super) enum Heard {
 }
 
 /// The crate gives up a ROLLBACK after this time.
-pub(super) const HANGS: Duration = Duration::from_secs(5);
+pub(super) const HANGS: Duration = Duration::from_secs(2);
 
 /// The crate takes another connection if a BEGIN has no reply after this time.
 pub(super) const BEGIN_HANGS: Duration = Duration::from_secs(1);
