@@ -204,8 +204,9 @@ impl Ticket<'_> {
     }
 
     fn needs_all(&self) -> bool {
-        let is_alone = self.share == PERMITS;
-        self.conflicts >= ALL_FROM || is_alone && self.all.turns.available_permits() == 0
+        let retries_alone = self.share == PERMITS;
+        let all_in_use = self.all.turns.available_permits() == 0;
+        self.conflicts >= ALL_FROM || retries_alone && all_in_use
     }
 }
 

@@ -116,7 +116,7 @@ impl Database {
         }
     }
 
-    /// A connection that `drain` does not wait for, and that returns to the pool in the end.
+    /// A connection that `drain` does not wait for.
     pub(crate) async fn acquire_to_keep(&self) -> Result<Connection, Error> {
         let mut connection = self.acquire().await?;
         connection.keep();

@@ -3,7 +3,6 @@
 use sqlx::postgres::{PgDatabaseError, PgSeverity};
 
 use crate::error::{
-    advice::advice,
     class::ErrorClass,
     kind::ErrorKind,
     sqlstate::{self, Effects, Meaning, Session, TABLE, When},
@@ -83,28 +82,6 @@ pub(crate) fn is_interrupt(error: &sqlx::Error) -> bool {
 /// Whether the server has ended the session with this error.
 pub(crate) fn is_fatal(error: &sqlx::Error) -> bool {
     matches!(severity(error), Some(PgSeverity::Fatal | PgSeverity::Panic))
-}
-
-/// Describes an error for the log, without its message where that may repeat stored values: for
-/// data exceptions, constraint violations and errors raised by functions. With its mend, where the
-/// message does not name it.
-pub(crate) fn describe(error: &sqlx::Error) -> String {
-    let Some(database) = error.as_database_error() else {
-        return error.to_string();
-    };
-    match database.code().as_deref().map(sqlstate::class) {
-        Some(sqlstate::DATA_EXCEPTION) => "data exception".to_owned(),
-        Some(sqlstate::RAISED_BY_FUNCTION) => "raised by a function".to_owned(),
-        Some(sqlstate::CONSTRAINT_VIOLATION) => format!(
-            "violation of the constraint {:?} of {:?}",
-            database.constraint().unwrap_or_default(),
-            database.table().unwrap_or_default(),
-        ),
-        _ => match advice(error) {
-            Some(advice) => format!("{error}; {advice}"),
-            None => error.to_string(),
-        },
-    }
 }
 
 fn severity(error: &sqlx::Error) -> Option<PgSeverity> {

@@ -1,10 +1,10 @@
 //! Errors: a kind for the client, a cause for the log.
 
-mod advice;
 mod carried;
 mod class;
 mod classify;
 mod denied;
+mod describe;
 mod kind;
 pub(crate) mod sqlstate;
 mod violation;
@@ -18,9 +18,10 @@ pub(crate) use self::violation::{Known, Violation};
 pub use self::{class::ErrorClass, denied::Denied, kind::ErrorKind};
 pub(crate) use self::{
     classify::{
-        Moment, breaks_connection, describe, effects, is_fatal, is_interrupt,
-        is_rolled_back_by_postgres, kind,
+        Moment, breaks_connection, effects, is_fatal, is_interrupt, is_rolled_back_by_postgres,
+        kind,
     },
+    describe::{describe, describe_cause},
     sqlstate::Effects,
 };
 use crate::report::Outcome;
@@ -241,7 +242,8 @@ impl Error {
 
     /// Whether it comes of a query for one row that returned none.
     pub(crate) fn is_row_not_found(&self) -> bool {
-        let cause = self.0.cause.as_deref().and_then(|it| it.downcast_ref());
+        let cause = self.0.cause.as_deref();
+        let cause = cause.and_then(|cause| cause.downcast_ref());
         matches!(cause, Some(sqlx::Error::RowNotFound))
     }
 
@@ -306,17 +308,15 @@ impl Error {
         }
     }
 
+    /// Describes the cause for the log.
+    pub(crate) fn describe(&self) -> Option<String> {
+        let cause = self.0.cause.as_deref()?;
+        Some(describe_cause(cause))
+    }
+
     /// Carries this error through an API that returns [`sqlx::Error`]. `From` unpacks it.
     pub(crate) fn into_sqlx(self) -> sqlx::Error {
         carried::carry(self)
-    }
-
-    pub(crate) fn describe(&self) -> Option<String> {
-        let cause = self.0.cause.as_deref()?;
-        Some(match cause.downcast_ref() {
-            Some(error) => describe(error),
-            None => cause.to_string(),
-        })
     }
 }
 

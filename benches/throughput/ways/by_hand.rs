@@ -27,13 +27,7 @@ async fn update(
     Path(id): Path<i64>,
     body: String,
 ) -> impl IntoResponse {
-    let mut attempts = 1;
-    loop {
-        match try_update(&pool, user, id, &body, None).await {
-            Err(error) if attempts < MAX_ATTEMPTS && is_retryable(&error) => attempts += 1,
-            done => return respond(done, attempts),
-        }
-    }
+    retry(|| try_update(&pool, user, id, &body, None)).await
 }
 
 async fn read_all_and_update(
@@ -42,13 +36,7 @@ async fn read_all_and_update(
     Path(id): Path<i64>,
     body: String,
 ) -> impl IntoResponse {
-    let mut attempts = 1;
-    loop {
-        match try_update(&pool, user, id, &body, Some(READ_ALL)).await {
-            Err(error) if attempts < MAX_ATTEMPTS && is_retryable(&error) => attempts += 1,
-            done => return respond(done, attempts),
-        }
-    }
+    retry(|| try_update(&pool, user, id, &body, Some(READ_ALL))).await
 }
 
 async fn read(
@@ -56,9 +44,16 @@ async fn read(
     State(pool): State<PgPool>,
     Path(id): Path<i64>,
 ) -> impl IntoResponse {
+    retry(|| try_read(&pool, user, id)).await
+}
+
+async fn retry<T, F>(attempt: impl Fn() -> F) -> (Extension<Attempts>, Result<T, StatusCode>)
+where
+    F: Future<Output = Result<Option<T>, sqlx::Error>>,
+{
     let mut attempts = 1;
     loop {
-        match try_read(&pool, user, id).await {
+        match attempt().await {
             Err(error) if attempts < MAX_ATTEMPTS && is_retryable(&error) => attempts += 1,
             done => return respond(done, attempts),
         }

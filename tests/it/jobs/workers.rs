@@ -6,6 +6,7 @@ use std::{
     time::Duration,
 };
 
+use tokio::sync::Barrier;
 use tower_interlock::{
     Error, Interlock, Tx,
     jobs::{Job, RunningJob},
@@ -33,22 +34,29 @@ async fn fill(interlock: &Interlock, jobs: i64) {
 async fn run_workers(kit: &Kit, workers: usize) {
     fill(&kit.interlock, JOBS).await;
     let busy = Arc::new(Mutex::new(BTreeSet::new()));
+    // Else a worker that starts late on a busy machine would find nothing left.
+    let all_busy = Arc::new(Barrier::new(workers));
     let pools: Vec<_> = (0..workers).map(|_| pool(&kit.database, 3)).collect();
     let all = pools.iter().enumerate().map(|(number, pool)| {
-        let busy = Arc::clone(&busy);
+        let (busy, all_busy) = (Arc::clone(&busy), Arc::clone(&all_busy));
         let interlock = Interlock::builder(pool.clone()).jobs().build();
         worker(&interlock)
             .concurrency(2)
             .on("act", move |job: RunningJob<i64>, tx: Tx| {
-                busy.lock().unwrap().insert(number);
-                act(job, tx)
+                let is_first = busy.lock().unwrap().insert(number);
+                let all_busy = Arc::clone(&all_busy);
+                async move {
+                    if is_first {
+                        all_busy.wait().await;
+                    }
+                    act(job, tx).await
+                }
             })
     });
     work_off(kit, all).await;
     assert_eq!(effects(kit).await, (0..JOBS).collect::<Vec<_>>());
     assert_eq!(ended(kit).await, []);
-    // One that starts late on a busy machine may find nothing left.
-    assert!(busy.lock().unwrap().len() > 1);
+    assert_eq!(busy.lock().unwrap().len(), workers);
     for pool in pools {
         pool.close().await;
     }

@@ -1,9 +1,41 @@
-//! The mend of an error of the database whose message does not name it.
+//! An error of the database in the words of the log, with its mend if its message does not name it.
+
+use std::error::Error as StdError;
 
 use crate::error::sqlstate::{self, SQLX_STATEMENT};
 
-/// What mends the error, for the log. `None` if its message says all there is to say.
-pub(crate) fn advice(error: &sqlx::Error) -> Option<&'static str> {
+/// Describes the cause of an error.
+pub(crate) fn describe_cause(cause: &(dyn StdError + Send + Sync + 'static)) -> String {
+    match cause.downcast_ref() {
+        Some(error) => describe(error),
+        None => cause.to_string(),
+    }
+}
+
+/// Describes an error for the log, without its message where that may repeat stored values: for
+/// data exceptions, constraint violations and errors raised by functions. With its mend, where the
+/// message does not name it.
+pub(crate) fn describe(error: &sqlx::Error) -> String {
+    let Some(database) = error.as_database_error() else {
+        return error.to_string();
+    };
+    match database.code().as_deref().map(sqlstate::class) {
+        Some(sqlstate::DATA_EXCEPTION) => "data exception".to_owned(),
+        Some(sqlstate::RAISED_BY_FUNCTION) => "raised by a function".to_owned(),
+        Some(sqlstate::CONSTRAINT_VIOLATION) => format!(
+            "violation of the constraint {:?} of {:?}",
+            database.constraint().unwrap_or_default(),
+            database.table().unwrap_or_default(),
+        ),
+        _ => match advice(error) {
+            Some(advice) => format!("{error}; {advice}"),
+            None => error.to_string(),
+        },
+    }
+}
+
+/// What mends the error. `None` if its message says all there is to say.
+fn advice(error: &sqlx::Error) -> Option<&'static str> {
     let message = error.as_database_error()?.message();
     advice_for(&sqlstate::code(error)?, message)
 }
